@@ -1,0 +1,268 @@
+"""The shell around core: the ROUTER socket, the clock, the workers; it runs the state machine's actions.
+
+The coordinator's process opens images for metadata alone; image bytes never pass through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+
+from mpconv import transports
+from mpconv.core import coordination as core
+from mpconv.errors import Fatal, MpconvError, ProtocolError, UsageError, WorkerLost
+from mpconv.extent import Extent
+from mpconv.formats.raw import RawImage
+from mpconv.job import Job
+from mpconv.protocol import messages
+from mpconv.protocol.codec import decode_from_worker, encode
+from mpconv.protocol.link import Link
+from mpconv.transports.base import Access, Transport
+from mpconv.units import GiB, MiB, human
+from mpconv.workers.launch.local import LocalWorkers
+
+_TICK = 1.0
+_STATUS_AHEAD = 64 * GiB
+_BYE_GRACE = 2.0
+_FAIL_GRACE = 0.5
+
+
+class Interrupted(MpconvError):
+    """Ctrl-C or SIGTERM."""
+
+
+class Coordinator:
+    """Runs one job with local workers. `progress(done, total)` is called with completed bytes."""
+
+    def __init__(
+        self,
+        job: Job,
+        source: RawImage,
+        workers: LocalWorkers,
+        count: int,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._job = job
+        self._source = source
+        self._workers = workers
+        self._count = count
+        self._progress = progress
+        self._state = core.CoordinatorState(
+            job.size,
+            in_order=job.in_order,
+            zero_initialised=job.zero_initialised,
+            durable=job.durable,
+            workers=count,
+            lease_size=job.lease_size,
+            buffer_size=job.buffer_size,
+        )
+        self._names: set[str] = set()
+        self._lost: set[str] = set()
+
+    async def run(self) -> None:
+        """Copy. Raises the first error, with no worker left behind."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._outcome: asyncio.Future[None] = loop.create_future()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._fail, Interrupted("interrupted"))
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        with tempfile.TemporaryDirectory(prefix="mpconv-") as directory:
+            endpoint = f"ipc://{Path(directory) / 'link'}"
+            self._link = Link(context, zmq.ROUTER, self._receive)
+            self._link.socket.bind(endpoint)
+            self._link.start()
+            failed = True
+            walk = loop.create_task(self._walk())
+            ticking = loop.create_task(self._tick())
+            try:
+                self._workers.start(self._count, endpoint, self._ended)
+                await self._outcome
+                failed = False
+            finally:
+                walk.cancel()
+                ticking.cancel()
+                for name in self._names:
+                    self._link.send(name.encode("latin-1"), encode(messages.Bye()))
+                await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
+                self._link.close()
+                context.term()
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    loop.remove_signal_handler(number)
+
+    @property
+    def bytes_done(self) -> int:
+        """Completed bytes."""
+        return self._state.bytes_done
+
+    def _fail(self, error: MpconvError) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(error)
+
+    def _ended(self, pid: int, code: int) -> None:
+        why = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self._fail(WorkerLost(f"a worker process (pid {pid}) ended before its work was done ({why})"))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            self._handle(core.Tick())
+
+    async def _walk(self) -> None:
+        """Block status, ahead of the cursor."""
+        try:
+            at = 0
+            if not self._job.size:
+                self._handle(core.Tick())
+            while at < self._job.size:
+                extents = await self._source.block_status(at, min(_STATUS_AHEAD, self._job.size - at))
+                at = extents[-1].end
+                self._handle(core.StatusFound(tuple(extents)))
+        except MpconvError as error:
+            self._fail(error)
+
+    def _receive(self, frames: list[bytes]) -> None:
+        try:
+            name, message = frames[0].decode("latin-1"), decode_from_worker(frames[-1])
+        except ProtocolError:
+            return
+        job = self._job.id
+        match message:
+            case messages.Hello(version, _):
+                if version != messages.VERSION:
+                    self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}"))
+                self._names.add(name)
+                self._send(name, messages.Open(self._job))
+            case messages.Want(leases):
+                for _ in range(min(leases, 64)):
+                    self._handle(core.LeaseWanted(name))
+            case messages.Ready(of, epoch) if of == job:
+                self._handle(core.TokenWanted(name, epoch))
+            case messages.Done(of, epoch, zeros) if of == job:
+                self._handle(core.LeaseDone(name, epoch, zeros))
+            case messages.FlushDone(of) if of == job:
+                self._handle(core.Flushed(name))
+            case messages.Alive():
+                self._handle(core.SignOfLife(name))
+            case messages.Failed(_, why, operation, image, offset):
+                self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+
+    def _send(self, name: str, message: messages.FromCoordinator) -> None:
+        self._link.send(name.encode("latin-1"), encode(message))
+
+    def _handle(self, event: core.Event) -> None:
+        if self._outcome.done():
+            return
+        before = self._state.bytes_done
+        for action in self._state.handle(event, self._loop.time()):
+            match action:
+                case core.Grant(name, epoch, extent, token):
+                    self._grant(name, epoch, extent, token)
+                case core.GiveToken(name, epoch):
+                    self._send(name, messages.Token(self._job.id, epoch))
+                case core.AskFlush(name):
+                    self._send(name, messages.Flush(self._job.id))
+                case core.LostContact():
+                    self._fail(WorkerLost("a worker process does not answer any more"))
+                case core.Finish():
+                    if not self._outcome.done():
+                        self._outcome.set_result(None)
+        if self._state.bytes_done != before:
+            self._progress(self._state.bytes_done, self._job.size)
+
+    def _grant(self, name: str, epoch: int, extent: Extent, token: bool) -> None:
+        self._send(
+            name,
+            messages.LeaseGrant(self._job.id, epoch, extent.start, extent.length, int(extent.kind), token),
+        )
+
+
+def default_workers(size: int, requests: int | None) -> int:
+    """One worker for every 64 MiB, up to the cores this process may use and 8: more connections gain nothing there."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores, 8, size // (64 * MiB) + 1, requests or 1024))
+
+
+def default_requests(workers: int) -> int:
+    """Four buffers in flight for each worker, and at least qemu-img's 8."""
+    return max(8, 4 * workers)
+
+
+async def convert(
+    source_url: str,
+    target_url: str,
+    *,
+    in_order: bool,
+    sparse_size: int,
+    create: bool,
+    requests: int | None,
+    workers: int | None,
+    durable: bool,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Copy one image. Raises MpconvError; the message says how much was written when it was only a part."""
+    preload = sorted({transports.module_of(source_url), transports.module_of(target_url)})
+    local = LocalWorkers(preload)
+    source_store = await transports.connect(source_url, Access.READ)
+    target: Transport | None = None
+    try:
+        source = RawImage(source_store)
+        target = await _open_target(source_store, target_url, source.size, create)
+        if target.fixed_size and target.size < source.size:
+            raise UsageError(
+                f"output file is smaller than input file ({target.size} of {source.size} bytes) in '{target.name}'"
+            )
+        count = workers if workers is not None else default_workers(source.size, requests)
+        total = requests if requests is not None else default_requests(count)
+        count = min(count, total)
+        job = Job(
+            id=1,
+            source=source_url,
+            targets=[target_url],
+            size=source.size,
+            in_order=in_order,
+            sparse_size=sparse_size,
+            zero_initialised=create and target.zero_initialised and sparse_size > 0,
+            requests=-(-total // count),
+            durable=durable,
+            lease_size=4 * MiB if in_order else 16 * MiB,
+        )
+        coordinator = Coordinator(job, source, local, count, progress)
+        try:
+            await coordinator.run()
+        except MpconvError as error:
+            error.why += (
+                f" (the target is incomplete: {human(coordinator.bytes_done)} of {human(source.size)} written;"
+                " run the command again)"
+            )
+            raise
+        if durable:
+            await target.flush()
+    finally:
+        await source_store.close()
+        if target is not None:
+            await target.close()
+
+
+async def _open_target(source: Transport, url: str, size: int, create: bool) -> Transport:
+    """The target, made anew unless `create` is off; refused when it is the source itself."""
+    existing: Transport | None = None
+    try:
+        existing = await transports.connect(url, Access.WRITE)
+    except Fatal:
+        if not create:
+            raise
+    if existing is not None:
+        if existing.identity == source.identity:
+            await existing.close()
+            raise UsageError(f"source and target are the same image: '{source.name}'")
+        if not create or url.startswith(("iscsi:", "null:")):
+            return existing
+        await existing.close()
+    return await transports.connect(url, Access.WRITE, create_size=size)

@@ -1,0 +1,56 @@
+"""One tree of errors, sorted by what the caller may do next.
+
+Every error says what failed, on which image (without credentials), at which byte and why. `str(error)` is
+the one line a user reads; it follows qemu-img's words where qemu-img has them.
+"""
+
+from __future__ import annotations
+
+
+class MpconvError(Exception):
+    """Base of every error that a user may see. `why` is a clause without a full stop."""
+
+    exit_code = 1
+
+    def __init__(self, why: str, *, operation: str = "", image: str = "", offset: int | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.operation = operation
+        self.image = image
+        self.offset = offset
+
+    def __str__(self) -> str:
+        if not self.operation:
+            return self.why
+        where = "" if self.offset is None else f" at byte {self.offset}"
+        image = f" of '{self.image}'" if self.image else ""
+        return f"error while {self.operation}{where}{image}: {self.why}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.why, self.operation, self.image, self.offset))
+
+
+def _rebuild(
+    kind: type[MpconvError], why: str, operation: str, image: str, offset: int | None
+) -> MpconvError:
+    return kind(why, operation=operation, image=image, offset=offset)
+
+
+class Retryable(MpconvError):
+    """The same request may be tried again, on a new connection."""
+
+
+class Fatal(MpconvError):
+    """Trying again would fail again: bad credentials, no space, no such image."""
+
+
+class UsageError(Fatal):
+    """The command line asks for something that cannot be."""
+
+
+class ProtocolError(MpconvError):
+    """The other side of a link broke the rules: drop the link."""
+
+
+class WorkerLost(Fatal):
+    """A worker process ended or fell silent before its work was done."""

@@ -1,0 +1,1 @@
+"""What lies in the bytes: an image is a format over a transport."""

@@ -1,0 +1,46 @@
+"""raw: guest offsets are host offsets. The guest disk is whole sectors; the last one is padded with zeros."""
+
+from __future__ import annotations
+
+from mpconv.extent import Extent, Kind
+from mpconv.transports.base import Buffer, Transport
+from mpconv.units import SECTOR, align_up
+
+
+class RawImage:
+    """`size`: the guest's, in bytes, a multiple of a sector."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.size = align_up(transport.size, SECTOR)
+
+    async def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill `buffer` from guest byte `offset`; past the end of the last sector's bytes come zeros."""
+        stored = max(0, min(len(buffer), self.transport.size - offset))
+        if stored < len(buffer):
+            buffer[stored:] = bytes(len(buffer) - stored)
+        if stored:
+            await self.transport.read_into(offset, buffer[:stored])
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """As the transport's; the padding is data."""
+        stored = min(length, self.transport.size - offset)
+        if stored <= 0:
+            return [Extent(offset, length)]
+        extents = await self.transport.block_status(offset, stored)
+        return whole_sectors(extents, offset + length)
+
+
+def whole_sectors(extents: list[Extent], end: int) -> list[Extent]:
+    """The same extents with every boundary on a sector, zeros giving way to data; the last grows up to `end`."""
+    found: list[Extent] = []
+    at = extents[0].start
+    for extent in extents:
+        if extent.kind is Kind.DATA:
+            stop = min(end, align_up(extent.end, SECTOR))
+        else:
+            stop = extent.end if extent.end % SECTOR == 0 else extent.end - extent.end % SECTOR
+        if stop > at:
+            found.append(Extent(at, stop - at, extent.kind))
+            at = stop
+    return found or [Extent(at, min(end - at, SECTOR))]

@@ -1,0 +1,1 @@
+"""What the coordinator and the workers say to each other; see PROTOCOL.md."""

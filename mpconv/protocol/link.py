@@ -1,0 +1,62 @@
+"""Links: ZeroMQ sockets on the asyncio loop. A ROUTER at the coordinator, a DEALER at each worker.
+
+The socket's descriptor is edge-triggered: it says "look at me" once, so every look drains the socket, and every
+send is followed by a look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import zmq
+
+
+class Link:
+    """One socket. `receive` gets the frames of each message that arrives, in order."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], kind: int, receive: Callable[[list[bytes]], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._receive = receive
+        self.socket = context.socket(kind)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SNDHWM, 0)
+        self.socket.setsockopt(zmq.RCVHWM, 0)
+        self._fd = int(self.socket.getsockopt(zmq.FD))  # type: ignore[arg-type]
+        self._closed = False
+        self._looking = False
+
+    def start(self) -> None:
+        """Begin to receive; the socket is bound or connected by now."""
+        self._loop.add_reader(self._fd, self._look)
+        self._look_soon()
+
+    def send(self, *frames: bytes) -> None:
+        """Queue a message; it never blocks."""
+        if self._closed:
+            return
+        self.socket.send_multipart(frames, flags=zmq.NOBLOCK)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        while not self._closed:
+            try:
+                frames = self.socket.recv_multipart(flags=zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._receive(frames)
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Stop; what is queued still has `linger_ms` milliseconds to go out."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._fd)
+            self.socket.close(linger=linger_ms)

@@ -1,0 +1,35 @@
+"""Byte stores behind one contract (base.py), chosen by the scheme of a URL."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+from mpconv.errors import UsageError
+from mpconv.transports.base import Access, Transport
+
+_SCHEMES = {"nfs": "nfs", "iscsi": "iscsi", "null": "null", "memory": "memory", "file": "file"}
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
+
+
+def module_of(url: str) -> str:
+    """The module that serves `url`. UsageError for a scheme nobody serves."""
+    match = _SCHEME.match(url)
+    if match is None or "/" in url[: match.end()]:
+        return "mpconv.transports.file"
+    scheme = match.group(1).lower()
+    if scheme in _SCHEMES:
+        return f"mpconv.transports.{_SCHEMES[scheme]}"
+    raise UsageError(f"Could not open '{redacted(url)}': unknown protocol '{scheme}'")
+
+
+def redacted(url: str) -> str:
+    """The URL without a password."""
+    return re.sub(r"(://[^/@%]*)%[^@]*@", r"\1@", url)
+
+
+async def connect(url: str, access: Access, *, create_size: int | None = None) -> Transport:
+    """Open the byte store behind `url`; with `create_size` (bytes) make or replace it first."""
+    module = importlib.import_module(module_of(url))
+    transport: Transport = await module.connect(url, access, create_size=create_size)
+    return transport

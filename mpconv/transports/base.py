@@ -1,0 +1,95 @@
+"""The contract of every transport, in one place.
+
+A transport is a connection to a byte store of `size` bytes. All of its operations may be called at the same time,
+as often as one likes, from coroutines of one event loop; the transport keeps them in flight together.
+
+- **Buffers.** The caller's buffer is used in place: it must stay untouched from the call until its coroutine has
+  ended. When a connection is lost or closed, every request that is under way ends with an error first.
+- **Short transfers** never come out: a request is done whole, or it raises. A read must lie inside `size`.
+- **Errors** are `Retryable` (try again on a new connection) or `Fatal`, and carry operation, image and offset.
+- **Nothing reconnects** behind the caller's back.
+- `zero()` leaves zeros: `True` when it did, `False` when there is no cheap honest way and the caller must write
+  zero bytes itself.
+- `block_status()` may call zeros data, never data zeros.
+- `flush()` returns when everything that was written through *this* connection is durable.
+- `close()` may be called twice, and after errors.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from dataclasses import dataclass
+
+from mpconv.errors import Fatal, MpconvError
+from mpconv.extent import Extent
+from mpconv.units import MiB
+
+Buffer = memoryview
+
+
+class Access(enum.Enum):
+    """What a connection is for."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server likes, in bytes. `alignment`: writes off these boundaries cost a read first."""
+
+    alignment: int = 1
+    largest_read: int = MiB
+    largest_write: int = MiB
+
+
+class Transport(abc.ABC):
+    """A byte store. `name` is its URL without credentials; `identity` is equal for two names of one store."""
+
+    name: str
+    identity: tuple[object, ...]
+    size: int
+    limits: Limits = Limits()
+    zero_initialised: bool = False
+    """A store that was just created and reads as zeros."""
+    fixed_size: bool = True
+    """False: writes of any size are taken (null:)."""
+
+    @abc.abstractmethod
+    async def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill `buffer` from byte `offset`."""
+
+    @abc.abstractmethod
+    async def write(self, offset: int, buffer: Buffer) -> None:
+        """Store `buffer` at byte `offset`."""
+
+    async def zero(self, offset: int, length: int) -> bool:
+        """Make a range read as zeros by a means cheaper than writing them; False: there is none."""
+        return False
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Extents from `offset` on, in order, without gaps, covering at least one byte and at most `length`."""
+        return [Extent(offset, length)]
+
+    @abc.abstractmethod
+    async def flush(self) -> None:
+        """Make durable what was written through this connection."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Give the connection back."""
+
+    def error(self, kind: type[MpconvError], operation: str, offset: int | None, why: str) -> MpconvError:
+        """An error of this store."""
+        return kind(why, operation=operation, image=self.name, offset=offset)
+
+
+def cannot_open(name: str, why: str) -> Fatal:
+    """qemu-img's words for a store that cannot be opened."""
+    return Fatal(f"Could not open '{name}': {why}")
+
+
+def cannot_create(name: str, why: str) -> Fatal:
+    """qemu-img's words for a store that cannot be made."""
+    return Fatal(f"{name}: error while converting raw: Could not create '{name}': {why}")

@@ -1,0 +1,21 @@
+"""cffi declarations for libnfs and libiscsi, in ABI mode: no compiler on the user's machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cffi
+
+from mpconv.errors import Fatal
+
+
+def load(ffi: cffi.FFI, names: list[str], library: str, package: str) -> Any:
+    """The first of the sonames that loads. Fatal with the package to install when none does."""
+    for name in names:
+        try:
+            return ffi.dlopen(name)
+        except OSError:
+            continue
+    raise Fatal(
+        f"{library} is not installed: install it with 'apt-get install {package}' (or your system's {library})"
+    )

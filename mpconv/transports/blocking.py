@@ -1,0 +1,35 @@
+"""Runs a library's blocking call beside the event loop, so that Ctrl-C and other connections go on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+async def beside(call: Callable[[], _T], *, seconds: float) -> _T:
+    """What `call` returns or raises; TimeoutError after `seconds`. A call that never ends dies with the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def deliver(result: _T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        try:
+            outcome: tuple[_T | None, BaseException | None] = (call(), None)
+        except BaseException as error:
+            outcome = (None, error)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(deliver, *outcome)
+
+    threading.Thread(target=run, daemon=True, name="blocking-call").start()
+    return await asyncio.wait_for(future, seconds)

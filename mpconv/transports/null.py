@@ -1,0 +1,53 @@
+"""`null:` reads zeros (`null:?size=2G`) and, as a target, swallows writes of any size."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+
+from mpconv.transports.base import Access, Buffer, Limits, Transport, cannot_open
+from mpconv.units import MiB, parse_size
+
+_ZEROS = bytes(MiB)
+
+
+class NullTransport(Transport):
+    """Nothing is kept."""
+
+    limits = Limits(largest_read=16 * MiB, largest_write=16 * MiB)
+    fixed_size = False
+
+    def __init__(self, url: str, size: int) -> None:
+        self.name = url
+        self.identity = ("null", id(self))
+        self.size = size
+
+    async def read_into(self, offset: int, buffer: Buffer) -> None:
+        for start in range(0, len(buffer), MiB):
+            piece = buffer[start : start + MiB]
+            piece[:] = _ZEROS[: len(piece)]
+
+    async def write(self, offset: int, buffer: Buffer) -> None:
+        return
+
+    async def zero(self, offset: int, length: int) -> bool:
+        return True
+
+    async def flush(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+async def connect(url: str, access: Access, *, create_size: int | None = None) -> NullTransport:
+    """Size from the URL's `size=`; 0 without one."""
+    query = url.partition("?")[2]
+    values = parse_qs(query, keep_blank_values=True)
+    unknown = sorted(set(values) - {"size"})
+    if unknown:
+        raise cannot_open(url, f"unknown parameter '{unknown[0]}'")
+    try:
+        size = parse_size(values["size"][-1]) if "size" in values else 0
+    except ValueError as error:
+        raise cannot_open(url, str(error)) from error
+    return NullTransport(url, size)

@@ -1,0 +1,69 @@
+"""Requests under way in a C library: a number travels as the callback's private pointer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from mpconv.errors import MpconvError
+
+
+class Batch:
+    """Several requests that end together: awaited once, the first error wins, and only when all have ended."""
+
+    __slots__ = ("error", "future", "left")
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.error: MpconvError | None = None
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def ended(self, error: MpconvError | None) -> None:
+        """One request has ended."""
+        self.left -= 1
+        if error is not None and self.error is None:
+            self.error = error
+        if self.left == 0 and not self.future.done():
+            if self.error is not None:
+                self.future.set_exception(self.error)
+            else:
+                self.future.set_result(None)
+
+
+class Requests:
+    """The table of what is under way: number -> (batch, what to do with the answer)."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[int, tuple[Batch, Callable[..., MpconvError | None], Any]] = {}
+        self._last = 0
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def add(self, batch: Batch, finish: Callable[..., MpconvError | None], keep: Any) -> int:
+        """A number for a request; `keep` stays referenced until it has ended."""
+        self._last += 1
+        batch.left += 1
+        self._under_way[self._last] = (batch, finish, keep)
+        return self._last
+
+    def answered(self, number: int, *answer: Any) -> None:
+        """The library called back. No exception may cross into C, so it becomes the request's error."""
+        entry = self._under_way.pop(number, None)
+        if entry is None:
+            return
+        batch, finish, _ = entry
+        batch.ended(finish(*answer))
+
+    def fail_one(self, number: int, error: MpconvError) -> None:
+        """The library refused to start the request."""
+        entry = self._under_way.pop(number, None)
+        if entry is not None:
+            entry[0].ended(error)
+
+    def fail_all(self, error: MpconvError) -> None:
+        """The connection is gone: nothing will call back any more."""
+        entries, self._under_way = self._under_way, {}
+        for batch, _, _ in entries.values():
+            batch.ended(error)

@@ -1,0 +1,49 @@
+"""Sizes and alignment, all in bytes. Pure."""
+
+from __future__ import annotations
+
+import re
+
+SECTOR = 512
+KiB = 1024
+MiB = 1024 * KiB
+GiB = 1024 * MiB
+
+_SIZE = re.compile(r"(\d+)(?:\.(\d+))?([bkmgtpe]?)", re.IGNORECASE)
+_SHIFT = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
+
+
+def parse_size(text: str) -> int:
+    """Bytes for "4k", "1.5M", "512": qemu-img's suffixes, powers of 1024. ValueError for anything else."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"'{text}' is not a size")
+    whole, fraction, suffix = match.groups()
+    shift = _SHIFT[suffix.lower()]
+    if fraction and not shift:
+        raise ValueError(f"'{text}' is not a whole number of bytes")
+    size = int(whole) << shift
+    if fraction:
+        size += (int(fraction) << shift) // 10 ** len(fraction)
+    if size >= 1 << 63:
+        raise ValueError(f"'{text}' is more than 8 EiB")
+    return size
+
+
+def align_down(value: int, alignment: int) -> int:
+    """The largest multiple of `alignment` that is not above `value`."""
+    return value - value % alignment
+
+
+def align_up(value: int, alignment: int) -> int:
+    """The smallest multiple of `alignment` that is not below `value`."""
+    return -(-value // alignment) * alignment
+
+
+def human(size: float) -> str:
+    """ "1.25 GiB": for people, never for programs."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"

@@ -1,0 +1,1 @@
+"""Worker processes: they own the storage connections and move the bytes."""

@@ -1,0 +1,67 @@
+"""Worker processes on this host, forked by a server process that holds no sockets and no storage sessions.
+
+The server imports what the workers need once; a worker is then a fork of it, some milliseconds later. Its own
+parent's end (even by SIGKILL) closes a pipe that every worker watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import multiprocess
+from multiprocess import forkserver
+
+from mpconv.workers import process
+
+
+class LocalWorkers:
+    """Starts, watches and ends worker processes."""
+
+    def __init__(self, preload: list[str]) -> None:
+        self._context: Any = multiprocess.get_context("forkserver")
+        self._context.set_forkserver_preload(["mpconv.workers.process", *preload])
+        self._processes: list[Any] = []
+        forkserver.ensure_running()
+
+    def start(self, count: int, endpoint: str, ended: Callable[[int, int], None]) -> None:
+        """Start `count` workers; `ended(pid, exit code)` is called when one is reaped."""
+        loop = asyncio.get_running_loop()
+        main = sys.modules["__main__"]
+        file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
+        try:
+            main.__dict__.pop("__file__", None)
+            main.__spec__ = None
+            for _ in range(count):
+                worker = self._context.Process(target=process.run, args=(endpoint,), daemon=True)
+                worker.start()
+                self._processes.append(worker)
+        finally:
+            if file is not None:
+                main.__file__ = file
+            main.__spec__ = spec
+
+        def watch(worker: Any) -> None:
+            def gone() -> None:
+                loop.remove_reader(worker.sentinel)
+                worker.join()
+                ended(worker.pid, worker.exitcode)
+
+            loop.add_reader(worker.sentinel, gone)
+
+        for worker in self._processes:
+            watch(worker)
+
+    async def stop(self, grace: float) -> None:
+        """Wait `grace` seconds for the workers to end, then kill them. None is left afterwards."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace
+        while any(worker.is_alive() for worker in self._processes) and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        for worker in self._processes:
+            loop.remove_reader(worker.sentinel)
+            if worker.is_alive():
+                worker.kill()
+            worker.join()

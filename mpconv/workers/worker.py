@@ -1,0 +1,144 @@
+"""The shell around a worker: its link, its storage connections, its copy coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+import zmq
+
+from mpconv import transports
+from mpconv.errors import Fatal, MpconvError, ProtocolError
+from mpconv.extent import Extent, Kind
+from mpconv.formats.raw import RawImage
+from mpconv.job import Job
+from mpconv.protocol import messages
+from mpconv.protocol.codec import decode_from_coordinator, encode
+from mpconv.protocol.link import Link
+from mpconv.transports.base import Access
+from mpconv.workers.copier import Copier, HeldLease, Reports
+
+_HEARTBEAT = 2.0
+
+
+class Worker(Reports):
+    """Serves one coordinator until it says Bye or is gone. For now one job at a time."""
+
+    def __init__(self, endpoint: str, parent_sentinel: int | None) -> None:
+        self._endpoint = endpoint
+        self._parent = parent_sentinel
+        self._over = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+        self._inbox: asyncio.Queue[messages.FromCoordinator] = asyncio.Queue()
+        self._leases: dict[int, HeldLease] = {}
+        self._copier: Copier | None = None
+        self._job: Job | None = None
+        self._asked = 0
+
+    async def serve(self) -> None:
+        """Until it is over."""
+        loop = asyncio.get_running_loop()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        link = self._link = Link(context, zmq.DEALER, self._receive)
+        link.socket.connect(self._endpoint)
+        link.start()
+        if self._parent is not None:
+            loop.add_reader(self._parent, self._over.set)
+        self._send(messages.Hello(messages.VERSION, os.getpid()))
+        self._spawn(self._obey())
+        self._spawn(self._heartbeat())
+        await self._over.wait()
+        for running in self._running:
+            running.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        if self._copier is not None:
+            for connection in (self._copier.source.transport, *self._copier.targets):
+                await connection.close()
+        link.close(linger_ms=200)
+        context.term()
+
+    def _send(self, message: messages.FromWorker) -> None:
+        self._link.send(encode(message))
+
+    def _receive(self, frames: list[bytes]) -> None:
+        try:
+            self._inbox.put_nowait(decode_from_coordinator(frames[-1]))
+        except ProtocolError:
+            self._over.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except MpconvError as error:
+                self._report(error)
+            except Exception as error:
+                self._report(Fatal(f"internal error in a worker: {type(error).__name__}: {error}"))
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _report(self, error: MpconvError) -> None:
+        job = self._job.id if self._job else 0
+        self._send(messages.Failed(job, error.why, error.operation, error.image, error.offset))
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(_HEARTBEAT)
+            self._send(messages.Alive())
+
+    async def _obey(self) -> None:
+        while True:
+            match await self._inbox.get():
+                case messages.Open(job):
+                    await self._open(job)
+                case messages.LeaseGrant(_, epoch, start, length, kind, token):
+                    await self._lease(epoch, Extent(start, length, Kind(kind)), token)
+                case messages.Token(_, epoch):
+                    if epoch in self._leases:
+                        self._leases[epoch].token.set()
+                case messages.Flush(job_id):
+                    self._spawn(self._flush(job_id))
+                case messages.Bye():
+                    self._over.set()
+
+    async def _open(self, job: Job) -> None:
+        self._job = job
+        source = RawImage(await transports.connect(job.source, Access.READ))
+        targets = [await transports.connect(url, Access.WRITE) for url in job.targets]
+        self._copier = Copier(job, source, targets, self)
+        for _ in range(job.requests):
+            self._spawn(self._copier.run())
+        self._asked = 2
+        self._send(messages.Want(2))
+
+    async def _lease(self, epoch: int, extent: Extent, token: bool) -> None:
+        assert self._copier is not None
+        self._asked -= 1
+        lease = HeldLease(epoch, extent, asyncio.Event())
+        if token:
+            lease.token.set()
+        self._leases[epoch] = lease
+        await self._copier.add(lease)
+
+    async def _flush(self, job_id: int) -> None:
+        assert self._copier is not None
+        for target in self._copier.targets:
+            await target.flush()
+        self._send(messages.FlushDone(job_id))
+
+    def ready(self, lease: HeldLease) -> None:
+        self._send(messages.Ready(self._copier.job.id if self._copier else 0, lease.epoch))
+
+    def done(self, lease: HeldLease) -> None:
+        del self._leases[lease.epoch]
+        self._send(messages.Done(self._copier.job.id if self._copier else 0, lease.epoch, lease.zeros))
+
+    def hungry(self) -> None:
+        """Ask before running dry: a lease on its way for every lease's worth of pieces that is gone."""
+        if self._copier is not None and self._copier.waiting < self._copier.job.requests and self._asked < 2:
+            self._asked += 1
+            self._send(messages.Want(1))

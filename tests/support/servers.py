@@ -1,0 +1,219 @@
+"""Real servers on loopback: nfs-ganesha and tgt, on free ports, ended by pid."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+class ServerError(Exception):
+    """A server could not be started or told what to do."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def binary(name: str, package: str) -> str:
+    """Where the program is; ServerError with the package to install."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        raise ServerError(f"{name} is not installed: apt-get install {package}")
+    return found
+
+
+class Server:
+    """A child process with a log. `daemon`: it outlives this process."""
+
+    def __init__(self, directory: Path, *, daemon: bool = False) -> None:
+        self.directory = directory
+        self.daemon = daemon
+        self.process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        assert self.process is not None
+        return self.process.pid
+
+    def _launch(self, command: list[str], ready: Callable[[], bool]) -> None:
+        log = self.directory / "server.log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=None if self.daemon else _die_with_parent,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                tail = "\n".join(
+                    text
+                    for path in self.directory.glob("*.log")
+                    for text in path.read_text().splitlines()[-8:]
+                )
+                raise ServerError(f"{command[0]} did not start:\n{tail}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the server; SIGKILL when it does not end by itself."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process = None
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+_GANESHA = """
+NFS_CORE_PARAM {{ Protocols = 3,4; NFS_Port = {nfs}; MNT_Port = {mount}; Bind_addr = 127.0.0.1;
+  Enable_NLM = false; Enable_RQUOTA = false; }}
+NFSv4 {{ Graceless = true; Minor_Versions = 0,1,2; RecoveryRoot = "{state}"; }}
+EXPORT {{ Export_Id = 1; Path = "{path}"; Pseudo = "{path}"; Access_Type = RW; Squash = No_Root_Squash;
+  SecType = sys; Protocols = 3,4; Transports = TCP; FSAL {{ Name = VFS; }} }}
+"""
+
+
+class NfsServer(Server):
+    """nfs-ganesha exporting `export` (default: a folder of `directory`) over NFSv3 and v4."""
+
+    def __init__(self, directory: Path, export: Path | None = None, *, daemon: bool = False) -> None:
+        super().__init__(directory, daemon=daemon)
+        self.export = (export or directory / "export").resolve()
+        self.export.mkdir(parents=True, exist_ok=True)
+        self.port, self.mount_port = free_port(), free_port()
+
+    def __enter__(self) -> NfsServer:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start and wait until it answers. Registers with rpcbind, which is started when none runs."""
+        if not _listening(111):
+            subprocess.run([binary("rpcbind", "rpcbind"), "-w"], check=False, capture_output=True)
+        config = self.directory / "ganesha.conf"
+        config.write_text(
+            _GANESHA.format(nfs=self.port, mount=self.mount_port, path=self.export, state=self.directory)
+        )
+        command = [binary("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"), "-F", "-f", str(config)]
+        command += ["-L", str(self.directory / "ganesha.log"), "-p", str(self.directory / "ganesha.pid")]
+        self._launch(command, lambda: _listening(self.port) and _listening(self.mount_port))
+
+    def path(self, name: str) -> Path:
+        """The file on the server's own disk."""
+        return self.export / name
+
+    def url(self, name: str) -> str:
+        """For mpconv: needs no rpcbind."""
+        return f"nfs://127.0.0.1{self.export}/{name}?nfsport={self.port}&mountport={self.mount_port}"
+
+    def qemu_url(self, name: str) -> str:
+        """For qemu-img, which knows no ports in the URL and asks rpcbind."""
+        return f"nfs://127.0.0.1{self.export}/{name}"
+
+
+class IscsiServer(Server):
+    """tgtd with targets and LUNs backed by files."""
+
+    def __init__(self, directory: Path, *, daemon: bool = False) -> None:
+        super().__init__(directory, daemon=daemon)
+        self.port = free_port()
+        self._control = next(
+            number for number in range(1000, 9000) if not Path(f"/var/run/tgtd.socket.{number}").exists()
+        )
+        self._targets: list[str] = []
+        self._luns: dict[str, int] = {}
+
+    def __enter__(self) -> IscsiServer:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        Path("/var/run").mkdir(exist_ok=True)
+        command = [binary("tgtd", "tgt"), "-f", "-C", str(self._control)]
+        command += ["--iscsi", f"portal=127.0.0.1:{self.port}"]
+        self._launch(command, lambda: _listening(self.port))
+
+    def stop(self) -> None:
+        super().stop()
+        for suffix in ("", ".lock"):
+            Path(f"/var/run/tgtd.socket.{self._control}{suffix}").unlink(missing_ok=True)
+
+    def _admin(self, *arguments: str) -> None:
+        command = [binary("tgtadm", "tgt"), "-C", str(self._control), "--lld", "iscsi", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ServerError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+
+    def add_target(self, iqn: str, chap: tuple[str, str] | None = None) -> str:
+        """A target open to every initiator, with CHAP (user, password) when given."""
+        self._targets.append(iqn)
+        tid = str(len(self._targets))
+        self._admin("--op", "new", "--mode", "target", "--tid", tid, "-T", iqn)
+        if chap is not None:
+            user, password = chap
+            self._admin("--op", "new", "--mode", "account", "--user", user, "--password", password)
+            self._admin("--op", "bind", "--mode", "account", "--tid", tid, "--user", user)
+        self._admin("--op", "bind", "--mode", "target", "--tid", tid, "-I", "ALL")
+        self._luns[iqn] = 0
+        return iqn
+
+    def add_lun(
+        self, iqn: str, backing: Path, *, block_size: int = 512, thin: bool = True, readonly: bool = False
+    ) -> int:
+        """Its number."""
+        self._luns[iqn] += 1
+        lun, tid = str(self._luns[iqn]), str(self._targets.index(iqn) + 1)
+        where = ["--mode", "logicalunit", "--tid", tid, "--lun", lun]
+        self._admin("--op", "new", *where, "-b", str(backing), "--blocksize", str(block_size))
+        if thin:
+            self._admin("--op", "update", *where, "--params", "thin_provisioning=1")
+        if readonly:
+            self._admin("--op", "update", *where, "--params", "readonly=1")
+        return int(lun)
+
+    def url(self, iqn: str, lun: int) -> str:
+        """For mpconv and qemu-img."""
+        return f"iscsi://127.0.0.1:{self.port}/{iqn}/{lun}"
+
+
+def save(directory: Path, facts: dict[str, Any]) -> None:
+    """What `scripts/lab` needs to know to stop and describe the servers."""
+    (directory / "lab.json").write_text(json.dumps(facts, indent=2) + "\n")
