@@ -30,9 +30,7 @@ class MpconvError(Exception):
         return (_rebuild, (type(self), self.why, self.operation, self.image, self.offset))
 
 
-def _rebuild(
-    kind: type[MpconvError], why: str, operation: str, image: str, offset: int | None
-) -> MpconvError:
+def _rebuild(kind: type[MpconvError], why: str, operation: str, image: str, offset: int | None) -> MpconvError:
     return kind(why, operation=operation, image=image, offset=offset)
 
 

@@ -12,7 +12,7 @@ from mpconv.ui.progress import ProgressLine
 from mpconv.units import SECTOR, parse_size
 
 
-class SparseSize(click.ParamType):
+class SparseSize(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """`-S`: a multiple of a sector, at most 16 MiB; 0 for no zero detection."""
 
     name = "size"
@@ -44,9 +44,7 @@ class SparseSize(click.ParamType):
     "--workers", type=click.IntRange(1, 256), help="Worker processes (default: by cores and size, at most 8)."
 )
 @click.option("-W", "--oob-writes", is_flag=True, help="Write out of order: faster.")
-@click.option(
-    "-S", "--sparse-size", type=SparseSize(), default="4k", help="Shortest zero run to look for; 0: none."
-)
+@click.option("-S", "--sparse-size", type=SparseSize(), default="4k", help="Shortest zero run to look for; 0: none.")
 @click.option(
     "-T",
     "--target-cache",

@@ -8,6 +8,7 @@ flushed its own connection. It never finishes with a lease in doubt.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 
@@ -273,11 +274,7 @@ class CoordinatorState:
         if not self.sequence.in_order:
             return []
         for lease in self.leases.live.values():
-            if (
-                lease.ready
-                and lease.state is LeaseState.LEASED
-                and self.sequence.may_commit(lease.epoch, lease.extent)
-            ):
+            if lease.ready and lease.state is LeaseState.LEASED and self.sequence.may_commit(lease.epoch, lease.extent):
                 self.sequence.commit(lease.epoch)
                 lease.move(LeaseState.COMMITTING, now)
                 return [GiveToken(lease.worker, lease.epoch)]
@@ -303,7 +300,7 @@ class CoordinatorState:
         places = [(e.start, e.end) for e in self.cursor.extents()]
         places += [(lease.extent.start, lease.extent.end) for lease in self.leases.live.values()]
         places.sort()
-        for (_, end), (start, _) in zip(places, places[1:], strict=False):
+        for (_, end), (start, _) in itertools.pairwise(places):
             assert end <= start, f"bytes {start} to {end} are in two places"
         open_bytes = sum(
             lease.extent.length for lease in self.leases.live.values() if lease.state is not LeaseState.DONE

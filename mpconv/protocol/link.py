@@ -24,7 +24,7 @@ class Link:
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.SNDHWM, 0)
         self.socket.setsockopt(zmq.RCVHWM, 0)
-        self._fd = int(self.socket.getsockopt(zmq.FD))  # type: ignore[arg-type]
+        self._fd = int(self.socket.getsockopt(zmq.FD))
         self._closed = False
         self._looking = False
 

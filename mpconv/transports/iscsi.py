@@ -86,9 +86,7 @@ class IscsiTransport(Transport):
         largest = 0
         self._largest_unmap = _UNMAP_CAP // self._block
         try:
-            limits = scsi.parse_block_limits(
-                await self._ask(scsi.inquiry_vpd(0xB0, 64), 64, "asking for limits")
-            )
+            limits = scsi.parse_block_limits(await self._ask(scsi.inquiry_vpd(0xB0, 64), 64, "asking for limits"))
             largest = limits.largest_transfer * self._block
             self._largest_unmap = min(self._largest_unmap, limits.largest_unmap or self._largest_unmap)
         except Fatal:
@@ -189,9 +187,7 @@ class IscsiTransport(Transport):
         if len(buffer) <= step:
             await piece(0)
             return
-        results = await asyncio.gather(
-            *(piece(start) for start in range(0, len(buffer), step)), return_exceptions=True
-        )
+        results = await asyncio.gather(*(piece(start) for start in range(0, len(buffer), step)), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -267,9 +263,7 @@ class IscsiTransport(Transport):
             start, stop = max(at, lba * self._block), min(end, (lba + blocks) * self._block)
             if lba * self._block > at or stop <= start:
                 break
-            extents.append(
-                Extent(start, stop - start, Kind.DATA if mapped or not self._unmaps else Kind.ZERO)
-            )
+            extents.append(Extent(start, stop - start, Kind.DATA if mapped or not self._unmaps else Kind.ZERO))
             at = stop
         return extents or [Extent(offset, length)]
 

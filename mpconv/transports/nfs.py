@@ -77,9 +77,7 @@ class NfsTransport(Transport):
                 if status < 0:
                     return self._fail("reading", at, status)
                 if status != want:
-                    return self.error(
-                        Fatal, "reading", at + status, f"the server returned {status} of {want} bytes"
-                    )
+                    return self.error(Fatal, "reading", at + status, f"the server returned {status} of {want} bytes")
                 if not self._library.reads_in_place:
                     ffi.memmove(target, data, want)
                 return None
@@ -107,9 +105,7 @@ class NfsTransport(Transport):
                 if status < 0:
                     return self._fail("writing", at, status)
                 if status != want:
-                    return self.error(
-                        Fatal, "writing", at + status, f"the server took {status} of {want} bytes"
-                    )
+                    return self.error(Fatal, "writing", at + status, f"the server took {status} of {want} bytes")
                 return None
 
             tag = self._tag(batch, finish, source)

@@ -114,7 +114,7 @@ def words(status: int, key: int, ascq: int) -> str:
     """A status and its sense, for people."""
     if status == CHECK_CONDITION:
         text = (ascq == NO_SPACE and _WORDS[NO_SPACE]) or _WORDS.get(ascq) or _WORDS.get(ascq & 0xFF00)
-        return text or f"{_KEYS.get(key, 'sense key %d' % key)} (sense code {ascq >> 8:02x}/{ascq & 255:02x})"
+        return text or f"{_KEYS.get(key, f'sense key {key}')} (sense code {ascq >> 8:02x}/{ascq & 255:02x})"
     named = {
         BUSY: "the target is busy",
         TASK_SET_FULL: "the target's task set is full",

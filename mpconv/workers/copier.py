@@ -99,9 +99,7 @@ class Copier:
             if piece.kind is Kind.DATA:
                 view = buffer[: piece.length]
                 await self.source.read_into(piece.start, view)
-                runs = find_runs(
-                    view, piece.start, sparse_size=self.job.sparse_size, alignment=self.alignment
-                )
+                runs = find_runs(view, piece.start, sparse_size=self.job.sparse_size, alignment=self.alignment)
             else:
                 view = buffer[:0]
                 runs = [(0, piece.length, True)]

@@ -28,7 +28,7 @@ def _is_zero(address: int, length: int) -> bool:
             return False
         address += MiB
         length -= MiB
-    return _memcmp(address, _zeros_at, length) == 0
+    return bool(_memcmp(address, _zeros_at, length) == 0)
 
 
 def find_runs(buffer: memoryview, start: int, *, sparse_size: int, alignment: int) -> list[Run]:

@@ -79,9 +79,7 @@ class Server:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 tail = "\n".join(
-                    text
-                    for path in self.directory.glob("*.log")
-                    for text in path.read_text().splitlines()[-8:]
+                    text for path in self.directory.glob("*.log") for text in path.read_text().splitlines()[-8:]
                 )
                 raise ServerError(f"{command[0]} did not start:\n{tail}")
             time.sleep(0.05)
@@ -128,9 +126,7 @@ class NfsServer(Server):
         if not _listening(111):
             subprocess.run([binary("rpcbind", "rpcbind"), "-w"], check=False, capture_output=True)
         config = self.directory / "ganesha.conf"
-        config.write_text(
-            _GANESHA.format(nfs=self.port, mount=self.mount_port, path=self.export, state=self.directory)
-        )
+        config.write_text(_GANESHA.format(nfs=self.port, mount=self.mount_port, path=self.export, state=self.directory))
         command = [binary("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"), "-F", "-f", str(config)]
         command += ["-L", str(self.directory / "ganesha.log"), "-p", str(self.directory / "ganesha.pid")]
         self._launch(command, lambda: _listening(self.port) and _listening(self.mount_port))
@@ -148,6 +144,9 @@ class NfsServer(Server):
         return f"nfs://127.0.0.1{self.export}/{name}"
 
 
+_CONTROL = Path("/var/run/tgtd/socket.0")
+
+
 class IscsiServer(Server):
     """tgtd with targets and LUNs backed by files."""
 
@@ -155,7 +154,7 @@ class IscsiServer(Server):
         super().__init__(directory, daemon=daemon)
         self.port = free_port()
         self._control = next(
-            number for number in range(1000, 9000) if not Path(f"/var/run/tgtd.socket.{number}").exists()
+            number for number in range(1000, 9000) if not _CONTROL.with_name(f"socket.{number}").exists()
         )
         self._targets: list[str] = []
         self._luns: dict[str, int] = {}
@@ -166,7 +165,7 @@ class IscsiServer(Server):
 
     def start(self) -> None:
         """Start and wait until it answers."""
-        Path("/var/run").mkdir(exist_ok=True)
+        _CONTROL.parent.mkdir(parents=True, exist_ok=True)
         command = [binary("tgtd", "tgt"), "-f", "-C", str(self._control)]
         command += ["--iscsi", f"portal=127.0.0.1:{self.port}"]
         self._launch(command, lambda: _listening(self.port))
@@ -174,7 +173,7 @@ class IscsiServer(Server):
     def stop(self) -> None:
         super().stop()
         for suffix in ("", ".lock"):
-            Path(f"/var/run/tgtd.socket.{self._control}{suffix}").unlink(missing_ok=True)
+            _CONTROL.with_name(f"socket.{self._control}{suffix}").unlink(missing_ok=True)
 
     def _admin(self, *arguments: str) -> None:
         command = [binary("tgtadm", "tgt"), "-C", str(self._control), "--lld", "iscsi", *arguments]

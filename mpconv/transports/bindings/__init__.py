@@ -16,6 +16,4 @@ def load(ffi: cffi.FFI, names: list[str], library: str, package: str) -> Any:
             return ffi.dlopen(name)
         except OSError:
             continue
-    raise Fatal(
-        f"{library} is not installed: install it with 'apt-get install {package}' (or your system's {library})"
-    )
+    raise Fatal(f"{library} is not installed: install it with 'apt-get install {package}' (or your system's {library})")

@@ -56,8 +56,4 @@ def library() -> Any:
 
 def layout_fits(task: Any, cdb: bytes, expected: int) -> bool:
     """Whether the declared fields of a task read back what it was made from."""
-    return (
-        task.cdb_size == len(cdb)
-        and task.expxferlen == expected
-        and bytes(ffi.buffer(task.cdb, len(cdb))) == cdb
-    )
+    return task.cdb_size == len(cdb) and task.expxferlen == expected and bytes(ffi.buffer(task.cdb, len(cdb))) == cdb

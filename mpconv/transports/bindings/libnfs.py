@@ -66,9 +66,7 @@ class Library:
             return int(self._pread(nfs, fh, buffer, length, offset, callback, tag))
         return int(self.lib.nfs_pread_async(nfs, fh, offset, length, callback, tag))
 
-    def pwrite(
-        self, nfs: Any, fh: Any, offset: int, buffer: Any, length: int, callback: Any, tag: Any
-    ) -> int:
+    def pwrite(self, nfs: Any, fh: Any, offset: int, buffer: Any, length: int, callback: Any, tag: Any) -> int:
         """Start a write."""
         if self.reads_in_place:
             return int(self._pwrite(nfs, fh, buffer, length, offset, callback, tag))

@@ -1,0 +1,62 @@
+"""The state machine by plain values."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpconv.core import coordination as c
+from mpconv.extent import Extent, Kind
+
+MiB = 1 << 20
+
+
+def state(size: int, **options: object) -> c.CoordinatorState:
+    made = c.CoordinatorState(size, **{"in_order": False, "zero_initialised": False, "buffer_size": MiB, **options})
+    made.handle(c.StatusFound((Extent(0, size),)), 0)
+    return made
+
+
+def test_out_of_order_the_lease_carries_its_token():
+    machine = state(MiB)
+    assert machine.handle(c.LeaseWanted("a"), 0) == [c.Grant("a", 1, Extent(0, MiB), True)]
+    assert machine.handle(c.LeaseDone("a", 1, 0), 1) == [c.AskFlush("a")]
+    assert machine.handle(c.Flushed("a"), 2) == [c.Finish()]
+    machine.check_invariants()
+
+
+def test_in_order_tokens_ascend_one_at_a_time():
+    machine = state(2 * MiB, in_order=True, lease_size=MiB)
+    machine.handle(c.LeaseWanted("a"), 0)
+    machine.handle(c.LeaseWanted("b"), 0)
+    assert machine.handle(c.TokenWanted("b", 2), 1) == []
+    assert machine.handle(c.TokenWanted("a", 1), 1) == [c.GiveToken("a", 1)]
+    assert machine.handle(c.LeaseDone("a", 1, 0), 2) == [c.GiveToken("b", 2)]
+    machine.check_invariants()
+
+
+def test_a_stale_epoch_changes_nothing():
+    machine = state(MiB)
+    machine.handle(c.LeaseWanted("a"), 0)
+    machine.handle(c.WorkerDead("a"), 1)
+    assert machine.handle(c.LeaseWanted("b"), 2) == [c.Grant("b", 2, Extent(0, MiB), True)]
+    assert machine.handle(c.LeaseDone("a", 1, 0), 3) == []
+    assert machine.handle(c.LeaseDone("b", 1, 0), 3) == []
+    assert (machine.bytes_done, machine.stale) == (0, 2)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_expiry_without_a_token_frees_and_with_one_is_in_doubt(in_order):
+    machine = state(MiB, in_order=in_order, lease_seconds=10)
+    machine.handle(c.LeaseWanted("a"), 0)
+    assert c.LostContact("a", in_doubt=not in_order) in machine.handle(c.Tick(), 11)
+    granted = machine.handle(c.LeaseWanted("b"), 12)
+    assert bool(granted) is in_order
+    if not in_order:
+        assert machine.handle(c.WorkerDead("a"), 13) == [c.Grant("b", 2, Extent(0, MiB), True)]
+    machine.check_invariants()
+
+
+def test_zeros_on_a_zero_initialised_target_are_never_leased():
+    machine = c.CoordinatorState(3 * MiB, in_order=True, zero_initialised=True)
+    assert machine.handle(c.StatusFound((Extent(0, 3 * MiB, Kind.ZERO),)), 0) == [c.Finish()]
+    assert machine.bytes_zero == 3 * MiB
