@@ -231,7 +231,7 @@ async def convert(
             zero_initialised=create and target.zero_initialised and sparse_size > 0,
             requests=-(-total // count),
             durable=durable,
-            lease_size=4 * MiB if in_order else 16 * MiB,
+            lease_size=16 * MiB,
         )
         coordinator = Coordinator(job, source, local, count, progress)
         try:

@@ -42,6 +42,10 @@ class Fatal(MpconvError):
     """Trying again would fail again: bad credentials, no space, no such image."""
 
 
+class NoSuchImage(Fatal):
+    """There is nothing under that name: it may be created."""
+
+
 class UsageError(Fatal):
     """The command line asks for something that cannot be."""
 

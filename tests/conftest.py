@@ -20,7 +20,7 @@ IQN = "iqn.2026-11.org.mpconv:test"
 
 @pytest.fixture(scope="session")
 def nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NfsServer]:
-    with NfsServer(tmp_path_factory.mktemp("nfs")) as server:
+    with NfsServer(tmp_path_factory.mktemp("nfs"), unfriendly=True) as server:
         yield server
 
 

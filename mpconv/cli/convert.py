@@ -46,7 +46,7 @@ class SparseSize(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("-W", "--oob-writes", is_flag=True, help="Write out of order: faster.")
 @click.option("-S", "--sparse-size", type=SparseSize(), default="4k", help="Shortest zero run to look for; 0: none.")
 @click.option(
-    "-T",
+    "-t",
     "--target-cache",
     type=click.Choice(["writeback", "unsafe"]),
     default="writeback",

@@ -3,18 +3,20 @@
 The shell feeds events (from links, clocks and processes) and runs the actions it gets back. All state changes
 happen in here. Workers ask for leases; extents that need no write (zeros on a target that reads as zeros) are
 counted at once and never leased. The job finishes when every byte is written and every worker that wrote has
-flushed its own connection. It never finishes with a lease in doubt.
+flushed its own connection. It never finishes with a lease in doubt. No event costs more than the open leases do,
+however large the disk is; only to lose a dead worker's writes costs what they are.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from dataclasses import dataclass
 
 from mpconv.core.cursor import Cursor
+from mpconv.core.flushes import FlushBook
 from mpconv.core.leases import Lease, LeaseBook, LeaseState
 from mpconv.core.sequence import WriteSequence
+from mpconv.errors import ProtocolError
 from mpconv.extent import Extent, Kind
 from mpconv.units import SECTOR, GiB, MiB, align_up
 
@@ -34,7 +36,7 @@ class StatusFound:
 
 @dataclass(frozen=True, slots=True)
 class LeaseWanted:
-    """The worker can take one more lease."""
+    """The worker can take one more lease. What a dead worker wants is passed over."""
 
     worker: str
 
@@ -49,7 +51,7 @@ class TokenWanted:
 
 @dataclass(frozen=True, slots=True)
 class LeaseDone:
-    """The lease is written; `zeros` of its bytes were zero."""
+    """The lease is written; `zeros` of its bytes were zero. IllegalTransition when it holds no token."""
 
     worker: str
     epoch: int
@@ -58,21 +60,21 @@ class LeaseDone:
 
 @dataclass(frozen=True, slots=True)
 class SignOfLife:
-    """A heartbeat: renews the worker's open leases."""
+    """A heartbeat: renews the worker's open leases and its flush."""
 
     worker: str
 
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """Everything the worker wrote before it was asked to flush is durable."""
+    """Everything the worker had reported done when it was asked to flush is durable."""
 
     worker: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDead:
-    """The worker is reaped or fenced: none of its writes can land any more."""
+    """The worker is reaped or fenced: none of its writes can land any more. Its name never comes back."""
 
     worker: str
 
@@ -115,7 +117,7 @@ class AskFlush:
 
 @dataclass(frozen=True, slots=True)
 class LostContact:
-    """The worker let a lease expire; find out whether it is dead."""
+    """The worker let a lease expire, or its flush; find out whether it is dead. `in_doubt`: it may still write."""
 
     worker: str
     in_doubt: bool
@@ -130,7 +132,11 @@ Action = Grant | GiveToken | AskFlush | LostContact | Finish
 
 
 class CoordinatorState:
-    """One job. `workers` is how many are expected: it shapes the size of leases, nothing else."""
+    """One job of `size` bytes. `workers` is how many are expected: it shapes the size of leases, nothing else.
+
+    `durable`: what is written counts only when its worker has flushed; otherwise as soon as it is written.
+    `lease_size` and `buffer_size` in bytes, `lease_seconds` and every `now` in seconds of one clock.
+    """
 
     def __init__(
         self,
@@ -152,13 +158,15 @@ class CoordinatorState:
         self.buffer_size = buffer_size
         self.cursor = Cursor(size)
         self.leases = LeaseBook(lease_seconds)
+        self.flushes = FlushBook(lease_seconds)
         self.sequence = WriteSequence(in_order=in_order)
         self.bytes_done = 0
         self.bytes_zero = 0
         self.stale = 0
         self.finished = False
         self._wanting: deque[str] = deque()
-        self._flushing: set[str] | None = None
+        self._dead: set[str] = set()
+        self._seen_watermark = 0
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event in; the actions are to be carried out in order."""
@@ -166,30 +174,32 @@ class CoordinatorState:
             return []
         actions: list[Action] = []
         match event:
-            case StatusFound(extents):
-                for extent in extents:
-                    self.cursor.feed(extent)
             case LeaseWanted(worker):
-                self._wanting.append(worker)
+                if worker not in self._dead:
+                    self._wanting.append(worker)
             case TokenWanted(worker, epoch):
                 lease = self._lease(epoch, worker)
                 if lease is not None:
-                    lease.ready = True
+                    self.sequence.ready(epoch, lease.extent)
             case LeaseDone(worker, epoch, zeros):
                 lease = self._lease(epoch, worker)
                 if lease is not None:
                     self._done(lease, zeros, now)
             case SignOfLife(worker):
                 self.leases.renew(worker, now)
+                self.flushes.renew(worker, now)
+            case StatusFound(extents):
+                for extent in extents:
+                    self.cursor.feed(extent)
             case Flushed(worker):
-                self._flushed(worker, now)
+                self.flushes.flushed(worker)
             case WorkerDead(worker):
-                self._dead(worker, now)
+                self._lose(worker, now)
             case Tick():
                 actions += self._expire(now)
-        actions += self._grant(now)
-        actions += self._tokens(now)
-        actions += self._finish()
+        self._grant(actions, now)
+        self._give_token(actions, now)
+        self._finish(actions, now)
         return actions
 
     def _lease(self, epoch: int, worker: str) -> Lease | None:
@@ -199,62 +209,63 @@ class CoordinatorState:
         return lease
 
     def _done(self, lease: Lease, zeros: int, now: float) -> None:
-        lease.move(LeaseState.DONE, now)
+        if not 0 <= zeros <= lease.extent.length:
+            raise ProtocolError(f"{lease.worker} found {zeros} bytes of zeros in {lease.extent}")
+        self.leases.done(lease, now)
         self.sequence.release(lease.epoch)
         self.sequence.written(lease.extent)
         self.bytes_done += lease.extent.length
         self.bytes_zero += zeros
-        if not self.durable:
-            self.leases.end(lease, now)
+        if self.durable:
+            self.flushes.wrote(lease.worker, lease.extent, zeros)
 
-    def _flushed(self, worker: str, now: float) -> None:
-        if self._flushing is None or worker not in self._flushing:
-            return
-        self._flushing.discard(worker)
+    def _lose(self, worker: str, now: float) -> None:
         for lease in self.leases.of(worker):
-            if lease.state is LeaseState.DONE:
-                self.leases.end(lease, now)
-
-    def _dead(self, worker: str, now: float) -> None:
-        for lease in self.leases.of(worker):
-            if lease.state is LeaseState.DONE:
-                self.bytes_done -= lease.extent.length
-            self.sequence.release(lease.epoch)
-            self.leases.end(lease, now)
-            self.cursor.give_back(lease.extent)
+            self._take_back(lease, now)
+        for batch in self.flushes.lose(worker):
+            self.bytes_done -= batch.bytes
+            self.bytes_zero -= batch.zeros
+            for extent in batch.extents():
+                self.cursor.give_back(extent)
         self._wanting = deque(name for name in self._wanting if name != worker)
-        if self._flushing is not None:
-            self._flushing = None
+        self._dead.add(worker)
+
+    def _take_back(self, lease: Lease, now: float) -> None:
+        self.sequence.release(lease.epoch)
+        self.leases.end(lease, now)
+        self.cursor.give_back(lease.extent)
 
     def _expire(self, now: float) -> list[Action]:
-        doubtful: dict[str, bool] = {}
+        doubtful = dict.fromkeys(self.flushes.overdue(now), False)
         for lease in self.leases.overdue(now):
             in_doubt = lease.state is LeaseState.COMMITTING
             doubtful[lease.worker] = doubtful.get(lease.worker, False) or in_doubt
             if in_doubt:
                 lease.move(LeaseState.IN_DOUBT, now)
             else:
-                self.leases.end(lease, now)
-                self.cursor.give_back(lease.extent)
+                self._take_back(lease, now)
         return [LostContact(worker, in_doubt) for worker, in_doubt in doubtful.items()]
+
+    def _skips(self, extent: Extent) -> bool:
+        """Zeros on a target that reads as zeros need no write."""
+        return self.zero_initialised and extent.kind is not Kind.DATA
 
     def _limit(self, extent: Extent) -> int:
         """Large leases out of order, smaller near the end so that no worker is waited for."""
         if extent.kind is not Kind.DATA:
-            return ZERO_LEASE
+            return extent.length if self._skips(extent) else ZERO_LEASE
         left = self.size - self.bytes_done
         share = align_up(max(1, left // (4 * self.workers)), self.buffer_size)
         return max(self.buffer_size, min(self.lease_size, share))
 
-    def _grant(self, now: float) -> list[Action]:
-        actions: list[Action] = []
-        while True:
-            if not self._wanting and not self._skippable():
-                return actions
+    def _grant(self, actions: list[Action], now: float) -> None:
+        while (upcoming := self.cursor.peek()) is not None:
+            skipped = self._skips(upcoming)
+            if not skipped and not self._wanting:
+                return
             extent = self.cursor.take(self._limit, max(SECTOR, self.buffer_size))
-            if extent is None:
-                return actions
-            if self.zero_initialised and extent.kind is not Kind.DATA:
+            assert extent is not None
+            if skipped:
                 self.sequence.written(extent)
                 self.bytes_done += extent.length
                 self.bytes_zero += extent.length
@@ -266,48 +277,54 @@ class CoordinatorState:
                 lease.move(LeaseState.COMMITTING, now)
             actions.append(Grant(worker, lease.epoch, extent, token))
 
-    def _skippable(self) -> bool:
-        upcoming = self.cursor.extents()[:1] if self.zero_initialised else []
-        return bool(upcoming) and upcoming[0].kind is not Kind.DATA
+    def _give_token(self, actions: list[Action], now: float) -> None:
+        epoch = self.sequence.next()
+        if epoch is not None:
+            lease = self.leases.live[epoch]
+            lease.move(LeaseState.COMMITTING, now)
+            actions.append(GiveToken(lease.worker, epoch))
 
-    def _tokens(self, now: float) -> list[Action]:
-        if not self.sequence.in_order:
-            return []
-        for lease in self.leases.live.values():
-            if lease.ready and lease.state is LeaseState.LEASED and self.sequence.may_commit(lease.epoch, lease.extent):
-                self.sequence.commit(lease.epoch)
-                lease.move(LeaseState.COMMITTING, now)
-                return [GiveToken(lease.worker, lease.epoch)]
-        return []
-
-    def _finish(self) -> list[Action]:
-        if not self.cursor.exhausted:
-            return []
-        open_leases = [lease for lease in self.leases.live.values() if lease.state is not LeaseState.DONE]
-        if open_leases:
-            return []
-        if self._flushing is None:
-            self._flushing = {lease.worker for lease in self.leases.live.values()}
-            if self._flushing:
-                return [AskFlush(worker) for worker in sorted(self._flushing)]
-        if self._flushing:
-            return []
-        self.finished = True
-        return [Finish()]
+    def _finish(self, actions: list[Action], now: float) -> None:
+        if self.leases.live or not self.cursor.exhausted:
+            return
+        actions += [AskFlush(worker) for worker in self.flushes.ask(now)]
+        if self.flushes.all_durable:
+            self.finished = True
+            actions.append(Finish())
 
     def check_invariants(self) -> None:
-        """Every byte is in exactly one place; raises AssertionError otherwise. Tests call it after every event."""
-        places = [(e.start, e.end) for e in self.cursor.extents()]
-        places += [(lease.extent.start, lease.extent.end) for lease in self.leases.live.values()]
-        places.sort()
-        for (_, end), (start, _) in itertools.pairwise(places):
-            assert end <= start, f"bytes {start} to {end} are in two places"
-        open_bytes = sum(
-            lease.extent.length for lease in self.leases.live.values() if lease.state is not LeaseState.DONE
-        )
-        unfed = self.size - self.cursor.fed
-        assert self.bytes_done + open_bytes + self.cursor.waiting + unfed == self.size
-        committing = [x for x in self.leases.live.values() if x.state is LeaseState.COMMITTING]
-        assert not self.sequence.in_order or len(committing) <= 1
+        """Every byte is in exactly one place; raises AssertionError otherwise. Tests call it after every event.
+
+        A byte is not fed yet, known to the cursor, in an open lease, written but not durable, or settled.
+        """
+        unflushed = [extent for batch in self.flushes.batches() for extent in batch.extents()]
+        unflushed_bytes = sum(batch.bytes for batch in self.flushes.batches())
+        assert unflushed_bytes == sum(extent.length for extent in unflushed)
+        places = [*self.cursor.extents(), *(lease.extent for lease in self.leases.live.values()), *unflushed]
+        places.sort(key=lambda extent: extent.start)
+        settled = 0
+        at = 0
+        for extent in [*places, None]:
+            start = self.cursor.fed if extent is None else extent.start
+            assert at <= start, f"bytes {start} to {at} are in two places"
+            assert self.sequence.was_written(at, start), f"bytes {at} to {start} are nowhere and not written"
+            settled += start - at
+            at = start if extent is None else extent.end
+        assert self.bytes_done == settled + unflushed_bytes
+        assert 0 <= self.bytes_zero <= self.bytes_done
+        for extent in unflushed:
+            assert self.sequence.was_written(extent.start, extent.end), f"{extent} is done and not written"
+        self._check_order()
         if self.finished:
-            assert self.bytes_done == self.size and not self.leases.live
+            assert self.bytes_done == self.size == settled and not self.leases.live
+
+    def _check_order(self) -> None:
+        """Tokens are given one at a time, and never above the watermark, which never moves back."""
+        assert self._seen_watermark <= self.sequence.watermark
+        self._seen_watermark = self.sequence.watermark
+        may_write = [x for x in self.leases.live.values() if x.state is not LeaseState.LEASED]
+        if self.sequence.in_order:
+            assert [lease.epoch for lease in may_write] == [x for x in [self.sequence.committing] if x is not None]
+            assert all(lease.extent.start <= self.sequence.watermark for lease in may_write)
+        else:
+            assert len(may_write) == len(self.leases.live)

@@ -2,63 +2,78 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable
 
-from mpconv.extent import Extent
+from mpconv.extent import Extent, Kind, Ranges
 from mpconv.units import align_down
 
 
 class Cursor:
-    """Walks a disk of `size` bytes whose extents are fed in ascending order, without gaps."""
+    """Walks a disk of `size` bytes whose extents are fed in ascending order, without gaps.
+
+    Neighbours of one kind are joined, those that were fed and those that were given back alike.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.fed = 0
         self._ahead: deque[Extent] = deque()
-        self._returned: list[tuple[int, Extent]] = []
+        self._returned: dict[Kind, Ranges] = {}
 
     def feed(self, extent: Extent) -> None:
         """The block status says what comes next. ValueError unless it starts where the last one ended."""
         if extent.start != self.fed or extent.end > self.size:
             raise ValueError(f"extent {extent} fed where byte {self.fed} of {self.size} was due")
-        self._ahead.append(extent)
         self.fed = extent.end
+        if self._ahead and self._ahead[-1].kind is extent.kind:
+            before = self._ahead.pop()
+            extent = Extent(before.start, before.length + extent.length, extent.kind)
+        self._ahead.append(extent)
 
     def give_back(self, extent: Extent) -> None:
-        """An extent whose lease ended without being done."""
-        heapq.heappush(self._returned, (extent.start, extent))
+        """An extent whose lease ended without being done, or whose bytes were lost again."""
+        self._returned.setdefault(extent.kind, Ranges()).add(extent.start, extent.end)
+
+    def peek(self) -> Extent | None:
+        """The extent that `take` would cut from. None: no more now."""
+        if self._returned:
+            (start, end), kind = min((ranges.first, kind) for kind, ranges in self._returned.items())
+            return Extent(start, end - start, kind)
+        return self._ahead[0] if self._ahead else None
 
     def take(self, limit: Callable[[Extent], int], boundary: int) -> Extent | None:
         """The next extent, cut to `limit(extent)` bytes; a cut falls on a multiple of `boundary`. None: no more now."""
-        if self._returned:
-            extent = heapq.heappop(self._returned)[1]
-        elif self._ahead:
-            extent = self._ahead.popleft()
-        else:
+        extent = self.peek()
+        if extent is None:
             return None
         most = limit(extent)
-        if extent.length <= most:
-            return extent
-        at = align_down(extent.start + most, boundary)
-        if at <= extent.start:
-            at = extent.start + most
-        head, tail = extent.split(at)
-        if (tail.end == self.fed and not self._ahead) or (self._ahead and tail.end == self._ahead[0].start):
-            self._ahead.appendleft(tail)
+        tail: Extent | None = None
+        if extent.length > most:
+            at = align_down(extent.start + most, boundary)
+            extent, tail = extent.split(at if at > extent.start else extent.start + most)
+        if self._returned:
+            ranges = self._returned[extent.kind]
+            ranges.cut_front(extent.end)
+            if not ranges:
+                del self._returned[extent.kind]
+        elif tail is not None:
+            self._ahead[0] = tail
         else:
-            self.give_back(tail)
-        return head
+            self._ahead.popleft()
+        return extent
 
     @property
     def waiting(self) -> int:
-        """Bytes that are known and not leased."""
+        """Bytes that are known and not leased. For tests: it counts them one extent at a time."""
         return sum(extent.length for extent in self.extents())
 
     def extents(self) -> list[Extent]:
         """What is known and not leased, for invariants."""
-        return [extent for _, extent in self._returned] + list(self._ahead)
+        returned = [
+            Extent(start, end - start, kind) for kind, ranges in self._returned.items() for start, end in ranges
+        ]
+        return returned + list(self._ahead)
 
     @property
     def exhausted(self) -> bool:

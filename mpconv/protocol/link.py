@@ -1,7 +1,8 @@
 """Links: ZeroMQ sockets on the asyncio loop. A ROUTER at the coordinator, a DEALER at each worker.
 
-The socket's descriptor is edge-triggered: it says "look at me" once, so every look drains the socket, and every
-send is followed by a look.
+The socket's descriptor is edge-triggered: it says "look at me" once, so looks follow each other until one finds the
+socket empty, and every send is followed by a look. A look takes a bounded number of messages, so that a talkative
+peer does not keep the loop from its other work.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import asyncio
 from collections.abc import Callable
 
 import zmq
+
+_ONE_LOOK = 256
 
 
 class Link:
@@ -47,12 +50,19 @@ class Link:
 
     def _look(self) -> None:
         self._looking = False
-        while not self._closed:
+        for _ in range(_ONE_LOOK):
+            if self._closed:
+                return
             try:
                 frames = self.socket.recv_multipart(flags=zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._receive(frames)
+            try:
+                self._receive(frames)
+            except BaseException:
+                self._look_soon()  # the descriptor does not tell again of what still lies in the socket
+                raise
+        self._look_soon()
 
     def close(self, linger_ms: int = 0) -> None:
         """Stop; what is queued still has `linger_ms` milliseconds to go out."""

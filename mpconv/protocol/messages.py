@@ -1,50 +1,65 @@
-"""The messages both sides exchange: typed and versioned. PROTOCOL.md says who may send what, and when. Pure."""
+"""The messages both sides exchange: typed and versioned. PROTOCOL.md says who may send what, and when. Pure.
+
+The bounds are checked where a message is decoded: what a peer sends is hostile until then.
+"""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from mpconv.extent import Kind
 from mpconv.job import Job
 
 VERSION = 1
+MAX_WANT = 1024
+
+_LARGEST = (1 << 63) - 1
+_LAST_KIND = int(max(Kind))
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
+"""A job's id, a lease's epoch, a process's id."""
+Bytes = Number
+"""A size or an offset."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """A worker's first message."""
 
-    version: int
-    pid: int
+    version: Number
+    pid: Number
 
 
 class Want(msgspec.Struct, frozen=True, tag="want"):
     """The worker can take `leases` more leases."""
 
-    leases: int
+    leases: Annotated[int, msgspec.Meta(ge=1, le=MAX_WANT)]
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The lease's first buffer is read; the worker waits for its commit token."""
 
-    job: int
-    epoch: int
+    job: Number
+    epoch: Number
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The lease is written; `zeros` bytes of it were zero."""
 
-    job: int
-    epoch: int
-    zeros: int
+    job: Number
+    epoch: Number
+    zeros: Bytes
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A request failed for good; the fields are those of MpconvError."""
 
-    job: int
+    job: Number
     why: str
     operation: str
     image: str
-    offset: int | None
+    offset: Bytes | None
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
@@ -54,7 +69,7 @@ class Alive(msgspec.Struct, frozen=True, tag="alive"):
 class FlushDone(msgspec.Struct, frozen=True, tag="flushed"):
     """All that the worker wrote for the job is durable."""
 
-    job: int
+    job: Number
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
@@ -66,25 +81,25 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 class LeaseGrant(msgspec.Struct, frozen=True, tag="lease"):
     """An extent to copy. With `token` it may be written at once."""
 
-    job: int
-    epoch: int
-    start: int
-    length: int
-    kind: int
+    job: Number
+    epoch: Number
+    start: Bytes
+    length: Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
+    kind: Annotated[int, msgspec.Meta(ge=0, le=_LAST_KIND)]
     token: bool
 
 
 class Token(msgspec.Struct, frozen=True, tag="token"):
     """The lease may be written now."""
 
-    job: int
-    epoch: int
+    job: Number
+    epoch: Number
 
 
 class Flush(msgspec.Struct, frozen=True, tag="flush"):
     """Make durable what was written for the job."""
 
-    job: int
+    job: Number
 
 
 class Bye(msgspec.Struct, frozen=True, tag="bye"):

@@ -4,15 +4,19 @@ A transport is a connection to a byte store of `size` bytes. All of its operatio
 as often as one likes, from coroutines of one event loop; the transport keeps them in flight together.
 
 - **Buffers.** The caller's buffer is used in place: it must stay untouched from the call until its coroutine has
-  ended. When a connection is lost or closed, every request that is under way ends with an error first.
-- **Short transfers** never come out: a request is done whole, or it raises. A read must lie inside `size`.
+  ended. When a connection is lost or closed, every request that is under way ends with an error first. To cancel a
+  coroutine does not recall its request: then the buffer stays in use until `close()` has returned.
+- **Short transfers** never come out: a request is done whole, or it raises.
+- **Bounds.** Reads, and writes where the size is fixed, lie inside `size`; anything else is `Fatal` and changes nothing.
+  A request of no bytes does nothing.
 - **Errors** are `Retryable` (try again on a new connection) or `Fatal`, and carry operation, image and offset.
 - **Nothing reconnects** behind the caller's back.
 - `zero()` leaves zeros: `True` when it did, `False` when there is no cheap honest way and the caller must write
   zero bytes itself.
 - `block_status()` may call zeros data, never data zeros.
 - `flush()` returns when everything that was written through *this* connection is durable.
-- `close()` may be called twice, and after errors.
+- `close()` may be called twice, and after errors. Every request after it raises `Retryable`.
+- **To open** raises `NoSuchImage` where nothing exists under the name, so that only then something is created.
 """
 
 from __future__ import annotations
@@ -80,14 +84,22 @@ class Transport(abc.ABC):
     async def close(self) -> None:
         """Give the connection back."""
 
+    def check_bounds(self, operation: str, offset: int, length: int) -> None:
+        """Fatal unless the range lies inside the store."""
+        if offset < 0 or offset + length > self.size:
+            raise self.error(Fatal, operation, offset, f"beyond the end: it has {self.size} bytes")
+
     def error(self, kind: type[MpconvError], operation: str, offset: int | None, why: str) -> MpconvError:
         """An error of this store."""
         return kind(why, operation=operation, image=self.name, offset=offset)
 
 
-def cannot_open(name: str, why: str) -> Fatal:
+CLOSED = "the connection is closed"
+
+
+def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
     """qemu-img's words for a store that cannot be opened."""
-    return Fatal(f"Could not open '{name}': {why}")
+    return kind(f"Could not open '{name}': {why}")
 
 
 def cannot_create(name: str, why: str) -> Fatal:

@@ -17,16 +17,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from mpconv.errors import Fatal, Retryable
+from mpconv.errors import Fatal, NoSuchImage, Retryable
 from mpconv.extent import Extent, Kind
-from mpconv.transports.base import Access, Buffer, Limits, Transport, cannot_create, cannot_open
+from mpconv.transports.base import CLOSED, Access, Buffer, Limits, Transport, cannot_create, cannot_open
 from mpconv.units import MiB
 
+_SHRUNK = "the file ends here: it has shrunk"
 _THREADS = 8
 _BLKGETSIZE64 = 0x80081272
 _BLKZEROOUT = 0x127F
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY}
+
+_NOT_A_STORE = "neither a regular file nor a block device"
 
 _T = TypeVar("_T")
 
@@ -48,9 +51,12 @@ class FileTransport(Transport):
             self.size = info.st_size
         self.zero_initialised = created and not self._device
         self._can_zero = True
+        self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
 
     async def _run(self, operation: str, offset: int | None, call: Callable[[], _T]) -> _T:
+        if self._closed:
+            raise self.error(Retryable, operation, offset, CLOSED)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call)
         except OSError as error:
@@ -58,6 +64,8 @@ class FileTransport(Transport):
             raise self.error(kind, operation, offset, os.strerror(error.errno or 0)) from error
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
+        self.check_bounds("reading", offset, len(buffer))
+
         def read() -> int:
             done = 0
             while done < len(buffer):
@@ -69,9 +77,11 @@ class FileTransport(Transport):
 
         done = await self._run("reading", offset, read)
         if done < len(buffer):
-            raise self.error(Fatal, "reading", offset + done, "the file ends here: it has shrunk")
+            raise self.error(Fatal, "reading", offset + done, _SHRUNK)
 
     async def write(self, offset: int, buffer: Buffer) -> None:
+        self.check_bounds("writing", offset, len(buffer))
+
         def write() -> None:
             done = 0
             while done < len(buffer):
@@ -80,8 +90,9 @@ class FileTransport(Transport):
         await self._run("writing", offset, write)
 
     async def zero(self, offset: int, length: int) -> bool:
-        if not self._can_zero:
-            return False
+        self.check_bounds("writing", offset, length)
+        if not self._can_zero or not length:
+            return self._can_zero
 
         def zero() -> bool:
             try:
@@ -99,6 +110,7 @@ class FileTransport(Transport):
         return self._can_zero
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
+        self.check_bounds("reading block status", offset, length)
         if self._device:
             return [Extent(offset, length)]
         return await self._run("reading block status", offset, lambda: self._status(offset, offset + length))
@@ -113,6 +125,8 @@ class FileTransport(Transport):
                     return [*extents, Extent(offset, end - offset)]
                 if error.errno != errno.ENXIO:
                     raise
+                if os.fstat(self._fd).st_size < end:
+                    raise self.error(Fatal, "reading block status", offset, _SHRUNK) from error
                 data = end
             if data > offset:
                 extents.append(Extent(offset, data - offset, Kind.ZERO))
@@ -128,10 +142,11 @@ class FileTransport(Transport):
         await self._run("flushing", None, lambda: os.fdatasync(self._fd))
 
     async def close(self) -> None:
-        self._pool.shutdown(wait=True)
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.to_thread(self._pool.shutdown)
+        os.close(self._fd)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -144,6 +159,13 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def _mode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
 async def connect(url: str, access: Access, *, create_size: int | None = None) -> FileTransport:
     """Open `url` (a path, or file:PATH); `create_size` makes a regular file of that size, all zero."""
     path = url
@@ -153,22 +175,19 @@ async def connect(url: str, access: Access, *, create_size: int | None = None) -
             path = path[2:]
     fd = -1
     try:
-        is_device = os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode)
-        if create_size is not None and not is_device:
+        mode = _mode(path)
+        if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):  # to open a FIFO would block
+            raise cannot_open(url, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else _NOT_A_STORE)
+        if create_size is not None and not (mode and stat.S_ISBLK(mode)):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             os.ftruncate(fd, create_size)
         else:
             fd = os.open(path, (os.O_RDONLY if access is Access.READ else os.O_RDWR) | os.O_CLOEXEC)
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-            raise cannot_open(url, "neither a regular file nor a block device")
         return FileTransport(url, fd, created=create_size is not None)
     except OSError as error:
         if fd >= 0:
             os.close(fd)
         why = os.strerror(error.errno or 0)
-        if create_size is not None and error.errno != errno.EISDIR:
+        if create_size is not None:
             raise cannot_create(url, why) from error
-        raise cannot_open(url, why) from error
+        raise cannot_open(url, why, NoSuchImage if error.errno == errno.ENOENT else Fatal) from error

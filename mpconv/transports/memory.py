@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mpconv.extent import Extent
-from mpconv.transports.base import Access, Buffer, Transport, cannot_open
+from mpconv.errors import NoSuchImage, Retryable
+from mpconv.transports.base import CLOSED, Access, Buffer, Transport, cannot_open
 
 _stores: dict[str, bytearray] = {}
 
@@ -17,29 +17,31 @@ class MemoryTransport(Transport):
         self.size = len(store)
         self.zero_initialised = created
         self._store = store
+        self._closed = False
+
+    def _check(self, operation: str, offset: int, length: int) -> None:
+        if self._closed:
+            raise self.error(Retryable, operation, offset, CLOSED)
+        self.check_bounds(operation, offset, length)
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
-        if offset + len(buffer) > self.size:
-            raise cannot_open(self.name, "read beyond the end")
+        self._check("reading", offset, len(buffer))
         buffer[:] = self._store[offset : offset + len(buffer)]
 
     async def write(self, offset: int, buffer: Buffer) -> None:
-        if offset + len(buffer) > self.size:
-            raise cannot_open(self.name, "write beyond the end")
+        self._check("writing", offset, len(buffer))
         self._store[offset : offset + len(buffer)] = buffer
 
     async def zero(self, offset: int, length: int) -> bool:
+        self._check("writing", offset, length)
         self._store[offset : offset + length] = bytes(length)
         return True
 
-    async def block_status(self, offset: int, length: int) -> list[Extent]:
-        return [Extent(offset, length)]
-
     async def flush(self) -> None:
-        return
+        self._check("flushing", 0, 0)
 
     async def close(self) -> None:
-        return
+        self._closed = True
 
 
 async def connect(url: str, access: Access, *, create_size: int | None = None) -> MemoryTransport:
@@ -47,5 +49,5 @@ async def connect(url: str, access: Access, *, create_size: int | None = None) -
     if create_size is not None:
         _stores[url] = bytearray(create_size)
     if url not in _stores:
-        raise cannot_open(url, "No such store in this process")
+        raise cannot_open(url, "No such store in this process", NoSuchImage)
     return MemoryTransport(url, _stores[url], created=create_size is not None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs
 
-from mpconv.transports.base import Access, Buffer, Limits, Transport, cannot_open
+from mpconv.errors import Retryable
+from mpconv.transports.base import CLOSED, Access, Buffer, Limits, Transport, cannot_open
 from mpconv.units import MiB, parse_size
 
 _ZEROS = bytes(MiB)
@@ -18,25 +19,33 @@ class NullTransport(Transport):
 
     def __init__(self, url: str, size: int) -> None:
         self.name = url
-        self.identity = ("null", id(self))
+        self.identity = ("null", object())
         self.size = size
+        self._closed = False
+
+    def _check(self, operation: str, offset: int) -> None:
+        if self._closed:
+            raise self.error(Retryable, operation, offset, CLOSED)
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
+        self._check("reading", offset)
+        self.check_bounds("reading", offset, len(buffer))
         for start in range(0, len(buffer), MiB):
             piece = buffer[start : start + MiB]
             piece[:] = _ZEROS[: len(piece)]
 
     async def write(self, offset: int, buffer: Buffer) -> None:
-        return
+        self._check("writing", offset)
 
     async def zero(self, offset: int, length: int) -> bool:
+        self._check("writing", offset)
         return True
 
     async def flush(self) -> None:
-        return
+        self._check("flushing", 0)
 
     async def close(self) -> None:
-        return
+        self._closed = True
 
 
 async def connect(url: str, access: Access, *, create_size: int | None = None) -> NullTransport:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 from collections.abc import Callable
+
+from mpconv.units import KiB
 
 _TURNS = 32
 _TICK = 1.0
+_MANY = 256 * KiB
 
 
 class Pump:
@@ -31,9 +35,11 @@ class Pump:
         self._lost = lost
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
+        self._mark = 1
         self._kicked = False
         self._writing = False
         self._open = True
+        self._socket = socket.socket(fileno=fd)
         self._loop.add_reader(fd, self._turn)
         self._timer = self._loop.call_later(_TICK, self._tick)
 
@@ -42,6 +48,13 @@ class Pump:
         if not self._kicked and self._open:
             self._kicked = True
             self._loop.call_soon(self._send)
+
+    def expect(self, size: int) -> None:
+        """At least `size` bytes of answers are still to come: be woken for the first many of them, not the first few."""
+        mark = _MANY if size >= _MANY else 1
+        if mark != self._mark and self._open:
+            self._mark = mark
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
 
     def _send(self) -> None:
         self._kicked = False
@@ -60,14 +73,20 @@ class Pump:
 
     def _tick(self) -> None:
         if self._open:
-            self._serve(0)
+            self._serve(select.POLLIN if self._mark > 1 else 0)
+            self._watch()
             if self._open:
                 self._timer = self._loop.call_later(_TICK, self._tick)
 
     def _serve(self, events: int) -> None:
+        corked = events & select.POLLOUT
+        if corked:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         if self._service(events) < 0:
             self.stop()
             self._lost()
+        elif corked:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     def _watch(self) -> None:
         if not self._open:
@@ -87,3 +106,4 @@ class Pump:
             self._timer.cancel()
             self._loop.remove_reader(self._fd)
             self._loop.remove_writer(self._fd)
+            self._socket.detach()

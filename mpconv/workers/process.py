@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import signal
 import sys
 
 from multiprocess import parent_process
 
+from mpconv.units import MiB
 from mpconv.workers.worker import Worker
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT = 32 * MiB
+
+
+def _keep_memory() -> None:
+    """libnfs takes a megabyte from the heap for every answer: have glibc keep it, not map and fault it anew."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 def run(endpoint: str) -> None:
     """Serve the coordinator at `endpoint`. Ctrl-C is the coordinator's business: it says Bye."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _keep_memory()
+    gc.freeze()
     parent = parent_process()
     sentinel = parent.sentinel if parent is not None else None
     try:

@@ -106,15 +106,31 @@ NFSv4 {{ Graceless = true; Minor_Versions = 0,1,2; RecoveryRoot = "{state}"; }}
 EXPORT {{ Export_Id = 1; Path = "{path}"; Pseudo = "{path}"; Access_Type = RW; Squash = No_Root_Squash;
   SecType = sys; Protocols = 3,4; Transports = TCP; FSAL {{ Name = VFS; }} }}
 """
+_EXTRA_EXPORT = """
+EXPORT {{ Export_Id = {number}; Path = "{path}"; Pseudo = "{path}"; {settings}
+  SecType = sys; Protocols = 3,4; Transports = TCP; FSAL {{ Name = VFS; }} }}
+"""
+_UNFRIENDLY = {
+    "readonly": "Access_Type = RO; Squash = No_Root_Squash;",
+    "squashed": "Access_Type = RW; Squash = Root_Squash;",
+    "privileged": "Access_Type = RW; Squash = No_Root_Squash; PrivilegedPort = true;",
+}
 
 
 class NfsServer(Server):
-    """nfs-ganesha exporting `export` (default: a folder of `directory`) over NFSv3 and v4."""
+    """nfs-ganesha exporting `export` (default: a folder of `directory`) over NFSv3 and v4.
 
-    def __init__(self, directory: Path, export: Path | None = None, *, daemon: bool = False) -> None:
+    `unfriendly`: it also exports `unfriendly_export(kind)`, for kind "readonly", "squashed" (root is nobody there) and
+    "privileged" (only ports below 1024 are served).
+    """
+
+    def __init__(
+        self, directory: Path, export: Path | None = None, *, daemon: bool = False, unfriendly: bool = False
+    ) -> None:
         super().__init__(directory, daemon=daemon)
         self.export = (export or directory / "export").resolve()
         self.export.mkdir(parents=True, exist_ok=True)
+        self._unfriendly = unfriendly
         self.port, self.mount_port = free_port(), free_port()
 
     def __enter__(self) -> NfsServer:
@@ -126,7 +142,12 @@ class NfsServer(Server):
         if not _listening(111):
             subprocess.run([binary("rpcbind", "rpcbind"), "-w"], check=False, capture_output=True)
         config = self.directory / "ganesha.conf"
-        config.write_text(_GANESHA.format(nfs=self.port, mount=self.mount_port, path=self.export, state=self.directory))
+        text = _GANESHA.format(nfs=self.port, mount=self.mount_port, path=self.export, state=self.directory)
+        for number, (kind, settings) in enumerate(_UNFRIENDLY.items() if self._unfriendly else (), 2):
+            path = self.unfriendly_export(kind)
+            path.mkdir(parents=True, exist_ok=True)
+            text += _EXTRA_EXPORT.format(number=number, path=path, settings=settings)
+        config.write_text(text)
         command = [binary("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"), "-F", "-f", str(config)]
         command += ["-L", str(self.directory / "ganesha.log"), "-p", str(self.directory / "ganesha.pid")]
         self._launch(command, lambda: _listening(self.port) and _listening(self.mount_port))
@@ -135,9 +156,13 @@ class NfsServer(Server):
         """The file on the server's own disk."""
         return self.export / name
 
-    def url(self, name: str) -> str:
-        """For mpconv: needs no rpcbind."""
-        return f"nfs://127.0.0.1{self.export}/{name}?nfsport={self.port}&mountport={self.mount_port}"
+    def unfriendly_export(self, kind: str) -> Path:
+        """The folder behind the export of that kind."""
+        return self.directory.resolve() / kind
+
+    def url(self, name: str, export: Path | None = None) -> str:
+        """For mpconv: needs no rpcbind. `export`: another one than the usual."""
+        return f"nfs://127.0.0.1{export or self.export}/{name}?nfsport={self.port}&mountport={self.mount_port}"
 
     def qemu_url(self, name: str) -> str:
         """For qemu-img, which knows no ports in the URL and asks rpcbind."""

@@ -1,0 +1,275 @@
+"""Where a file on an NFS server has holes, believed only as far as it can be checked.
+
+The map is walked in stretches of limited time, each when it is first asked for. Nothing of a stretch is handed out
+before all of it was plausible, random samples inside its holes were zeros, and the file was seen not to have changed.
+Any error ends the map: what comes after is data. A lie ends it too, and takes back what was handed out before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from mpconv.extent import Extent, Kind, merged
+from mpconv.transports.nfs4 import compound
+from mpconv.transports.nfs4.client import Client, dial
+from mpconv.transports.nfs4.compound import Attributes, Op, Refused, What
+from mpconv.units import GiB, KiB, MiB
+
+Read = Callable[[int, memoryview], Awaitable[None]]
+"""Fill a buffer from an offset of the same file, over another protocol: a transport's `read_into`."""
+
+_log = logging.getLogger(__name__)
+_SMALLEST_HOLE = 64 * KiB
+_CALLS = 16384
+_STRETCH_SHARE = 0.1
+_WALK_SHARE = 12
+_WORTH = 64 * MiB
+_FIRST_SKIP = GiB // 4
+_SAMPLE = 4 * KiB
+_SAMPLES, _MANY_SAMPLES = 8, 64
+_SLACK = MiB
+
+
+class Lie(Exception):
+    """The server said what cannot be."""
+
+
+class Unsure(Exception):
+    """There is no telling whether the map is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What another protocol says of the file. `used`: the bytes it occupies on the server's disk."""
+
+    size: int
+    fileid: int
+    mtime: int
+    mtime_nsec: int
+    used: int
+
+    def are_of(self, attributes: Attributes) -> bool:
+        """Whether it is the same file, in the same state. Version 3 of the protocol has 32-bit seconds."""
+        return (
+            attributes.regular
+            and (attributes.size, attributes.fileid, attributes.mtime_nsec) == (self.size, self.fileid, self.mtime_nsec)
+            and (attributes.mtime ^ self.mtime) & 0xFFFFFFFF == 0
+        )
+
+
+async def connect(
+    host: str, port: int, path: str, *, facts: FileFacts, read: Read, uid: int, gid: int, seconds: float = 5.0
+) -> HoleMap | None:
+    """A map of the file at `path`, which must be the one that `facts` tell of; None when there is none to be had.
+
+    `seconds`: for connecting in all, and for any one answer later; a tenth of it for a stretch of the map, twelve times
+    as much for all of it.
+    """
+    if facts.used >= facts.size:
+        return None
+    client: Client | None = None
+    try:
+        async with asyncio.timeout(seconds):
+            client = await dial(host, port, uid, gid, seconds)
+            await client.begin()
+            attributes = await _find(client, path, facts)
+            await client.open()
+    except Exception as error:
+        _log.info("no map of the holes of %s: %s", path, _said(error))
+        if client is not None:
+            await client.close()
+        return None
+    except BaseException:
+        if client is not None:
+            client.hang_up()
+        raise
+    return HoleMap(client, path, facts, attributes, read, seconds)
+
+
+async def _find(client: Client, path: str, facts: FileFacts) -> Attributes:
+    """Look the path up; a server's tree for version 4 may begin further down than its exports are named."""
+    names = [name for name in path.encode(errors="surrogateescape").split(b"/") if name not in (b"", b".")]
+    missing: Refused | None = None
+    while names:
+        try:
+            attributes = await client.look_up(names)
+            if facts.are_of(attributes):
+                return attributes
+        except Refused as error:
+            if error.status not in (compound.NO_ENTRY, compound.NOT_A_DIRECTORY, compound.ACCESS):
+                raise
+            missing = missing or error
+        names = names[1:]
+    raise missing or Unsure("it is another file, or has just changed")
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+class HoleMap:
+    """The map. `doubt`: why it is no more believed, if so; `withdrawn`: zeros that may have been handed out before it
+    turned out that the server lies: they must be read after all.
+    """
+
+    def __init__(
+        self, client: Client, name: str, facts: FileFacts, attributes: Attributes, read: Read, seconds: float
+    ) -> None:
+        self.size = facts.size
+        self.fileid = facts.fileid
+        self.doubt: str | None = None
+        self.withdrawn: list[Extent] = []
+        self.calls = 0
+        self._client = client
+        self._name = name
+        self._used = facts.used
+        self._attributes = attributes
+        self._read = read
+        self._seconds = seconds
+        self._walking = 0.0
+        self._skip = _FIRST_SKIP
+        self._known: list[Extent] = []
+        self._end = 0
+        self._zeros = 0
+        self._lock = asyncio.Lock()
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Extents from `offset` on without gaps, at least one, at most `length` bytes. Never raises."""
+        async with self._lock:
+            while self._end <= offset < self.size:
+                await self._stretch()
+        stop = min(offset + length, self._end)
+        first = bisect.bisect_right(self._known, offset, key=lambda extent: extent.end)
+        after = bisect.bisect_left(self._known, stop, key=lambda extent: extent.start)
+        found = []
+        for extent in self._known[first:after]:
+            start, end = max(extent.start, offset), min(extent.end, stop)
+            found.append(Extent(start, end - start, extent.kind))
+        return found or [Extent(offset, length)]
+
+    async def close(self) -> None:
+        """Hang up. What is not known yet is data. May be called twice."""
+        self._give_up("closed", logging.DEBUG)
+        await self._client.close()
+
+    # -- walking
+
+    async def _stretch(self) -> None:
+        """Learn more; ends with a later `_end`."""
+        begin, started = self._end, asyncio.get_running_loop().time()
+        try:
+            extents = list(_without_small_holes(await self._walk(begin, started)))
+            zeros = [extent for extent in extents if extent.kind is Kind.ZERO]
+            await self._check(zeros)
+        except Lie as error:
+            known, self._known, self._end = self._known, [], 0
+            self.withdrawn = [extent for extent in known if extent.kind is Kind.ZERO]
+            self._give_up(str(error))
+        except Exception as error:
+            self._give_up(_said(error))
+        else:
+            if self._end == begin:  # it was not closed meanwhile
+                self._add(extents)
+                length = sum(extent.length for extent in zeros)
+                self._zeros += length
+                self._pays(length, asyncio.get_running_loop().time() - started)
+        if self._end == self.size:
+            await self._client.close()
+
+    def _pays(self, zeros: int, seconds: float) -> None:
+        """Where the walk finds less than is read in the same time, some of the file is passed over; and it ends."""
+        self._walking += seconds
+        if self._end < self.size and zeros < _WORTH * seconds:
+            self._add([Extent(self._end, min(self._skip, self.size - self._end))])
+            self._skip *= 2
+        if self._end < self.size and self._walking >= self._seconds * _WALK_SHARE:
+            self._give_up("it takes too long")
+
+    def _add(self, extents: Iterable[Extent]) -> None:
+        last = self._known[-1:]
+        self._known[-1:] = merged([*last, *extents])
+        self._end = self._known[-1].end
+
+    def _give_up(self, why: str, level: int = logging.INFO) -> None:
+        if self._end < self.size:
+            _log.log(level, "the map of the holes of %s ends at byte %d: %s", self._name, self._end, why)
+            self.doubt = why
+            self._add([Extent(self._end, self.size - self._end)])
+
+    async def _walk(self, at: int, started: float) -> list[Extent]:
+        """Data and holes by turns, from `at` until the end, the calls or the time run out; never ends with a hole."""
+        loop = asyncio.get_running_loop()
+        deadline, last_call = started + self._seconds * _STRETCH_SHARE, self.calls + _CALLS
+        found: list[Extent] = []
+        while at < self.size and (not found or (self.calls < last_call and loop.time() < deadline)):
+            data = await self._seek(at, What.DATA)
+            if data == at and found:
+                raise Lie(f"at byte {at} there is both a hole and data")
+            if data > at:
+                found.append(Extent(at, data - at, Kind.ZERO))
+            if data == self.size:
+                break
+            at = await self._seek(data, What.HOLE)
+            if at == data:
+                raise Lie(f"at byte {at} there is both a hole and data")
+            found.append(Extent(data, at - data))
+        return found
+
+    async def _seek(self, offset: int, what: What) -> int:
+        self.calls += 1
+        try:
+            ended, found = await self._client.seek(offset, what)
+        except Refused as error:
+            if (error.status, error.operation, what) != (compound.NO_MORE, Op.SEEK, What.DATA):
+                raise
+            return self.size
+        if ended and what is What.DATA and found == offset:  # so says ganesha that no more follows
+            return self.size
+        if not offset <= found <= self.size or (ended and found != self.size):
+            raise Lie(f"asked for {what.name.lower()} from byte {offset} on, the server names byte {found}")
+        return found
+
+    # -- distrust
+
+    async def _check(self, zeros: list[Extent]) -> None:
+        """Lie unless samples of these holes are zeros; any other error when the file is not as it was."""
+        claimed = self._zeros + sum(extent.length for extent in zeros)
+        odd = claimed + self._used > self.size + _SLACK  # so holes take up room: set aside but not written?
+        places = _places(zeros, _MANY_SAMPLES if odd else _SAMPLES) if zeros else []
+        async with asyncio.timeout(self._seconds):
+            results = await asyncio.gather(*map(self._sample, places), return_exceptions=True)
+        for result in results:
+            if result is not None:
+                raise result
+        if await self._client.attributes() != self._attributes:
+            raise Unsure("the file has changed")
+
+    async def _sample(self, place: Extent) -> None:
+        buffer = bytearray(place.length)
+        await self._read(place.start, memoryview(buffer))
+        if any(buffer):
+            raise Lie(f"there is data in the hole at byte {place.start}")
+
+
+def _places(zeros: list[Extent], count: int) -> list[Extent]:
+    """Where to look: half of the holes by their size, half by their number; at their edges and inside."""
+    by_size = random.choices(zeros, [hole.length for hole in zeros], k=count - count // 2)
+    by_number = random.choices(zeros, k=count // 2)
+    found = set()
+    for hole in (*by_size, *by_number):
+        length = min(_SAMPLE, hole.length)
+        last = hole.end - length
+        found.add(Extent(random.choice([hole.start, last, random.randint(hole.start, last)]), length))
+    return sorted(found, key=lambda place: place.start)
+
+
+def _without_small_holes(extents: Iterable[Extent]) -> Iterable[Extent]:
+    """A hole that is dearer to step over than to read is data."""
+    return merged(
+        Extent(extent.start, extent.length) if extent.length < _SMALLEST_HOLE else extent for extent in extents
+    )
