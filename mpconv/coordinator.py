@@ -6,7 +6,6 @@ The coordinator's process opens images for metadata alone; image bytes never pas
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import tempfile
 from collections.abc import Callable
@@ -14,17 +13,15 @@ from pathlib import Path
 
 import zmq
 
-from mpconv import transports
 from mpconv.core import coordination as core
-from mpconv.errors import Fatal, MpconvError, ProtocolError, UsageError, WorkerLost
+from mpconv.errors import Fatal, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent
 from mpconv.formats.raw import RawImage
 from mpconv.job import Job
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
-from mpconv.transports.base import Access, Transport
-from mpconv.units import GiB, MiB, human
+from mpconv.units import GiB
 from mpconv.workers.launch.local import LocalWorkers
 
 _TICK = 1.0
@@ -63,7 +60,7 @@ class Coordinator:
             buffer_size=job.buffer_size,
         )
         self._names: set[str] = set()
-        self._lost: set[str] = set()
+        self.may_have_written = False
 
     async def run(self) -> None:
         """Copy. Raises the first error, with no worker left behind."""
@@ -86,8 +83,9 @@ class Coordinator:
                 await self._outcome
                 failed = False
             finally:
-                walk.cancel()
-                ticking.cancel()
+                for running in (walk, ticking):
+                    running.cancel()
+                await asyncio.gather(walk, ticking, return_exceptions=True)
                 for name in self._names:
                     self._link.send(name.encode("latin-1"), encode(messages.Bye()))
                 await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
@@ -118,8 +116,6 @@ class Coordinator:
         """Block status, ahead of the cursor."""
         try:
             at = 0
-            if not self._job.size:
-                self._handle(core.Tick())
             while at < self._job.size:
                 extents = await self._source.block_status(at, min(_STATUS_AHEAD, self._job.size - at))
                 at = extents[-1].end
@@ -137,6 +133,9 @@ class Coordinator:
             case messages.Hello(version, _):
                 if version != messages.VERSION:
                     self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}"))
+                if self._outcome.done():
+                    self._send(name, messages.Bye())
+                    return
                 self._names.add(name)
                 self._send(name, messages.Open(self._job))
             case messages.Want(leases):
@@ -163,8 +162,10 @@ class Coordinator:
         for action in self._state.handle(event, self._loop.time()):
             match action:
                 case core.Grant(name, epoch, extent, token):
+                    self.may_have_written |= token
                     self._grant(name, epoch, extent, token)
                 case core.GiveToken(name, epoch):
+                    self.may_have_written = True
                     self._send(name, messages.Token(self._job.id, epoch))
                 case core.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
@@ -181,88 +182,3 @@ class Coordinator:
             name,
             messages.LeaseGrant(self._job.id, epoch, extent.start, extent.length, int(extent.kind), token),
         )
-
-
-def default_workers(size: int, requests: int | None) -> int:
-    """One worker for every 64 MiB, up to the cores this process may use and 8: more connections gain nothing there."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(cores, 8, size // (64 * MiB) + 1, requests or 1024))
-
-
-def default_requests(workers: int) -> int:
-    """Four buffers in flight for each worker, and at least qemu-img's 8."""
-    return max(8, 4 * workers)
-
-
-async def convert(
-    source_url: str,
-    target_url: str,
-    *,
-    in_order: bool,
-    sparse_size: int,
-    create: bool,
-    requests: int | None,
-    workers: int | None,
-    durable: bool,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Copy one image. Raises MpconvError; the message says how much was written when it was only a part."""
-    preload = sorted({transports.module_of(source_url), transports.module_of(target_url)})
-    local = LocalWorkers(preload)
-    source_store = await transports.connect(source_url, Access.READ)
-    target: Transport | None = None
-    try:
-        source = RawImage(source_store)
-        target = await _open_target(source_store, target_url, source.size, create)
-        if target.fixed_size and target.size < source.size:
-            raise UsageError(
-                f"output file is smaller than input file ({target.size} of {source.size} bytes) in '{target.name}'"
-            )
-        count = workers if workers is not None else default_workers(source.size, requests)
-        total = requests if requests is not None else default_requests(count)
-        count = min(count, total)
-        job = Job(
-            id=1,
-            source=source_url,
-            targets=[target_url],
-            size=source.size,
-            in_order=in_order,
-            sparse_size=sparse_size,
-            zero_initialised=create and target.zero_initialised and sparse_size > 0,
-            requests=-(-total // count),
-            durable=durable,
-            lease_size=16 * MiB,
-        )
-        coordinator = Coordinator(job, source, local, count, progress)
-        try:
-            await coordinator.run()
-        except MpconvError as error:
-            error.why += (
-                f" (the target is incomplete: {human(coordinator.bytes_done)} of {human(source.size)} written;"
-                " run the command again)"
-            )
-            raise
-        if durable:
-            await target.flush()
-    finally:
-        await source_store.close()
-        if target is not None:
-            await target.close()
-
-
-async def _open_target(source: Transport, url: str, size: int, create: bool) -> Transport:
-    """The target, made anew unless `create` is off; refused when it is the source itself."""
-    existing: Transport | None = None
-    try:
-        existing = await transports.connect(url, Access.WRITE)
-    except Fatal:
-        if not create:
-            raise
-    if existing is not None:
-        if existing.identity == source.identity:
-            await existing.close()
-            raise UsageError(f"source and target are the same image: '{source.name}'")
-        if not create or url.startswith(("iscsi:", "null:")):
-            return existing
-        await existing.close()
-    return await transports.connect(url, Access.WRITE, create_size=size)

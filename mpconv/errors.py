@@ -42,6 +42,10 @@ class Fatal(MpconvError):
     """Trying again would fail again: bad credentials, no space, no such image."""
 
 
+class StatusWithdrawn(Retryable):
+    """What block status said before was wrong: everything must be read."""
+
+
 class NoSuchImage(Fatal):
     """There is nothing under that name: it may be created."""
 

@@ -36,4 +36,4 @@ def main() -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         print("mpconv: interrupted", file=sys.stderr)
-        return 130
+        return 1

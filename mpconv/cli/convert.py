@@ -71,23 +71,26 @@ def convert(
     target: str,
 ) -> int:
     """Copy the image SOURCE to TARGET: paths, nfs://, iscsi:// or null: URLs."""
-    from mpconv import coordinator  # noqa: PLC0415  (40 ms of imports that --help does without)
+    from mpconv import convert as job  # noqa: PLC0415  (40 ms of imports that --help does without)
 
     line = ProgressLine(sys.stdout) if progress and not quiet else None
     try:
         if line is not None:
             line.update(0, 1)
         asyncio.run(
-            coordinator.convert(
+            job.convert(
                 source,
                 target,
-                in_order=not oob_writes,
-                sparse_size=sparse_size,
-                create=not no_create,
-                requests=parallel,
-                workers=workers,
-                durable=target_cache != "unsafe",
-                progress=line.update if line is not None else lambda done, total: None,
+                job.Options(
+                    in_order=not oob_writes,
+                    sparse_size=sparse_size,
+                    create=not no_create,
+                    requests=parallel,
+                    workers=workers,
+                    durable=target_cache != "unsafe",
+                ),
+                line.update if line is not None else lambda done, total: None,
+                lambda text: print(f"mpconv: warning: {text}", file=sys.stderr),
             )
         )
     finally:

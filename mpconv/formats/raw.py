@@ -8,10 +8,11 @@ from mpconv.units import SECTOR, align_up
 
 
 class RawImage:
-    """`size`: the guest's, in bytes, a multiple of a sector."""
+    """`size`: the guest's, in bytes, a multiple of a sector. Without `trusting` all of it counts as data."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, *, trusting: bool = True) -> None:
         self.transport = transport
+        self._trusting = trusting
         self.size = align_up(transport.size, SECTOR)
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
@@ -25,7 +26,7 @@ class RawImage:
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """As the transport's; the padding is data."""
         stored = min(length, self.transport.size - offset)
-        if stored <= 0:
+        if stored <= 0 or not self._trusting:
             return [Extent(offset, length)]
         extents = await self.transport.block_status(offset, stored)
         return whole_sectors(extents, offset + length)

@@ -7,13 +7,13 @@ as often as one likes, from coroutines of one event loop; the transport keeps th
   ended. When a connection is lost or closed, every request that is under way ends with an error first. To cancel a
   coroutine does not recall its request: then the buffer stays in use until `close()` has returned.
 - **Short transfers** never come out: a request is done whole, or it raises.
-- **Bounds.** Reads, and writes where the size is fixed, lie inside `size`; anything else is `Fatal` and changes nothing.
-  A request of no bytes does nothing.
+- **Bounds.** Reads, and writes where the size is fixed, lie inside `size`; anything else is `Fatal` and changes
+  nothing. A request of no bytes does nothing.
 - **Errors** are `Retryable` (try again on a new connection) or `Fatal`, and carry operation, image and offset.
 - **Nothing reconnects** behind the caller's back.
 - `zero()` leaves zeros: `True` when it did, `False` when there is no cheap honest way and the caller must write
   zero bytes itself.
-- `block_status()` may call zeros data, never data zeros.
+- `block_status()` may call zeros data, never data zeros; it raises `StatusWithdrawn` when it finds that it did.
 - `flush()` returns when everything that was written through *this* connection is durable.
 - `close()` may be called twice, and after errors. Every request after it raises `Retryable`.
 - **To open** raises `NoSuchImage` where nothing exists under the name, so that only then something is created.
@@ -59,6 +59,8 @@ class Transport(abc.ABC):
     """A store that was just created and reads as zeros."""
     fixed_size: bool = True
     """False: writes of any size are taken (null:)."""
+    creatable: bool = True
+    """False: nothing is made under such a URL; what is there is written into (LUNs, devices, null:)."""
 
     @abc.abstractmethod
     async def read_into(self, offset: int, buffer: Buffer) -> None:

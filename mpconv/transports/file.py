@@ -50,6 +50,7 @@ class FileTransport(Transport):
         else:
             self.size = info.st_size
         self.zero_initialised = created and not self._device
+        self.creatable = not self._device
         self._can_zero = True
         self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
@@ -178,7 +179,7 @@ async def connect(url: str, access: Access, *, create_size: int | None = None) -
         mode = _mode(path)
         if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):  # to open a FIFO would block
             raise cannot_open(url, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else _NOT_A_STORE)
-        if create_size is not None and not (mode and stat.S_ISBLK(mode)):
+        if create_size is not None:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
             os.ftruncate(fd, create_size)
         else:

@@ -7,58 +7,35 @@ asked for.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-import re
-import socket
 from functools import partial
 from typing import Any
 
-from mpconv.errors import Fatal, MpconvError, NoSuchImage, Retryable
-from mpconv.transports.base import CLOSED, Access, Buffer, Limits, Transport, cannot_create, cannot_open
-from mpconv.transports.bindings.libnfs import Library, ffi
+from mpconv.errors import Fatal, MpconvError, Retryable, StatusWithdrawn
+from mpconv.extent import Extent
+from mpconv.transports.base import CLOSED, Access, Buffer, Limits, Transport, cannot_open
+from mpconv.transports.bindings.libnfs import ffi
 from mpconv.transports.blocking import beside
+from mpconv.transports.nfs4 import HoleMap
+from mpconv.transports.nfs4 import connect as connect_hole_map
+from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, text_of
 from mpconv.transports.pump import Pump
-from mpconv.transports.reach import why_unreachable
 from mpconv.transports.requests import Batch, Requests
-from mpconv.units import MiB
 
-_CONNECT_SECONDS = 10.0
-_REQUEST_MS = 60_000
-_PIECE = MiB
 _FATAL = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EDQUOT, errno.EFBIG}
-_PORTMAPPER = 111
-_URL = re.compile(
-    r"nfs://(?P<host>(?:[^/@?]*@)?(?:\[[^\]/]*\]|[^/:?]*))(?::(?P<port>\d*))?(?P<path>/[^?]*)(?:\?(?P<query>.*))?", re.I
-)
-_URL_PARAMETERS = set(
-    [
-        "version",
-        "uid",
-        "gid",
-        "nfsport",
-        "mountport",
-        "if",
-        "tcp-syncnt",
-        "debug",
-        "sec",
-        "auto-traverse-mounts",
-        "dircache",
-    ]
-)
-
-_PRIVILEGED = "run as root, or export with 'insecure'"
 
 
 class NfsTransport(Transport):
     """One mounted export and one open file on it."""
 
-    def __init__(self, name: str, session: _Session) -> None:
+    def __init__(self, name: str, session: Session) -> None:
         self.name = name
         self.size = session.size
         self.identity = ("nfs", session.address, session.device, session.inode)
         self.limits = Limits(
-            largest_read=min(session.largest_read, _PIECE), largest_write=min(session.largest_write, _PIECE)
+            largest_read=min(session.largest_read, PIECE), largest_write=min(session.largest_write, PIECE)
         )
         self.zero_initialised = session.created
         self._library = session.library
@@ -68,6 +45,9 @@ class NfsTransport(Transport):
         self._on_answer = ffi.callback("nfs_cb", self._answered)
         self._lost_why: str | None = None
         self._awaited = 0
+        self._where = session.where
+        self._facts = session.facts
+        self._holes: asyncio.Task[HoleMap | None] | None = None
         lib = self._library.lib
         self._pump = Pump(
             lib.nfs_get_fd(self._nfs),
@@ -174,6 +154,25 @@ class NfsTransport(Transport):
         self._pump.kick()
         await self._end(batch, "writing", offset)
 
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Holes by NFSv4.2, where the server tells them and proves right; else all of it is data."""
+        self._check("reading block status", offset, length)
+        if self._facts is None:
+            return [Extent(offset, length)]
+        if self._holes is None:
+            host, port, path, uid, gid = self._where
+            self._holes = asyncio.create_task(
+                connect_hole_map(host, port, path, facts=self._facts, read=self.read_into, uid=uid, gid=gid)
+            )
+        holes = await asyncio.shield(self._holes)
+        if holes is None:
+            return [Extent(offset, length)]
+        extents = await holes.block_status(offset, length)
+        if holes.withdrawn:
+            why = f"the server names holes where there is data ({holes.doubt})"
+            raise self.error(StatusWithdrawn, "reading block status", offset, why)
+        return extents
+
     async def flush(self) -> None:
         self._check("flushing", None, 0)
         batch = Batch()
@@ -192,13 +191,18 @@ class NfsTransport(Transport):
 
     def _started(self, batch: Batch, tag: Any, result: int, operation: str, offset: int | None) -> None:
         if result != 0:
-            why = _text(self._library.lib.nfs_get_error(self._nfs)) or "libnfs refused the request"
+            why = text_of(self._library.lib.nfs_get_error(self._nfs)) or "libnfs refused the request"
             error = self.error(Retryable, operation, offset, why)
             self._requests.fail_one(int(ffi.cast("uintptr_t", tag)), error)
 
     async def close(self) -> None:
         if self._nfs is None:
             return
+        if self._holes is not None:
+            self._holes.cancel()
+            for holes in await asyncio.gather(self._holes, return_exceptions=True):
+                if isinstance(holes, HoleMap):
+                    await holes.close()
         self._pump.stop()
         self._lost_why = CLOSED
         nfs, self._nfs = self._nfs, None
@@ -206,122 +210,15 @@ class NfsTransport(Transport):
         self._requests.fail_all(Retryable(self._lost_why))
 
 
-class _Session:
-    """A context, mounted and with its file open, made by blocking calls (the descriptor changes while they run)."""
-
-    def __init__(self, url: str) -> None:
-        self.library = Library()
-        match = _URL.fullmatch(url)
-        if match is None or not match["host"]:
-            raise cannot_open(url, "not of the form nfs://host[:port]/export/file[?parameter=value&...]")
-        query = match["query"] or ""
-        self.parameters = dict(part.partition("=")[::2] for part in query.split("&") if part)
-        for parameter in self.parameters:
-            if parameter not in _URL_PARAMETERS:
-                raise cannot_open(url, f"unknown URL parameter '{parameter}' (a '?' in a file's name is written %3F)")
-        if match["port"] and "nfsport" not in self.parameters:
-            self.parameters["nfsport"] = match["port"]
-        query = "&".join(f"{name}={value}" for name, value in self.parameters.items())
-        self.url = f"nfs://{match['host']}{match['path']}" + (f"?{query}" if query else "")
-        self.name = url
-        self.created = False
-        self.nfs = self.library.lib.nfs_init_context()
-
-    def fail(self, status: int) -> Fatal:
-        why = _short(_text(self.library.lib.nfs_get_error(self.nfs)), status)
-        return cannot_open(self.name, why, NoSuchImage if status == -errno.ENOENT else Fatal)
-
-    def not_mounted(self, status: int, server: str, path: str) -> Fatal:
-        """What is wrong with the server, its ports or its export, in words that tell what to do."""
-        text = _text(self.library.lib.nfs_get_error(self.nfs))
-        if status == -errno.EACCES:
-            why = f"Permission denied: no export for this host with a directory '{path}'"
-            return cannot_open(self.name, f"{why}, or only for ports below 1024 ({_PRIVILEGED})")
-        if status == -errno.ENOENT:
-            return cannot_open(self.name, f"No such file or directory: '{path}' on the server")
-        if "timed out" in text:
-            return cannot_open(self.name, "the server does not answer")
-        named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
-        ports = [int(port) for port in named if port.isdecimal()]
-        why = why_unreachable(server, ports if len(ports) == len(named) else [_PORTMAPPER, *ports]) or ""
-        if not why and "(null)" in text:
-            why = f"the server refused the request: it may serve only ports below 1024 ({_PRIVILEGED})"
-        return cannot_open(self.name, why or _short(text, status))
-
-    def open(self, access: Access, create_size: int | None) -> None:
-        """Mount and open. What it raises leaves nothing behind."""
-        try:
-            self._open(access, create_size)
-        except BaseException:
-            self.library.lib.nfs_destroy_context(self.nfs)
-            raise
-
-    def _open(self, access: Access, create_size: int | None) -> None:
-        lib = self.library.lib
-        parsed = lib.nfs_parse_url_full(self.nfs, self.url.encode())
-        if parsed == ffi.NULL:
-            raise cannot_open(self.name, _text(lib.nfs_get_error(self.nfs)) or "not an NFS URL")
-        server, path, file = (_text(x) for x in (parsed.server, parsed.path, parsed.file))
-        lib.nfs_destroy_url(parsed)
-        server = server.removeprefix("[").removesuffix("]")
-        lib.nfs_set_autoreconnect(self.nfs, 0)
-        lib.nfs_set_timeout(self.nfs, int(_CONNECT_SECONDS * 1000))
-        status = lib.nfs_mount(self.nfs, server.encode(), path.encode())
-        if status != 0:
-            raise self.not_mounted(status, server, path)
-        handle = ffi.new("struct nfsfh **")
-        if not file.strip("/"):
-            raise cannot_open(self.name, "Is a directory")
-        if create_size is not None:
-            status = lib.nfs_creat(self.nfs, file.encode(), 0o644, handle)
-            if status == 0:
-                for size in (0, create_size):
-                    status = status or lib.nfs_ftruncate(self.nfs, handle[0], size)
-            if status != 0:
-                raise cannot_create(self.name, _short(_text(lib.nfs_get_error(self.nfs)), status))
-            self.created = True
-        else:
-            flags = os.O_RDONLY if access is Access.READ else os.O_RDWR
-            status = lib.nfs_open(self.nfs, file.encode(), flags, handle)
-            if status != 0:
-                raise self.fail(status)
-        self.fh = handle[0]
-        info = ffi.new("struct nfs_stat_64 *")
-        status = lib.nfs_fstat64(self.nfs, self.fh, info)
-        if status != 0:
-            raise self.fail(status)
-        if info.nfs_mode & 0o170000 == 0o040000:
-            raise cannot_open(self.name, "Is a directory")
-        self.size, self.device, self.inode = int(info.nfs_size), int(info.nfs_dev), int(info.nfs_ino)
-        self.largest_read = int(lib.nfs_get_readmax(self.nfs)) or _PIECE
-        self.largest_write = int(lib.nfs_get_writemax(self.nfs)) or _PIECE
-        with socket.socket(fileno=os.dup(lib.nfs_get_fd(self.nfs))) as connection:
-            self.address = connection.getpeername()[0]
-        lib.nfs_set_timeout(self.nfs, _REQUEST_MS)
-
-
-def _text(pointer: Any) -> str:
-    return "" if pointer == ffi.NULL else ffi.string(pointer).decode(errors="replace")
-
-
 def _short_read(got: int, wanted: int) -> str:
     return f"the server returned {got} of {wanted} bytes: the file may have shrunk"
 
 
-def _short(text: str, status: int) -> str:
-    """One clause: the system's word for the status, with the library's where it says more."""
-    word = os.strerror(-status) if status < 0 else ""
-    if -status in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EISDIR):
-        return word
-    text = " ".join(text.split())
-    return text or word or "unknown error"
-
-
 async def connect(url: str, access: Access, *, create_size: int | None = None) -> NfsTransport:
     """Mount the directory of `url` and open its last component; `create_size` makes or replaces the file."""
-    session = _Session(url)
+    session = Session(url)
     try:
-        await beside(lambda: session.open(access, create_size), seconds=_CONNECT_SECONDS + 5)
+        await beside(lambda: session.open(access, create_size), seconds=CONNECT_SECONDS + 5)
     except TimeoutError as error:
         raise cannot_open(url, "the server does not answer") from error
     return NfsTransport(url, session)

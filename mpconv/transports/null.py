@@ -16,6 +16,7 @@ class NullTransport(Transport):
 
     limits = Limits(largest_read=16 * MiB, largest_write=16 * MiB)
     fixed_size = False
+    creatable = False
 
     def __init__(self, url: str, size: int) -> None:
         self.name = url

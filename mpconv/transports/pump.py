@@ -50,7 +50,7 @@ class Pump:
             self._loop.call_soon(self._send)
 
     def expect(self, size: int) -> None:
-        """At least `size` bytes of answers are still to come: be woken for the first many of them, not the first few."""
+        """At least `size` bytes of answers are to come: be woken for the first many of them, not the first few."""
         mark = _MANY if size >= _MANY else 1
         if mark != self._mark and self._open:
             self._mark = mark

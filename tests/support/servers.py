@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _START_SECONDS = 30.0
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
 

@@ -1,15 +1,17 @@
 """libiscsi: contexts, login, and SCSI commands whose bytes we build ourselves.
 
-Of struct scsi_task only the beginning is declared, which is the same since 1.12; `layout_fits` checks it against a
-command whose bytes are known before anything relies on it.
+Of struct scsi_task only the beginning is declared, which is the same since 1.12; `library` checks it against a command
+whose bytes are known before anything relies on it.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import cffi
 
+from mpconv.errors import Fatal
 from mpconv.transports.bindings import load
 
 ffi = cffi.FFI()
@@ -29,6 +31,7 @@ int iscsi_set_initiator_username_pwd(struct iscsi_context *, const char *, const
 int iscsi_set_target_username_pwd(struct iscsi_context *, const char *, const char *);
 void iscsi_set_noautoreconnect(struct iscsi_context *, int);
 int iscsi_set_timeout(struct iscsi_context *, int);
+void iscsi_set_tcp_syncnt(struct iscsi_context *, int);
 int iscsi_full_connect_sync(struct iscsi_context *, const char *, int);
 int iscsi_logout_sync(struct iscsi_context *);
 int iscsi_disconnect(struct iscsi_context *);
@@ -46,14 +49,27 @@ void scsi_free_scsi_task(struct scsi_task *);
 
 NORMAL_SESSION = 2
 NO_DIGEST = 0
+UNDERFLOW = 1
 
 
+_NAMES = [*(f"libiscsi.so.{number}" for number in (7, 8, 9, 10, 11)), "libiscsi.so"]
+
+
+@functools.cache
 def library() -> Any:
-    """libiscsi, of whatever version is installed."""
-    names = [f"libiscsi.so.{number}" for number in (7, 8, 9, 10, 11)] + ["libiscsi.so"]
-    return load(ffi, names, "libiscsi", "libiscsi7")
+    """libiscsi, of whatever version is installed. Fatal when there is none, or one whose tasks look different."""
+    loaded = load(ffi, _NAMES, "libiscsi", "libiscsi7")
+    if not _layout_fits(loaded):
+        raise Fatal("this version of libiscsi is not known to mpconv: install libiscsi 1.18 to 1.20")
+    return loaded
 
 
-def layout_fits(task: Any, cdb: bytes, expected: int) -> bool:
+def _layout_fits(loaded: Any) -> bool:
     """Whether the declared fields of a task read back what it was made from."""
-    return task.cdb_size == len(cdb) and task.expxferlen == expected and bytes(ffi.buffer(task.cdb, len(cdb))) == cdb
+    cdb, length = bytes(range(1, 17)), 0x123456
+    task = loaded.scsi_create_task(len(cdb), cdb, 1, length)
+    if task == ffi.NULL:
+        return False
+    fits = bool(task.cdb_size == len(cdb) and task.expxferlen == length and bytes(ffi.buffer(task.cdb)) == cdb)
+    loaded.scsi_free_scsi_task(task)
+    return fits

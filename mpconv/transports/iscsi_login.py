@@ -1,0 +1,205 @@
+"""From an iSCSI URL to a session that is logged in, by libiscsi's blocking calls, and every way to fail in words.
+
+The URL is read as libiscsi and qemu-img read it: the user ends at the first '%', user and password are taken as
+they stand, and of the rest only the target's name is percent-decoded. What follows a '?' is not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from mpconv.errors import Fatal
+from mpconv.transports import scsi
+from mpconv.transports.base import cannot_open
+from mpconv.transports.bindings import libiscsi
+from mpconv.transports.bindings.libiscsi import ffi
+from mpconv.transports.blocking import beside
+from mpconv.transports.reach import why_unreachable
+
+DEFAULT_PORT = 3260
+LARGEST_LUN = 0x3FFF
+_FLAT = 0x4000
+_LOGIN_SECONDS = 8
+_REQUEST_SECONDS = 60
+_CLOSE_SECONDS = 3
+_SYN_RETRIES = 1
+"""A second attempt after one second; given up after three."""
+_TRIES = 3
+_LONGEST = 255
+"""libiscsi cuts longer texts off."""
+
+_URL = re.compile(r"iscsi://(?:(?P<login>[^@?]*)@)?(?P<portal>[^/?]*)/(?P<target>[^/?]+)/(?P<lun>\d+)(?:\?.*)?", re.I)
+_PORTAL = re.compile(r"(?:\[(?P<six>[^\[\]@]+)\]|(?P<host>[^:\[\]@]+))(?::(?P<port>\d{1,5}))?")
+_FORM = "not of the form iscsi://[user[%password]@]host[:port]/target-iqn/lun"
+_LOGIN_STATUS = re.compile(r"Status: (.*)\((\d+)\)")
+_SENSE = re.compile(r"SENSE KEY:\w+\((\d+)\) ASCQ:.*\((0x[0-9a-fA-F]+)\)")
+_AUTHENTICATION_FAILED, _FORBIDDEN, _NO_TARGET, _REMOVED = 0x0201, 0x0202, 0x0203, 0x0204
+_UNAVAILABLE, _NO_RESOURCES = 0x0301, 0x0302
+
+
+@dataclass(frozen=True)
+class Address:
+    """A LUN's URL, taken apart. `name`: the URL without password and parameters."""
+
+    name: str
+    host: str
+    port: int
+    target: str
+    lun: int
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    @property
+    def portal(self) -> str:
+        """As libiscsi takes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def wire_lun(self) -> int:
+        """The first two bytes of the LUN field: libiscsi sends the number as it is, and above 255 that would be
+        another LUN (300 is taken for 44), unless flat space addressing is asked for."""
+        return self.lun if self.lun < 256 else self.lun | _FLAT
+
+
+def parse(url: str) -> Address:
+    """Fatal when it is none. Nothing that may be a password comes into the message."""
+    bare = url.partition("?")[0]
+    scheme, _, rest = bare.partition("://")
+    user = rest.partition("@")[0].partition("%")[0] + "@" if "@" in rest else ""
+    name = f"{scheme}://{user}{rest.rpartition('@')[2]}"
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise cannot_open(name, _FORM)
+    if "@" in match["portal"]:
+        raise cannot_open(name, "a password with an '@' cannot stand in the URL: set LIBISCSI_CHAP_PASSWORD")
+    portal = _PORTAL.fullmatch(match["portal"])
+    if portal is None:
+        raise cannot_open(name, _FORM)
+    port = int(portal["port"] or DEFAULT_PORT)
+    if not 0 < port < 65536:
+        raise cannot_open(name, f"there is no port {port}")
+    lun = int(match["lun"])
+    if lun > LARGEST_LUN:
+        raise cannot_open(name, f"there is no LUN {lun}: they go up to {LARGEST_LUN}")
+    user, _, password = (match["login"] or "").partition("%")
+    user = user or os.environ.get("LIBISCSI_CHAP_USERNAME", "")
+    password = password or os.environ.get("LIBISCSI_CHAP_PASSWORD", "")
+    if user and not password:
+        raise cannot_open(name, f"no password for '{user}': write user%password or set LIBISCSI_CHAP_PASSWORD")
+    target = unquote(match["target"])
+    if any(len(text.encode()) > _LONGEST for text in (user, password, target, match["portal"])):
+        raise cannot_open(name, f"host, target, user and password have {_LONGEST} bytes at most")
+    return Address(name, portal["six"] or portal["host"], port, target, lun, user, password)
+
+
+async def login(library: Any, address: Address) -> Any:
+    """A context with a full-feature session, its LUN ready. Fatal says why not; nothing is left behind then."""
+    lock, made = threading.Lock(), list[Any]()
+    wanted = True
+
+    def run() -> None:
+        context = _login(library, address)
+        with lock:
+            made.append(context)
+            if not wanted:
+                library.iscsi_destroy_context(made.pop())
+
+    try:
+        await beside(run, seconds=_TRIES * _LOGIN_SECONDS)
+    except BaseException as error:
+        with lock:
+            wanted = False
+            while made:
+                library.iscsi_destroy_context(made.pop())
+        if isinstance(error, TimeoutError):
+            raise cannot_open(address.name, f"no answer from {address.host} port {address.port}") from error
+        raise
+    return made.pop()
+
+
+async def logout(library: Any, context: Any) -> None:
+    """End a session that has no request under way, waiting a little for the target's answer, and free it."""
+    library.iscsi_set_timeout(context, _CLOSE_SECONDS)
+
+    def run() -> None:
+        library.iscsi_logout_sync(context)
+        library.iscsi_destroy_context(context)
+
+    await beside(run, seconds=2 * _CLOSE_SECONDS)
+
+
+def _login(library: Any, address: Address) -> Any:
+    for attempt in range(_TRIES):
+        context = _context(library, address)
+        if library.iscsi_full_connect_sync(context, address.portal.encode(), address.wire_lun) == 0:
+            library.iscsi_set_timeout(context, _REQUEST_SECONDS)
+            return context
+        text = ffi.string(library.iscsi_get_error(context)).decode(errors="replace")
+        library.iscsi_destroy_context(context)
+        sense = _SENSE.search(text)
+        # After a reset the LUN tells each new session so, once or more often than libiscsi asks.
+        if sense is None or int(sense[1]) != scsi.UNIT_ATTENTION or attempt == _TRIES - 1:
+            raise _refused(address, text)
+    raise AssertionError("not reached")
+
+
+def _context(library: Any, address: Address) -> Any:
+    context = library.iscsi_create_context(f"iqn.2026-11.org.mpconv:{uuid.uuid4().hex[:16]}".encode())
+    if context == ffi.NULL:
+        raise MemoryError("libiscsi could not make a context")
+    library.iscsi_set_targetname(context, address.target.encode())
+    library.iscsi_set_session_type(context, libiscsi.NORMAL_SESSION)
+    library.iscsi_set_header_digest(context, libiscsi.NO_DIGEST)
+    library.iscsi_set_noautoreconnect(context, 1)
+    library.iscsi_set_tcp_syncnt(context, _SYN_RETRIES)
+    library.iscsi_set_timeout(context, _LOGIN_SECONDS)
+    if address.user:
+        library.iscsi_set_initiator_username_pwd(context, address.user.encode(), address.password.encode())
+        back_user = os.environ.get("LIBISCSI_CHAP_TARGET_USERNAME", "")
+        back_password = os.environ.get("LIBISCSI_CHAP_TARGET_PASSWORD", "")
+        if back_user and back_password:
+            library.iscsi_set_target_username_pwd(context, back_user.encode(), back_password.encode())
+    return context
+
+
+def _refused(address: Address, text: str) -> Fatal:
+    """What libiscsi's last words mean; where it lost the connection it says little, so the port is asked again."""
+    text = " ".join(text.split())
+    status, sense = _LOGIN_STATUS.search(text), _SENSE.search(text)
+    if status is not None:
+        return cannot_open(address.name, _login_words(address, int(status[2]), status[1]))
+    if sense is not None:
+        return cannot_open(address.name, scsi.words(scsi.CHECK_CONDITION, int(sense[1]), int(sense[2], 16)))
+    if "timed out" in text:
+        return cannot_open(address.name, f"no answer from {address.host} port {address.port}")
+    unreachable = why_unreachable(address.host, [address.port])
+    if unreachable is not None:
+        return cannot_open(address.name, unreachable)
+    if "iscsi_service" in text or not text:
+        where = f"{address.host} port {address.port}"
+        return cannot_open(address.name, f"{where} ended the connection: it may not be an iSCSI target")
+    return cannot_open(address.name, text)
+
+
+def _login_words(address: Address, status: int, text: str) -> str:
+    if status == _AUTHENTICATION_FAILED:
+        if address.user:
+            return f"Authentication failed: the target does not take user '{address.user}' with this password"
+        return (
+            "Authentication failed: the target asks for CHAP; write user%password@ before the host,"
+            " or set LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD"
+        )
+    words = {
+        _FORBIDDEN: "Permission denied: the target is not open to this host",
+        _NO_TARGET: f"No such target '{address.target}', or it is not open to this host",
+        _REMOVED: f"The target '{address.target}' has been removed",
+        _UNAVAILABLE: "The target is not available at present",
+        _NO_RESOURCES: "The target has no room for another session",
+    }
+    return words.get(status, f"The target refuses the login: {text} ({status:#06x})")

@@ -1,0 +1,169 @@
+"""An NFS session: mounted, with one file open, made by libnfs's blocking calls.
+
+The descriptor changes while they run, so nothing else may use the session until it is open. Every way to fail gets
+its own words: libnfs says little more than that it failed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from typing import Any
+
+from mpconv.errors import Fatal, NoSuchImage
+from mpconv.transports.base import Access, cannot_create, cannot_open
+from mpconv.transports.bindings.libnfs import Library, ffi
+from mpconv.transports.nfs4 import FileFacts
+from mpconv.transports.reach import why_unreachable
+from mpconv.units import MiB
+
+CONNECT_SECONDS = 10.0
+REQUEST_MS = 60_000
+PIECE = MiB
+"""Bytes of one request at most: larger ones gain nothing and take the heap's memory."""
+_PORTMAPPER = 111
+_URL = re.compile(
+    r"nfs://(?P<host>(?:[^/@?]*@)?(?:\[[^\]/]*\]|[^/:?]*))(?::(?P<port>\d*))?(?P<path>/[^?]*)(?:\?(?P<query>.*))?", re.I
+)
+_URL_PARAMETERS = frozenset(
+    (
+        "version",
+        "uid",
+        "gid",
+        "nfsport",
+        "mountport",
+        "if",
+        "tcp-syncnt",
+        "debug",
+        "sec",
+        "auto-traverse-mounts",
+        "dircache",
+    )
+)
+_PRIVILEGED = "run as root, or export with 'insecure'"
+
+
+class Session:
+    """A context of libnfs. `facts`: of a file that is only read, for the map of its holes."""
+
+    def __init__(self, url: str) -> None:
+        self.library = Library()
+        match = _URL.fullmatch(url)
+        if match is None or not match["host"]:
+            raise cannot_open(url, "not of the form nfs://host[:port]/export/file[?parameter=value&...]")
+        query = match["query"] or ""
+        self.parameters = dict(part.partition("=")[::2] for part in query.split("&") if part)
+        for parameter in self.parameters:
+            if parameter not in _URL_PARAMETERS:
+                raise cannot_open(url, f"unknown URL parameter '{parameter}' (a '?' in a file's name is written %3F)")
+        if match["port"] and "nfsport" not in self.parameters:
+            self.parameters["nfsport"] = match["port"]
+        query = "&".join(f"{name}={value}" for name, value in self.parameters.items())
+        self.url = f"nfs://{match['host']}{match['path']}" + (f"?{query}" if query else "")
+        self.name = url
+        self.created = False
+        self.nfs = self.library.lib.nfs_init_context()
+
+    def fail(self, status: int) -> Fatal:
+        why = _short(text_of(self.library.lib.nfs_get_error(self.nfs)), status)
+        return cannot_open(self.name, why, NoSuchImage if status == -errno.ENOENT else Fatal)
+
+    def not_mounted(self, status: int, server: str, path: str) -> Fatal:
+        """What is wrong with the server, its ports or its export, in words that tell what to do."""
+        text = text_of(self.library.lib.nfs_get_error(self.nfs))
+        if status == -errno.EACCES:
+            why = f"Permission denied: no export for this host with a directory '{path}'"
+            return cannot_open(self.name, f"{why}, or only for ports below 1024 ({_PRIVILEGED})")
+        if status == -errno.ENOENT:
+            return cannot_open(self.name, f"No such file or directory: '{path}' on the server")
+        if "timed out" in text:
+            return cannot_open(self.name, "the server does not answer")
+        named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
+        ports = [int(port) for port in named if port.isdecimal()]
+        why = why_unreachable(server, ports if len(ports) == len(named) else [_PORTMAPPER, *ports]) or ""
+        if not why and "(null)" in text:
+            why = f"the server refused the request: it may serve only ports below 1024 ({_PRIVILEGED})"
+        return cannot_open(self.name, why or _short(text, status))
+
+    def open(self, access: Access, create_size: int | None) -> None:
+        """Mount and open. What it raises leaves nothing behind."""
+        try:
+            self._open(access, create_size)
+        except BaseException:
+            self.library.lib.nfs_destroy_context(self.nfs)
+            raise
+
+    def _open(self, access: Access, create_size: int | None) -> None:
+        lib = self.library.lib
+        parsed = lib.nfs_parse_url_full(self.nfs, self.url.encode())
+        if parsed == ffi.NULL:
+            raise cannot_open(self.name, text_of(lib.nfs_get_error(self.nfs)) or "not an NFS URL")
+        server, path, file = (text_of(x) for x in (parsed.server, parsed.path, parsed.file))
+        lib.nfs_destroy_url(parsed)
+        server = server.removeprefix("[").removesuffix("]")
+        lib.nfs_set_autoreconnect(self.nfs, 0)
+        lib.nfs_set_timeout(self.nfs, int(CONNECT_SECONDS * 1000))
+        status = lib.nfs_mount(self.nfs, server.encode(), path.encode())
+        if status != 0:
+            raise self.not_mounted(status, server, path)
+        handle = ffi.new("struct nfsfh **")
+        if not file.strip("/"):
+            raise cannot_open(self.name, "Is a directory")
+        if create_size is not None:
+            status = lib.nfs_creat(self.nfs, file.encode(), 0o644, handle)
+            if status == 0:
+                for size in (0, create_size):
+                    status = status or lib.nfs_ftruncate(self.nfs, handle[0], size)
+            if status != 0:
+                raise cannot_create(self.name, _short(text_of(lib.nfs_get_error(self.nfs)), status))
+            self.created = True
+        else:
+            flags = os.O_RDONLY if access is Access.READ else os.O_RDWR
+            status = lib.nfs_open(self.nfs, file.encode(), flags, handle)
+            if status != 0:
+                raise self.fail(status)
+        self.fh = handle[0]
+        info = ffi.new("struct nfs_stat_64 *")
+        status = lib.nfs_fstat64(self.nfs, self.fh, info)
+        if status != 0:
+            raise self.fail(status)
+        if info.nfs_mode & 0o170000 == 0o040000:
+            raise cannot_open(self.name, "Is a directory")
+        self.size, self.device, self.inode = int(info.nfs_size), int(info.nfs_dev), int(info.nfs_ino)
+        self.largest_read = int(lib.nfs_get_readmax(self.nfs)) or PIECE
+        self.largest_write = int(lib.nfs_get_writemax(self.nfs)) or PIECE
+        with socket.socket(fileno=os.dup(lib.nfs_get_fd(self.nfs))) as connection:
+            self.address, port = connection.getpeername()[:2]
+        self.where = (
+            self.address,
+            port,
+            f"{path}/{file}",
+            self._own("uid", os.getuid()),
+            self._own("gid", os.getgid()),
+        )
+        self.facts: FileFacts | None = None
+        if access is Access.READ:
+            self.facts = FileFacts(
+                self.size, self.inode, int(info.nfs_mtime), int(info.nfs_mtime_nsec), int(info.nfs_used)
+            )
+        lib.nfs_set_timeout(self.nfs, REQUEST_MS)
+
+    def _own(self, name: str, default: int) -> int:
+        value = self.parameters.get(name, "")
+        return int(value) if value.isdecimal() else default
+
+
+def text_of(pointer: Any) -> str:
+    """A string of the library's."""
+    return "" if pointer == ffi.NULL else ffi.string(pointer).decode(errors="replace")
+
+
+def _short(text: str, status: int) -> str:
+    """One clause: the system's word for the status, with the library's where it says more."""
+    word = os.strerror(-status) if status < 0 else ""
+    if -status in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EISDIR):
+        return word
+    text = " ".join(text.split())
+    return text or word or "unknown error"

@@ -1,0 +1,460 @@
+"""The state machine against a model of its workers and of the target, driven by Hypothesis.
+
+The model keeps what each worker really wrote and flushed. It counts in units: every boundary lies on one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from mpconv.core import coordination as c
+from mpconv.errors import ProtocolError
+from mpconv.extent import Extent, Kind
+from mpconv.units import KiB
+
+picks = st.integers(0, 1 << 16)
+
+
+@dataclass(eq=False)
+class Held:
+    """A lease that the coordinator counts as the worker's own."""
+
+    extent: Extent
+    deadline: float
+    token: bool
+
+
+@dataclass(eq=False)
+class Worker:
+    """`may_write`: what it got a token for and has not reported done. `unflushed`: units it wrote since its flush."""
+
+    name: str
+    leases: dict[int, Held] = field(default_factory=dict)
+    doubtful: dict[int, Extent] = field(default_factory=dict)
+    may_write: dict[int, Extent] = field(default_factory=dict)
+    unflushed: set[int] = field(default_factory=set)
+    flush_deadline: float | None = None
+    flush_begun: bool = False
+    counted: list[tuple[int, int]] = field(default_factory=list)
+    flushing: list[tuple[int, int]] = field(default_factory=list)
+
+
+class CoordinatorMachine(RuleBasedStateMachine):
+    """Workers that want, read, write, flush, fall silent and die in any order."""
+
+    @initialize(
+        unit=st.sampled_from([512, 64 * KiB]),
+        units=st.integers(0, 60),
+        buffer_units=st.integers(1, 6),
+        buffers=st.integers(1, 3),
+        in_order=st.booleans(),
+        zero_initialised=st.booleans(),
+        durable=st.booleans(),
+        workers=st.integers(1, 4),
+        lease_seconds=st.sampled_from([0.5, 10.0, 30.0]),
+    )
+    def start(
+        self, unit, units, buffer_units, buffers, in_order, zero_initialised, durable, workers, lease_seconds
+    ) -> None:
+        self.unit, self.units = unit, units
+        self.in_order, self.durable, self.zero_initialised = in_order, durable, zero_initialised
+        self.lease_seconds = lease_seconds
+        self.state = c.CoordinatorState(
+            units * unit,
+            in_order=in_order,
+            zero_initialised=zero_initialised,
+            durable=durable,
+            workers=workers,
+            lease_size=buffers * buffer_units * unit,
+            buffer_size=buffer_units * unit,
+            lease_seconds=lease_seconds,
+        )
+        self.now = 1000.0
+        self.kinds: list[Kind] = []
+        self.alive: list[Worker] = []
+        self.dead: list[Worker] = []
+        self.stale: list[tuple[Worker, int]] = []
+        self.wanting: list[str] = []
+        self.ever_written: set[int] = set()
+        self.durable_units: set[int] = set()
+        self.settled: list[tuple[int, int]] = []
+        self.last_epoch = 0
+        self.finished = False
+        self.sound = True
+        for _ in range(workers):
+            self.joins()
+        if not units:  # there is nothing to do, which the first event tells, whatever it is
+            self.ticks()
+            assert self.finished
+
+    # --- the model
+
+    def joins(self) -> Worker:
+        worker = Worker(f"w{len(self.alive) + len(self.dead)}")
+        self.alive.append(worker)
+        return worker
+
+    def named(self, name: str) -> Worker:
+        [worker] = [worker for worker in self.alive if worker.name == name]
+        return worker
+
+    def within(self, extent: Extent) -> range:
+        assert extent.start % self.unit == 0 == extent.length % self.unit
+        return range(extent.start // self.unit, extent.end // self.unit)
+
+    def skipped(self, unit: int) -> bool:
+        return self.zero_initialised and unit < len(self.kinds) and self.kinds[unit] is not Kind.DATA
+
+    def send(self, event: c.Event) -> list[c.Action]:
+        """The event goes in; what comes out is checked against the model and taken over by it."""
+        self.sound = False
+        actions = self.state.handle(event, self.now)
+        for action in actions:
+            match action:
+                case c.Grant(name, epoch, extent, token):
+                    self.granted(self.named(name), epoch, extent, token)
+                case c.GiveToken(name, epoch):
+                    self.given_token(self.named(name), epoch)
+                case c.AskFlush(name):
+                    self.asked_to_flush(self.named(name))
+                case c.Finish():
+                    self.check_finish()
+        self.sound = True
+        return actions
+
+    def granted(self, worker: Worker, epoch: int, extent: Extent, token: bool) -> None:
+        assert self.wanting.pop(0) == worker.name, "the first who wanted is the first to get"
+        assert epoch > self.last_epoch, "an epoch is used once"
+        self.last_epoch = epoch
+        assert token is not self.in_order
+        for other in self.alive:
+            held = [lease.extent for lease in other.leases.values()]
+            for taken in [*held, *other.doubtful.values(), *other.may_write.values()]:
+                assert not extent.overlaps(taken), f"{extent} granted while {other.name} has {taken}"
+        for unit in self.within(extent):
+            assert self.kinds[unit] is extent.kind
+            assert not self.skipped(unit)
+        if extent.kind is Kind.DATA:
+            assert extent.length <= max(self.state.lease_size, self.state.buffer_size)
+        worker.leases[epoch] = Held(extent, self.now + self.lease_seconds, token)
+        if token:
+            worker.may_write[epoch] = extent
+
+    def given_token(self, worker: Worker, epoch: int) -> None:
+        assert self.in_order
+        assert not any(other.may_write or other.doubtful for other in self.alive), "one token at a time"
+        held = worker.leases[epoch]
+        assert not held.token
+        held.token = True
+        worker.may_write[epoch] = held.extent
+
+    def asked_to_flush(self, worker: Worker) -> None:
+        assert self.durable and worker.flush_deadline is None, "one flush at a time"
+        worker.flush_deadline = self.now + self.lease_seconds
+        worker.flush_begun = False
+        worker.flushing, worker.counted = worker.counted, []
+
+    def check_finish(self) -> None:
+        self.finished = True
+        assert len(self.kinds) == self.units
+        for worker in self.alive:
+            assert not worker.leases and not worker.doubtful and not worker.may_write
+        to_write = {unit for unit in range(self.units) if not self.skipped(unit)}
+        assert to_write <= self.ever_written
+        if self.durable:
+            assert to_write <= self.durable_units, "a byte is not durable"
+        counted = [pair for worker in self.alive for pair in worker.counted] + self.settled
+        skipped = (self.units - len(to_write)) * self.unit
+        assert sum(length for length, _ in counted) + skipped == self.state.bytes_done == self.state.size
+        assert sum(zeros for _, zeros in counted) + skipped == self.state.bytes_zero
+
+    def write(self, worker: Worker, units: range) -> None:
+        """Units that the worker may write reach the target's cache."""
+        if self.in_order and units:
+            below = set(range(units.start))
+            assert all(unit in self.ever_written or self.skipped(unit) for unit in below), "written out of order"
+        self.ever_written.update(units)
+        worker.unflushed.update(units)
+
+    def leases(self, *, token: bool) -> list[tuple[Worker, int]]:
+        return [
+            (worker, epoch) for worker in self.alive for epoch, held in worker.leases.items() if held.token is token
+        ]
+
+    def writes_and_reports(self, worker: Worker, epoch: int, zeros: int) -> None:
+        held = worker.leases.pop(epoch)
+        del worker.may_write[epoch]
+        self.write(worker, self.within(held.extent))
+        worker.counted.append((held.extent.length, zeros))
+        if not self.durable:
+            self.settled.append(worker.counted.pop())
+        self.stale.append((worker, epoch))
+        self.send(c.LeaseDone(worker.name, epoch, zeros))
+
+    def begins_flush(self, worker: Worker) -> None:
+        worker.flush_begun = True
+        self.durable_units |= worker.unflushed
+        worker.unflushed.clear()
+
+    def answers_flush(self, worker: Worker) -> None:
+        worker.flush_deadline = None
+        self.settled += worker.flushing
+        worker.flushing = []
+        self.send(c.Flushed(worker.name))
+
+    def lives(self, worker: Worker) -> None:
+        for held in worker.leases.values():
+            held.deadline = self.now + self.lease_seconds
+        if worker.flush_deadline is not None:
+            worker.flush_deadline = self.now + self.lease_seconds
+        self.send(c.SignOfLife(worker.name))
+
+    def dies(self, worker: Worker) -> None:
+        """What it wrote and did not flush is lost, and a worker under a new name takes its place."""
+        self.alive.remove(worker)
+        self.dead.append(worker)
+        self.stale += [(worker, epoch) for epoch in [*worker.leases, *worker.doubtful]]
+        self.wanting = [name for name in self.wanting if name != worker.name]
+        self.joins()
+        self.send(c.WorkerDead(worker.name))
+
+    def feeds(self, runs: list[tuple[int, Kind]]) -> None:
+        extents = []
+        for length, kind in runs:
+            at = len(self.kinds)
+            units = min(length, self.units - at)
+            if units:
+                extents.append(Extent(at * self.unit, units * self.unit, kind))
+                self.kinds += [kind] * units
+        if extents:
+            self.send(c.StatusFound(tuple(extents)))
+
+    def ticks(self) -> None:
+        expected: dict[str, bool] = {}
+        for worker in self.alive:
+            if worker.flush_deadline is not None and worker.flush_deadline < self.now:
+                expected[worker.name] = False
+                worker.flush_deadline = math.inf
+            for epoch, held in list(worker.leases.items()):
+                if held.deadline < self.now:
+                    expected[worker.name] = expected.get(worker.name, False) or held.token
+                    del worker.leases[epoch]
+                    if held.token:
+                        worker.doubtful[epoch] = held.extent
+                    else:
+                        self.stale.append((worker, epoch))
+        actions = self.send(c.Tick())
+        assert {x.worker: x.in_doubt for x in actions if isinstance(x, c.LostContact)} == expected
+
+    # --- what may happen
+
+    @rule(runs=st.lists(st.tuples(st.integers(1, 20), st.sampled_from(Kind)), min_size=1, max_size=5))
+    def block_status_is_found(self, runs):
+        self.feeds(runs)
+
+    @rule(pick=picks, leases=st.integers(1, 3))
+    def a_worker_wants_leases(self, pick, leases):
+        worker = self.alive[pick % len(self.alive)]
+        for _ in range(leases):
+            if not self.finished:
+                self.wanting.append(worker.name)
+            self.send(c.LeaseWanted(worker.name))
+
+    @precondition(lambda self: self.leases(token=False))
+    @rule(pick=picks, again=st.booleans())
+    def a_worker_asks_for_its_token(self, pick, again):
+        found = self.leases(token=False)
+        worker, epoch = found[pick % len(found)]
+        self.send(c.TokenWanted(worker.name, epoch))
+        if again:
+            assert self.send(c.TokenWanted(worker.name, epoch)) == []
+
+    @precondition(lambda self: any(worker.may_write for worker in self.alive))
+    @rule(pick=picks, part=st.floats(0, 1))
+    def a_worker_writes_a_part_maybe_late(self, pick, part):
+        found = [(worker, extent) for worker in self.alive for extent in worker.may_write.values()]
+        worker, extent = found[pick % len(found)]
+        units = self.within(extent)
+        self.write(worker, units[: int(len(units) * part)])
+
+    @precondition(lambda self: self.leases(token=True))
+    @rule(pick=picks, zero_part=st.floats(0, 1))
+    def a_worker_reports_done(self, pick, zero_part):
+        found = self.leases(token=True)
+        worker, epoch = found[pick % len(found)]
+        self.writes_and_reports(worker, epoch, int(worker.leases[epoch].extent.length * zero_part))
+
+    @precondition(lambda self: any(worker.doubtful for worker in self.alive))
+    @rule(pick=picks)
+    def a_worker_reports_done_too_late(self, pick):
+        found = [(worker, epoch) for worker in self.alive for epoch in worker.doubtful]
+        worker, epoch = found[pick % len(found)]
+        if epoch in worker.may_write:
+            self.write(worker, self.within(worker.may_write.pop(epoch)))
+        self.changes_nothing(c.LeaseDone(worker.name, epoch, 0))
+
+    @precondition(lambda self: self.leases(token=False))
+    @rule(pick=picks)
+    def to_be_done_without_a_token_is_refused(self, pick):
+        found = self.leases(token=False)
+        worker, epoch = found[pick % len(found)]
+        self.is_refused(c.LeaseDone(worker.name, epoch, 0))
+
+    @precondition(lambda self: self.leases(token=True))
+    @rule(pick=picks, too_many=st.booleans())
+    def zeros_beyond_the_lease_are_refused(self, pick, too_many):
+        found = self.leases(token=True)
+        worker, epoch = found[pick % len(found)]
+        self.is_refused(c.LeaseDone(worker.name, epoch, worker.leases[epoch].extent.length + 1 if too_many else -1))
+
+    @precondition(lambda self: self.stale)
+    @rule(pick=picks, done=st.booleans())
+    def a_stale_epoch_is_named(self, pick, done):
+        worker, epoch = self.stale[pick % len(self.stale)]
+        self.changes_nothing(c.LeaseDone(worker.name, epoch, 0) if done else c.TokenWanted(worker.name, epoch))
+
+    @rule(pick=picks, ahead=st.integers(1, 3), done=st.booleans())
+    def somebody_else_s_epoch_is_named(self, pick, ahead, done):
+        worker = self.alive[pick % len(self.alive)]
+        foreign = [epoch for other in self.alive if other is not worker for epoch in other.leases]
+        epoch = foreign[pick % len(foreign)] if foreign else self.last_epoch + ahead
+        self.changes_nothing(c.LeaseDone(worker.name, epoch, 0) if done else c.TokenWanted(worker.name, epoch))
+
+    @precondition(lambda self: self.dead)
+    @rule(pick=picks)
+    def the_dead_speak(self, pick):
+        name = self.dead[pick % len(self.dead)].name
+        for event in (c.LeaseWanted(name), c.SignOfLife(name), c.Flushed(name), c.WorkerDead(name)):
+            assert self.send(event) == []
+
+    @rule(pick=picks)
+    def a_worker_gives_a_sign_of_life(self, pick):
+        self.lives(self.alive[pick % len(self.alive)])
+
+    @precondition(lambda self: any(worker.flush_deadline is not None for worker in self.alive))
+    @rule(pick=picks, answer=st.booleans())
+    def a_worker_flushes(self, pick, answer):
+        found = [worker for worker in self.alive if worker.flush_deadline is not None]
+        worker = found[pick % len(found)]
+        if not worker.flush_begun:
+            self.begins_flush(worker)
+        if answer:
+            self.answers_flush(worker)
+
+    @rule(pick=picks)
+    def a_flush_is_answered_that_nobody_asked_for(self, pick):
+        worker = self.alive[pick % len(self.alive)]
+        if worker.flush_deadline is None:
+            self.changes_nothing(c.Flushed(worker.name))
+
+    @precondition(lambda self: len(self.dead) < 8)
+    @rule(pick=picks)
+    def a_worker_dies(self, pick):
+        self.dies(self.alive[pick % len(self.alive)])
+
+    @rule(share=st.sampled_from([0, 0.25, 0.5, 0.75, 1, 1.01, 20]), tick=st.booleans())
+    def time_passes(self, share, tick):
+        self.now += share * self.lease_seconds
+        if tick:
+            self.ticks()
+
+    @rule(rounds=st.integers(1, 10), flush=st.booleans())
+    def everybody_works_for_a_while(self, rounds, flush):
+        for _ in range(rounds):
+            self.everybody_works(flush=flush)
+
+    @rule(kind=st.sampled_from(Kind))
+    def the_rest_of_block_status_is_found(self, kind):
+        self.feeds([(self.units, kind)])
+
+    # --- what always holds
+
+    def changes_nothing(self, event: c.Event) -> None:
+        before = self.snapshot()
+        stale = self.state.stale
+        assert self.send(event) == []
+        assert self.snapshot() == before
+        assert self.state.stale == stale + (not self.finished and not isinstance(event, c.Flushed))
+
+    def is_refused(self, event: c.Event) -> None:
+        before = self.snapshot()
+        with pytest.raises(ProtocolError):
+            self.state.handle(event, self.now)
+        assert self.snapshot() == before
+
+    def snapshot(self) -> object:
+        state = self.state
+        leases = [(x.epoch, x.extent, x.worker, x.deadline, x.state) for x in state.leases.live.values()]
+        unflushed = [(batch.bytes, batch.zeros, list(batch.extents())) for batch in state.flushes.batches()]
+        order = (state.sequence.watermark, state.sequence.committing)
+        return leases, unflushed, order, state.cursor.extents(), state.bytes_done, state.bytes_zero, state.finished
+
+    @invariant()
+    def every_byte_is_in_one_place(self):
+        self.state.check_invariants()
+        assert self.state.finished is self.finished
+
+    @invariant()
+    def the_coordinator_and_the_model_agree_on_the_leases(self):
+        theirs = {epoch: (lease.worker, lease.extent) for epoch, lease in self.state.leases.live.items()}
+        ours = {epoch: (w.name, held.extent) for w in self.alive for epoch, held in w.leases.items()}
+        ours |= {epoch: (w.name, extent) for w in self.alive for epoch, extent in w.doubtful.items()}
+        assert theirs == ours
+
+    @invariant()
+    def nobody_waits_while_there_is_work(self):
+        assert self.finished or not self.wanting or self.state.cursor.peek() is None
+
+    # --- and it always comes to an end
+
+    def everybody_works(self, *, flush: bool = True) -> None:
+        """One round of living, obedient workers: each asks, writes what it may, reports and maybe flushes."""
+        for worker in self.alive:
+            self.lives(worker)
+        for worker in self.alive:
+            if worker.name not in self.wanting and not self.finished:
+                self.wanting.append(worker.name)
+                self.send(c.LeaseWanted(worker.name))
+        for worker, epoch in self.leases(token=False):
+            self.send(c.TokenWanted(worker.name, epoch))
+        for worker, epoch in self.leases(token=True):
+            self.writes_and_reports(worker, epoch, 0)
+        for worker in self.alive if flush else []:
+            if worker.flush_deadline is not None:
+                self.begins_flush(worker)
+                self.answers_flush(worker)
+
+    def teardown(self):
+        if not getattr(self, "sound", False):
+            return
+        for worker in [worker for worker in self.alive if worker.doubtful]:
+            self.dies(worker)
+        self.feeds([(self.units, Kind.DATA)])
+        self.ticks_with_everybody_alive()
+        rounds = 0
+        while not self.finished:
+            rounds += 1
+            assert rounds <= self.units + 2, "no lease was written in a round: a deadlock"
+            self.everybody_works()
+            self.state.check_invariants()
+
+    def ticks_with_everybody_alive(self) -> None:
+        for worker in self.alive:
+            self.lives(worker)
+        self.ticks()
+
+
+TestCoordinatorMachine = CoordinatorMachine.TestCase
+TestCoordinatorMachine.settings = settings(
+    max_examples=400,
+    stateful_step_count=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)

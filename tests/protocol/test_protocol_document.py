@@ -1,0 +1,68 @@
+"""PROTOCOL.md says what messages.py says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+
+from mpconv.extent import Kind
+from mpconv.job import Job
+from mpconv.protocol import codec, messages
+
+TEXT = (Path(messages.__file__).parent / "PROTOCOL.md").read_text()
+FROM_WORKER, FROM_COORDINATOR = get_args(messages.FromWorker), get_args(messages.FromCoordinator)
+SECTIONS = {"Messages from a worker": FROM_WORKER, "Messages from the coordinator": FROM_COORDINATOR}
+
+
+def section(title: str) -> str:
+    """The text under a heading, up to the next one."""
+    return TEXT.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(title: str) -> dict[str, list[str]]:
+    """tag -> the cells beside it."""
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in section(title).splitlines() if "|" in line
+    ]
+    return {row[0].strip("`"): row[1:] for row in cells[2:]}
+
+
+def tag_of(message: type) -> str:
+    return str(msgspec.inspect.type_info(message).tag)
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_message_is_described_and_no_unknown_one(title):
+    assert set(rows(title)) == {tag_of(message) for message in SECTIONS[title]}
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_field_is_described_and_no_unknown_one(title):
+    for message in SECTIONS[title]:
+        fields = rows(title)[tag_of(message)][0]
+        assert set(re.findall("`([a-z_]+)`", fields)) == set(message.__struct_fields__), tag_of(message)
+
+
+def test_every_field_of_the_job_is_described():
+    job = section("Messages from the coordinator").partition("The job, a map")[2]
+    assert set(re.findall("`([a-z_]+)`", job)) == set(Job.__struct_fields__)
+
+
+def test_the_document_names_the_current_version():
+    assert re.findall(r"Version \*\*(\d+)\*\*", TEXT) == [str(messages.VERSION)]
+
+
+def test_the_bounds_are_those_of_the_code():
+    assert f"{codec.MAX_FRAME} bytes (`MAX_FRAME`)" in TEXT
+    assert f"1 to {messages.MAX_WANT} (`MAX_WANT`)" in TEXT
+    kinds = ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Kind)
+    assert f"`kind`: {kinds}" in TEXT
+
+
+@pytest.mark.parametrize("message", [*FROM_WORKER, *FROM_COORDINATOR])
+def test_every_message_carries_its_tag_as_its_type(message):
+    assert msgspec.inspect.type_info(message).tag_field == "type"
