@@ -14,7 +14,7 @@ from pathlib import Path
 import zmq
 
 from mpconv.core import coordination as core
-from mpconv.errors import Fatal, MpconvError, ProtocolError, WorkerLost
+from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent
 from mpconv.formats.raw import RawImage
 from mpconv.job import Job
@@ -28,10 +28,8 @@ _TICK = 1.0
 _STATUS_AHEAD = 64 * GiB
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
-
-
-class Interrupted(MpconvError):
-    """Ctrl-C or SIGTERM."""
+_SILENCE = 30.0
+"""Seconds without a word from a worker, which sends a heartbeat every two. Also what it may take to start."""
 
 
 class Coordinator:
@@ -59,7 +57,7 @@ class Coordinator:
             lease_size=job.lease_size,
             buffer_size=job.buffer_size,
         )
-        self._names: set[str] = set()
+        self._heard: dict[str, float] = {}
         self.may_have_written = False
 
     async def run(self) -> None:
@@ -79,6 +77,7 @@ class Coordinator:
             walk = loop.create_task(self._walk())
             ticking = loop.create_task(self._tick())
             try:
+                self._started = loop.time()
                 self._workers.start(self._count, endpoint, self._ended)
                 await self._outcome
                 failed = False
@@ -86,7 +85,7 @@ class Coordinator:
                 for running in (walk, ticking):
                     running.cancel()
                 await asyncio.gather(walk, ticking, return_exceptions=True)
-                for name in self._names:
+                for name in self._heard:
                     self._link.send(name.encode("latin-1"), encode(messages.Bye()))
                 await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
                 self._link.close()
@@ -111,6 +110,9 @@ class Coordinator:
         while True:
             await asyncio.sleep(_TICK)
             self._handle(core.Tick())
+            missing = [self._started] if len(self._heard) < self._count else []
+            if any(self._loop.time() - heard > _SILENCE for heard in (*self._heard.values(), *missing)):
+                self._fail(WorkerLost(f"a worker process has not been heard of for {_SILENCE:.0f} seconds"))
 
     async def _walk(self) -> None:
         """Block status, ahead of the cursor."""
@@ -128,7 +130,15 @@ class Coordinator:
             name, message = frames[0].decode("latin-1"), decode_from_worker(frames[-1])
         except ProtocolError:
             return
+        try:
+            self._take(name, message)
+        except ProtocolError as error:
+            self._fail(WorkerLost(f"a worker process broke the rules: {error}"))
+
+    def _take(self, name: str, message: messages.FromWorker) -> None:
         job = self._job.id
+        if name in self._heard:
+            self._heard[name] = self._loop.time()
         match message:
             case messages.Hello(version, _):
                 if version != messages.VERSION:
@@ -136,10 +146,10 @@ class Coordinator:
                 if self._outcome.done():
                     self._send(name, messages.Bye())
                     return
-                self._names.add(name)
+                self._heard[name] = self._loop.time()
                 self._send(name, messages.Open(self._job))
             case messages.Want(leases):
-                for _ in range(min(leases, 64)):
+                for _ in range(leases):
                     self._handle(core.LeaseWanted(name))
             case messages.Ready(of, epoch) if of == job:
                 self._handle(core.TokenWanted(name, epoch))

@@ -34,6 +34,10 @@ def _rebuild(kind: type[MpconvError], why: str, operation: str, image: str, offs
     return kind(why, operation=operation, image=image, offset=offset)
 
 
+class Interrupted(MpconvError):
+    """Ctrl-C or SIGTERM."""
+
+
 class Retryable(MpconvError):
     """The same request may be tried again, on a new connection."""
 

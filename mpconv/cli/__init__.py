@@ -8,6 +8,7 @@ import click
 
 from mpconv import __version__
 from mpconv.cli.convert import convert
+from mpconv.cli.passwords import hide_passwords
 from mpconv.errors import MpconvError
 
 
@@ -22,6 +23,7 @@ cli.add_command(convert)
 
 def main() -> int:
     """Run the command line; the exit code. Every failure is one line on stderr."""
+    hide_passwords()
     try:
         result = cli.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -34,6 +36,6 @@ def main() -> int:
     except MpconvError as error:
         print(f"mpconv: {error}", file=sys.stderr)
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         print("mpconv: interrupted", file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from mpconv.errors import Interrupted
 from mpconv.job import MAX_REQUESTS, MAX_SPARSE
 from mpconv.ui.progress import ProgressLine
 from mpconv.units import SECTOR, parse_size
@@ -93,6 +94,8 @@ def convert(
                 lambda text: print(f"mpconv: warning: {text}", file=sys.stderr),
             )
         )
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted") from None
     finally:
         if line is not None:
             line.finish()

@@ -13,7 +13,7 @@ from mpconv.extent import Kind
 from mpconv.job import Job
 
 VERSION = 1
-MAX_WANT = 1024
+MAX_WANT = 64
 
 _LARGEST = (1 << 63) - 1
 _LAST_KIND = int(max(Kind))

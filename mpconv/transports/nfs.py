@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from mpconv.transports.pump import Pump
 from mpconv.transports.requests import Batch, Requests
 
 _FATAL = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EDQUOT, errno.EFBIG}
+_REASON = re.compile(r"\(-(\d+)\)")
 
 
 class NfsTransport(Transport):
@@ -80,6 +82,9 @@ class NfsTransport(Transport):
         self.check_bounds(operation, offset or 0, length)
 
     def _fail(self, operation: str, offset: int | None, status: int) -> MpconvError:
+        if status == -errno.EFAULT:  # libnfs says so of any answer to a part of a request; its text has the reason
+            reason = _REASON.search(text_of(self._library.lib.nfs_get_error(self._nfs)))
+            status = -int(reason[1]) if reason else status
         kind = Fatal if -status in _FATAL else Retryable
         why = "the server did not answer in time" if status == -errno.EINTR else os.strerror(-status)
         return self.error(kind, operation, offset, why)

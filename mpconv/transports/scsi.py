@@ -12,7 +12,7 @@ UNIT_ATTENTION, DATA_PROTECT, ILLEGAL_REQUEST = 0x06, 0x07, 0x05
 
 NO_COMMAND = 0x2000
 """Sense code 20/00: invalid command operation code."""
-NO_SPACE = 0x0727
+NO_SPACE = 0x2707
 """Sense code 27/07: space allocation failed (write protect)."""
 
 
@@ -165,7 +165,7 @@ _KEYS = {
 def words(status: int, key: int, ascq: int) -> str:
     """A status and its sense, for people."""
     if status == CHECK_CONDITION:
-        text = (ascq == NO_SPACE and _WORDS[NO_SPACE]) or _WORDS.get(ascq) or _WORDS.get(ascq & 0xFF00)
+        text = _WORDS.get(ascq) or _WORDS.get(ascq & 0xFF00)
         return text or f"{_KEYS.get(key, f'sense key {key}')} (sense code {ascq >> 8:02x}/{ascq & 255:02x})"
     named = {
         BUSY: "the target is busy",

@@ -99,6 +99,15 @@ class Server:
         self.stop()
 
 
+class RpcBind(Server):
+    """rpcbind, which tells qemu-img the NFS server's ports."""
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        Path("/run/rpcbind").mkdir(exist_ok=True)
+        self._launch([binary("rpcbind", "rpcbind"), "-f", "-w"], lambda: _listening(111))
+
+
 _GANESHA = """
 NFS_CORE_PARAM {{ Protocols = 3,4; NFS_Port = {nfs}; MNT_Port = {mount}; Bind_addr = 127.0.0.1;
   Enable_NLM = false; Enable_RQUOTA = false; }}
@@ -131,6 +140,7 @@ class NfsServer(Server):
         self.export = (export or directory / "export").resolve()
         self.export.mkdir(parents=True, exist_ok=True)
         self._unfriendly = unfriendly
+        self.rpcbind: RpcBind | None = None
         self.port, self.mount_port = free_port(), free_port()
 
     def __enter__(self) -> NfsServer:
@@ -138,9 +148,10 @@ class NfsServer(Server):
         return self
 
     def start(self) -> None:
-        """Start and wait until it answers. Registers with rpcbind, which is started when none runs."""
+        """Start and wait until it answers. It registers with rpcbind, which is started when none runs."""
         if not _listening(111):
-            subprocess.run([binary("rpcbind", "rpcbind"), "-w"], check=False, capture_output=True)
+            self.rpcbind = RpcBind(self.directory / "rpcbind", daemon=self.daemon)
+            self.rpcbind.start()
         config = self.directory / "ganesha.conf"
         text = _GANESHA.format(nfs=self.port, mount=self.mount_port, path=self.export, state=self.directory)
         for number, (kind, settings) in enumerate(_UNFRIENDLY.items() if self._unfriendly else (), 2):
@@ -151,6 +162,12 @@ class NfsServer(Server):
         command = [binary("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"), "-F", "-f", str(config)]
         command += ["-L", str(self.directory / "ganesha.log"), "-p", str(self.directory / "ganesha.pid")]
         self._launch(command, lambda: _listening(self.port) and _listening(self.mount_port))
+
+    def stop(self) -> None:
+        super().stop()
+        if self.rpcbind is not None:
+            self.rpcbind.stop()
+            self.rpcbind = None
 
     def path(self, name: str) -> Path:
         """The file on the server's own disk."""

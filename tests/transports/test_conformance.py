@@ -253,9 +253,10 @@ def test_block_status_covers_all_and_never_calls_data_zeros(stores: Stores, fill
     async def run() -> None:
         url = await stores.make(SIZE)
         writer = await transports.connect(url, Access.WRITE)
+        holes = not filled
         if filled:
             await writer.write(0, data(SIZE))
-            await writer.zero(MiB, 3 * MiB)
+            holes = await writer.zero(MiB, 3 * MiB)
         for offset, length in [(0, 5000), (MiB + 300, 1), (2 * MiB, MiB), (4 * MiB - 1, 4098), (SIZE - 512, 512)]:
             await writer.write(offset, data(length))
         await writer.flush()
@@ -264,7 +265,7 @@ def test_block_status_covers_all_and_never_calls_data_zeros(stores: Stores, fill
         kinds = set()
         for start, step in [(0, SIZE), (0, 300_000), (1, SIZE), (4097, MiB), (MiB + 299, 3), (SIZE - 1, 1)]:
             at = start
-            while at < min(SIZE, start + 4 * MiB):
+            while at < min(SIZE, start + 64 * step):
                 length = min(step, SIZE - at)
                 extents = await store.block_status(at, length)
                 assert extents[0].start == at
@@ -274,7 +275,7 @@ def test_block_status_covers_all_and_never_calls_data_zeros(stores: Stores, fill
                     kinds.add(extent.kind)
                     assert extent.kind is Kind.DATA or not any(truth[extent.start : extent.end]), extent
                 at = extents[-1].end
-        if stores.kind in ("file", "nfs") or stores.kind.startswith("iscsi"):
+        if holes and stores.kind not in ("memory", "null"):
             assert kinds == {Kind.DATA, Kind.ZERO}, "holes are seen here"
         await store.close()
         await writer.close()

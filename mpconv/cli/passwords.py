@@ -1,0 +1,28 @@
+"""Passwords that came in on the command line are taken out of what `ps` shows."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+
+_PASSWORD = re.compile(rb"(?<=%)[^@/\0]+(?=@)")
+_ARG_START, _ARG_END = 45, 46
+"""Fields 48 and 49 of proc(5)'s stat, counted from the one after the command's name."""
+
+
+def hide_passwords() -> None:
+    """Overwrite `%PASSWORD@` in the memory that /proc/PID/cmdline shows. `sys.argv` keeps what was given.
+
+    For a moment at the start it can still be seen; who minds sets LIBISCSI_CHAP_PASSWORD.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        shown = Path("/proc/self/cmdline").read_bytes()
+    except OSError:
+        return
+    start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
+    if len(shown) != end - start:
+        return
+    for match in _PASSWORD.finditer(shown):
+        ctypes.memset(start + match.start(), ord("x"), match.end() - match.start())

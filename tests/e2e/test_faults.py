@@ -1,0 +1,243 @@
+"""What breaks while a copy runs: one clear line, exit 1, in seconds, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import identical, make_image, mpconv
+from tests.support.servers import IscsiServer, NfsServer
+
+MiB = 1 << 20
+GiB = 1 << 30
+IQN = "iqn.2026-11.org.mpconv:faults"
+ENDLESS = ("null:?size=8192T", "null:")
+SECONDS = 2.0
+
+
+class Running:
+    """A copy in a session of its own, watched until it has moved some bytes."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-m", "mpconv", "convert", "-p", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0
+        )
+        self.shown = b""
+
+    def until_it_moves(self) -> None:
+        """The second figure above zero is shown."""
+        assert self.process.stdout is not None
+        while len(set(re.findall(rb"\(([\d.]+)/100%\)", self.shown))) < 2:
+            read = self.process.stdout.read(64)
+            assert read, "it ended before it moved a byte"
+            self.shown += read
+
+    def members(self) -> dict[int, str]:
+        """pid -> command line of every process of its session."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self.process.pid and fields[0] != "Z":
+                    found[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+        return found
+
+    def workers(self) -> list[int]:
+        """Processes whose parent is the server that forks them."""
+        members = self.members()
+        [server] = [pid for pid, line in members.items() if "forkserver" in line and _parent(pid) == self.process.pid]
+        return [pid for pid in members if _parent(pid) == server]
+
+    def end(self, seconds: float = SECONDS) -> tuple[int, str]:
+        """Exit code and stderr; it must end in `seconds` and leave no process."""
+        started = time.monotonic()
+        try:
+            _, words = self.process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
+        took = time.monotonic() - started
+        left = self._left()
+        assert took < seconds, f"it took {took:.1f} seconds to end"
+        assert not left
+        return self.process.returncode, words.decode()
+
+    def _left(self) -> dict[int, str]:
+        deadline = time.monotonic() + SECONDS
+        while (left := self.members()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return left
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def one_line(words: str, *parts: str) -> None:
+    assert words.count("\n") == 1 and words.startswith("mpconv: "), words
+    for part in parts:
+        assert part in words, words
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("order", [(), ("-W",)])
+def test_a_worker_that_dies_ends_the_copy(number, order):
+    copy = Running("--workers", 3, *order, *ENDLESS)
+    copy.until_it_moves()
+    workers = copy.workers()
+    assert len(workers) == 3
+    os.kill(workers[1], number)
+    code, words = copy.end()
+    assert code == 1
+    one_line(words, "a worker process", f"signal {int(number)}", "target is incomplete", "run the command again")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it(number):
+    copy = Running("--workers", 3, *ENDLESS)
+    copy.until_it_moves()
+    os.killpg(copy.process.pid, number) if number == signal.SIGINT else copy.process.send_signal(number)
+    code, words = copy.end()
+    assert code == 1
+    one_line(words, "interrupted", "target is incomplete")
+
+
+def test_ctrl_c_while_a_server_is_silent(tmp_path):
+    import socket  # noqa: PLC0415
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        copy = Running(f"iscsi://127.0.0.1:{mute.getsockname()[1]}/iqn.x/1", tmp_path / "b.raw")
+        mute.accept()
+        copy.process.send_signal(signal.SIGINT)
+        code, words = copy.end()
+    assert code == 1
+    one_line(words, "interrupted")
+
+
+def test_a_killed_coordinator_takes_its_workers_with_it():
+    copy = Running("--workers", 3, *ENDLESS)
+    copy.until_it_moves()
+    copy.process.kill()
+    code, _ = copy.end()
+    assert code == -signal.SIGKILL
+
+
+@pytest.fixture
+def own_nfs(tmp_path) -> Iterator[NfsServer]:
+    with NfsServer(tmp_path / "own-nfs") as server:
+        yield server
+
+
+@pytest.fixture
+def own_iscsi(tmp_path) -> Iterator[IscsiServer]:
+    with IscsiServer(tmp_path / "own-iscsi") as server:
+        server.add_target(IQN)
+        yield server
+
+
+def test_an_nfs_server_that_dies(own_nfs):
+    source = own_nfs.path("big.raw")
+    with source.open("wb") as file:
+        for _ in range(256):
+            file.write(os.urandom(MiB) * 4)
+    copy = Running("--workers", 2, own_nfs.url("big.raw"), "null:")
+    copy.until_it_moves()
+    os.kill(own_nfs.pid, signal.SIGKILL)
+    code, words = copy.end()
+    assert code == 1
+    one_line(words, "error while reading at byte", "big.raw", "connection to the server was lost", "incomplete")
+
+
+def test_an_iscsi_target_that_dies(own_iscsi, tmp_path):
+    backing = tmp_path / "lun.img"
+    with backing.open("wb") as file:
+        file.truncate(2 * GiB)
+    url = own_iscsi.url(IQN, own_iscsi.add_lun(IQN, backing))
+    copy = Running("--workers", 2, "-S", "0", "null:?size=2G", url)
+    copy.until_it_moves()
+    os.kill(own_iscsi.pid, signal.SIGKILL)
+    code, words = copy.end()
+    assert code == 1
+    one_line(words, "error while writing at byte", "connection to the target was lost", "incomplete")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    where = tmp_path / "small"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(where)], check=True)
+    yield where
+    subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+@pytest.mark.parametrize("order", [(), ("-W",)])
+def test_a_full_disk_is_an_error_with_the_byte(small_disk, order):
+    done = mpconv("convert", *order, "-S", "0", "null:?size=64M", small_disk / "b.raw")
+    assert done.returncode == 1
+    one_line(done.stderr, "error while writing at byte", "b.raw", "No space left on device", "incomplete")
+
+
+def test_a_full_disk_behind_nfs(small_disk, tmp_path):
+    with NfsServer(tmp_path / "full-nfs", small_disk / "export") as server:
+        done = mpconv("convert", "-S", "0", "null:?size=64M", server.url("b.raw"))
+        assert done.returncode == 1
+        one_line(done.stderr, "error while writing at byte", "b.raw", "No space left on device", "incomplete")
+
+
+def test_a_full_disk_behind_iscsi(small_disk, own_iscsi):
+    backing = small_disk / "lun.img"
+    with backing.open("wb") as file:
+        file.truncate(64 * MiB)
+    url = own_iscsi.url(IQN, own_iscsi.add_lun(IQN, backing))
+    done = mpconv("convert", "-W", "-S", "0", "null:?size=64M", url)
+    assert done.returncode == 1
+    one_line(done.stderr, "error while writing at byte", "incomplete")
+
+
+def test_a_source_that_shrinks_is_an_error_not_zeros(own_nfs, tmp_path):
+    source = own_nfs.path("shrinks.raw")
+    with source.open("wb") as file:
+        for _ in range(256):
+            file.write(os.urandom(MiB) * 4)
+    copy = Running("--workers", 2, own_nfs.url("shrinks.raw"), "null:")
+    copy.until_it_moves()
+    os.truncate(source, 20 * MiB)
+    code, words = copy.end()
+    assert code == 1
+    one_line(words, "error while reading at byte", "shrink")
+
+
+def test_after_a_failure_the_same_command_succeeds(small_disk, tmp_path):
+    make_image(tmp_path / "a.raw", 30 * MiB)
+    assert mpconv("convert", tmp_path / "a.raw", small_disk / "b.raw").returncode == 1
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    done = mpconv("convert", tmp_path / "a.raw", small_disk / "b.raw")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert identical(tmp_path / "a.raw", small_disk / "b.raw")
+
+
+def test_no_password_in_ps(own_iscsi, tmp_path):
+    backing = tmp_path / "chap.img"
+    with backing.open("wb") as file:
+        file.truncate(2 * GiB)
+    iqn = own_iscsi.add_target(IQN + "-chap", ("user", "hush-secret-12"))
+    url = own_iscsi.url(iqn, own_iscsi.add_lun(iqn, backing)).replace("iscsi://", "iscsi://user%hush-secret-12@")
+    copy = Running("--workers", 2, "-S", "0", "null:?size=2G", url)
+    copy.until_it_moves()
+    lines = copy.members().values()
+    assert len(lines) >= 4 and not any("secret" in line for line in lines), lines
+    assert any("iscsi://user%xxx" in line for line in lines)
+    copy.process.send_signal(signal.SIGINT)
+    code, words = copy.end()
+    assert code == 1 and "secret" not in words

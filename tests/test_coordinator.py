@@ -1,0 +1,78 @@
+"""The coordinator against peers that break the rules, over real links."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+import zmq
+
+from mpconv.coordinator import Coordinator
+from mpconv.errors import WorkerLost
+from mpconv.formats.raw import RawImage
+from mpconv.job import Job
+from mpconv.protocol import messages
+from mpconv.protocol.codec import encode
+from mpconv.transports import connect
+from mpconv.transports.base import Access
+
+SIZE = 1 << 20
+HELLO = messages.Hello(messages.VERSION, 1)
+
+
+class Hostile:
+    """In place of worker processes: a peer that sends what it likes."""
+
+    def __init__(self, *frames: bytes) -> None:
+        self.frames = frames
+
+    def start(self, count: int, endpoint: str, ended: Callable[[int, int], None]) -> None:
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(endpoint)
+        for frame in self.frames:
+            self.socket.send(frame)
+
+    async def stop(self, grace: float) -> None:
+        self.socket.close()
+        self.context.term()
+
+
+def run(*frames: bytes) -> Coordinator:
+    async def main() -> Coordinator:
+        source = RawImage(await connect("memory:source", Access.READ, create_size=SIZE))
+        job = Job(
+            id=1, source="memory:source", targets=["null:"], size=SIZE, in_order=True, sparse_size=4096,
+            zero_initialised=False, requests=1, durable=True,
+        )  # fmt: skip
+        coordinator = Coordinator(job, source, Hostile(*frames), 1, lambda done, total: None)
+        async with asyncio.timeout(20):
+            await coordinator.run()
+        return coordinator
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [messages.Done(1, 1, 0), messages.Done(1, 1, SIZE + 1)],
+)
+def test_a_worker_that_breaks_the_rules_fails_the_job(wrong):
+    frames = [HELLO, messages.Want(1), wrong]
+    with pytest.raises(WorkerLost, match="broke the rules: .*"):
+        run(*map(encode, frames))
+
+
+def test_a_worker_of_another_version_fails_the_job():
+    with pytest.raises(Exception, match="protocol version 99"):
+        run(encode(messages.Hello(99, 1)))
+
+
+def test_what_is_no_message_and_what_is_stale_changes_nothing():
+    steps = [HELLO, messages.Want(1), messages.Ready(1, 1), messages.Done(1, 7, 0), messages.Done(2, 1, 0)]
+    rest = [messages.Done(1, 1, SIZE), messages.Done(1, 1, SIZE), messages.FlushDone(1)]
+    coordinator = run(b"", b"\xff" * 100, *map(encode, steps), b"{}", *map(encode, rest))
+    assert coordinator.bytes_done == SIZE
+    assert coordinator.may_have_written

@@ -1,0 +1,73 @@
+"""The pump over a socket pair; the library behind it is played by a few lines, for what no server does on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+
+from mpconv.transports.pump import Pump
+
+
+class Library:
+    """Wants to send after a call without events, as libiscsi does when an R2T came between two looks."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.theirs = socket.create_connection(server.getsockname())
+            self.ours, _ = server.accept()
+        self.ours.setblocking(False)
+        self.wants_out = False
+        self.served: list[int] = []
+        self.sent = asyncio.Event()
+
+    def which_events(self) -> int:
+        return select.POLLIN | (select.POLLOUT if self.wants_out else 0)
+
+    def service(self, events: int) -> int:
+        self.served.append(events)
+        if events & select.POLLOUT:
+            self.wants_out = False
+            self.sent.set()
+        elif not events:
+            self.wants_out = True
+        return 0
+
+
+def test_what_a_tick_finds_to_send_is_sent():
+    async def main() -> None:
+        library = Library()
+        pump = Pump(library.ours.fileno(), library.which_events, library.service, lambda: None)
+        async with asyncio.timeout(10):
+            await library.sent.wait()
+        assert library.served[0] == 0 and select.POLLOUT & library.served[1]
+        pump.stop()
+        assert library.ours.fileno() >= 0, "the library's descriptor is left alone"
+
+    asyncio.run(main())
+
+
+def test_a_lost_connection_is_told_once_and_nothing_is_served_after_it():
+    async def main() -> None:
+        library = Library()
+        told = asyncio.Event()
+        calls = []
+
+        def service(events: int) -> int:
+            library.served.append(events)
+            return -1
+
+        def lost() -> None:
+            calls.append(1)
+            told.set()
+
+        pump = Pump(library.ours.fileno(), library.which_events, service, lost)
+        library.theirs.close()
+        async with asyncio.timeout(10):
+            await told.wait()
+        pump.kick()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (calls, len(library.served)) == ([1], 1)
+
+    asyncio.run(main())
