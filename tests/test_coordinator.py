@@ -61,7 +61,7 @@ def run(*frames: bytes) -> Coordinator:
 )
 def test_a_worker_that_breaks_the_rules_fails_the_job(wrong):
     frames = [HELLO, messages.Want(1), wrong]
-    with pytest.raises(WorkerLost, match="broke the rules: .*"):
+    with pytest.raises(WorkerLost, match="broke the rules"):
         run(*map(encode, frames))
 
 

@@ -24,8 +24,9 @@ def module_of(url: str) -> str:
 
 
 def redacted(url: str) -> str:
-    """The URL without a password."""
-    return re.sub(r"(://[^/@%]*)%[^@]*@", r"\1@", url)
+    """The URL without a password, and without parameters where one may be among them."""
+    match = re.fullmatch(r"([^/?]*://)([^?]*)@([^@?]*)(\?.*)?", url, re.DOTALL)
+    return f"{match[1]}{match[2].partition('%')[0].partition(':')[0]}@{match[3]}" if match else url
 
 
 async def connect(url: str, access: Access, *, create_size: int | None = None) -> Transport:

@@ -72,11 +72,13 @@ class Transport(abc.ABC):
 
     async def zero(self, offset: int, length: int) -> bool:
         """Make a range read as zeros by a means cheaper than writing them; False: there is none."""
+        self._check("writing", offset, length)
         return False
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Extents from `offset` on, in order, without gaps, covering at least one byte and at most `length`."""
-        return [Extent(offset, length)]
+        self._check("reading block status", offset, length)
+        return [Extent(offset, length)] if length else []
 
     @abc.abstractmethod
     async def flush(self) -> None:
@@ -85,6 +87,10 @@ class Transport(abc.ABC):
     @abc.abstractmethod
     async def close(self) -> None:
         """Give the connection back."""
+
+    def _check(self, operation: str, offset: int | None, length: int) -> None:
+        """Raise unless the request may go out: the transport knows whether it is still open."""
+        self.check_bounds(operation, offset or 0, length)
 
     def check_bounds(self, operation: str, offset: int, length: int) -> None:
         """Fatal unless the range lies inside the store."""

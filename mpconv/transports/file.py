@@ -55,9 +55,13 @@ class FileTransport(Transport):
         self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
 
-    async def _run(self, operation: str, offset: int | None, call: Callable[[], _T]) -> _T:
+    def _check(self, operation: str, offset: int | None, length: int) -> None:
         if self._closed:
             raise self.error(Retryable, operation, offset, CLOSED)
+        super()._check(operation, offset, length)
+
+    async def _run(self, operation: str, offset: int | None, call: Callable[[], _T]) -> _T:
+        self._check(operation, None, 0)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call)
         except OSError as error:
@@ -65,7 +69,7 @@ class FileTransport(Transport):
             raise self.error(kind, operation, offset, os.strerror(error.errno or 0)) from error
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
-        self.check_bounds("reading", offset, len(buffer))
+        self._check("reading", offset, len(buffer))
 
         def read() -> int:
             done = 0
@@ -81,7 +85,7 @@ class FileTransport(Transport):
             raise self.error(Fatal, "reading", offset + done, _SHRUNK)
 
     async def write(self, offset: int, buffer: Buffer) -> None:
-        self.check_bounds("writing", offset, len(buffer))
+        self._check("writing", offset, len(buffer))
 
         def write() -> None:
             done = 0
@@ -91,7 +95,7 @@ class FileTransport(Transport):
         await self._run("writing", offset, write)
 
     async def zero(self, offset: int, length: int) -> bool:
-        self.check_bounds("writing", offset, length)
+        self._check("writing", offset, length)
         if not self._can_zero or not length:
             return self._can_zero
 
@@ -111,7 +115,7 @@ class FileTransport(Transport):
         return self._can_zero
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
-        self.check_bounds("reading block status", offset, length)
+        self._check("reading block status", offset, length)
         if self._device:
             return [Extent(offset, length)]
         return await self._run("reading block status", offset, lambda: self._status(offset, offset + length))

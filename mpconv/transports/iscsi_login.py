@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import socket
 import threading
-import uuid
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -149,10 +150,18 @@ def _login(library: Any, address: Address) -> Any:
     raise AssertionError("not reached")
 
 
+def initiator_name() -> str:
+    """The name that targets may restrict access by: MPCONV_INITIATOR_NAME, or one that is this host's for ever."""
+    host = re.sub(r"[^a-z0-9.-]", "-", socket.gethostname().lower()) or "host"
+    return os.environ.get("MPCONV_INITIATOR_NAME") or f"iqn.2026-11.org.mpconv:{host}"[:223]
+
+
 def _context(library: Any, address: Address) -> Any:
-    context = library.iscsi_create_context(f"iqn.2026-11.org.mpconv:{uuid.uuid4().hex[:16]}".encode())
+    context = library.iscsi_create_context(initiator_name().encode())
     if context == ffi.NULL:
         raise MemoryError("libiscsi could not make a context")
+    # All connections have one name, so their session numbers must differ: an equal one would end the other session.
+    library.iscsi_set_isid_random(context, secrets.randbits(24), os.getpid() & 0xFFFF)
     library.iscsi_set_targetname(context, address.target.encode())
     library.iscsi_set_session_type(context, libiscsi.NORMAL_SESSION)
     library.iscsi_set_header_digest(context, libiscsi.NO_DIGEST)

@@ -19,10 +19,10 @@ class MemoryTransport(Transport):
         self._store = store
         self._closed = False
 
-    def _check(self, operation: str, offset: int, length: int) -> None:
+    def _check(self, operation: str, offset: int | None, length: int) -> None:
         if self._closed:
             raise self.error(Retryable, operation, offset, CLOSED)
-        self.check_bounds(operation, offset, length)
+        super()._check(operation, offset, length)
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
         self._check("reading", offset, len(buffer))
@@ -38,7 +38,7 @@ class MemoryTransport(Transport):
         return True
 
     async def flush(self) -> None:
-        self._check("flushing", 0, 0)
+        self._check("flushing", None, 0)
 
     async def close(self) -> None:
         self._closed = True

@@ -95,6 +95,7 @@ class NfsTransport(Transport):
             return
         step = self.limits.largest_read
         batch = Batch()
+        batch.left += 1  # or a piece that is refused at once would end the batch before the next one is queued
         for start in range(0, len(buffer), step):
             piece = buffer[start : start + step]
             target = ffi.from_buffer(piece, require_writable=True)
@@ -121,6 +122,7 @@ class NfsTransport(Transport):
                 "reading",
                 at,
             )
+        batch.ended(None)
         self._awaited += len(buffer)
         self._expect()
         self._pump.kick()
@@ -136,6 +138,7 @@ class NfsTransport(Transport):
             return
         step = self.limits.largest_write
         batch = Batch()
+        batch.left += 1
         for start in range(0, len(buffer), step):
             piece = buffer[start : start + step]
             source = ffi.from_buffer(piece)
@@ -156,14 +159,15 @@ class NfsTransport(Transport):
                 "writing",
                 at,
             )
+        batch.ended(None)
         self._pump.kick()
         await self._end(batch, "writing", offset)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Holes by NFSv4.2, where the server tells them and proves right; else all of it is data."""
         self._check("reading block status", offset, length)
-        if self._facts is None:
-            return [Extent(offset, length)]
+        if self._facts is None or not length:
+            return [Extent(offset, length)] if length else []
         if self._holes is None:
             host, port, path, uid, gid = self._where
             self._holes = asyncio.create_task(

@@ -24,26 +24,27 @@ class NullTransport(Transport):
         self.size = size
         self._closed = False
 
-    def _check(self, operation: str, offset: int) -> None:
+    def _check(self, operation: str, offset: int | None, length: int) -> None:
         if self._closed:
             raise self.error(Retryable, operation, offset, CLOSED)
+        if operation != "writing":
+            super()._check(operation, offset, length)
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
-        self._check("reading", offset)
-        self.check_bounds("reading", offset, len(buffer))
+        self._check("reading", offset, len(buffer))
         for start in range(0, len(buffer), MiB):
             piece = buffer[start : start + MiB]
             piece[:] = _ZEROS[: len(piece)]
 
     async def write(self, offset: int, buffer: Buffer) -> None:
-        self._check("writing", offset)
+        self._check("writing", offset, len(buffer))
 
     async def zero(self, offset: int, length: int) -> bool:
-        self._check("writing", offset)
+        self._check("writing", offset, length)
         return True
 
     async def flush(self) -> None:
-        self._check("flushing", 0)
+        self._check("flushing", None, 0)
 
     async def close(self) -> None:
         self._closed = True

@@ -6,7 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from mpconv.errors import MpconvError
+from mpconv.errors import Fatal, MpconvError
+
+
+def _raise(raised: BaseException) -> None:
+    """A KeyboardInterrupt that came while a callback ran: out of the event loop with it."""
+    raise raised
 
 
 class Batch:
@@ -54,7 +59,13 @@ class Requests:
         if entry is None:
             return
         batch, finish, _ = entry
-        batch.ended(finish(*answer))
+        try:
+            error = finish(*answer)
+        except BaseException as raised:
+            error = Fatal(f"internal error: {type(raised).__name__}: {raised}")
+            if not isinstance(raised, Exception):
+                asyncio.get_running_loop().call_soon(_raise, raised)
+        batch.ended(error)
 
     def fail_one(self, number: int, error: MpconvError) -> None:
         """The library refused to start the request."""

@@ -164,18 +164,18 @@ def test_a_wrong_password(image, tmp_path, iscsi):
     backing = tmp_path / "chap.img"
     backing.write_bytes(bytes(4 * MiB))
     iqn = iscsi.add_target(
-        f"iqn.2026-11.org.mpconv:{tmp_path.name.lower().replace('_', '-')}", ("user", "right-secret-1")
+        f"iqn.2026-11.org.mpconv:{tmp_path.name.lower().replace('_', '-')}", ("alice", "right-secret-1")
     )
     plain = iscsi.url(iqn, iscsi.add_lun(iqn, backing))
     for url, env in [
-        (plain.replace("//", "//user%wrong-secret-1@"), {}),
+        (plain.replace("//", "//alice%wrong-secret-1@"), {}),
         (plain.replace("//", "//other%right-secret-1@"), {}),
         (plain, {}),
-        (plain, {"LIBISCSI_CHAP_USERNAME": "user", "LIBISCSI_CHAP_PASSWORD": "wrong-secret-1"}),
+        (plain, {"LIBISCSI_CHAP_USERNAME": "alice", "LIBISCSI_CHAP_PASSWORD": "wrong-secret-1"}),
     ]:
         words = refused(image, url, env=env)
         assert "secret" not in words and "Could not open" in words
-    env = {"LIBISCSI_CHAP_USERNAME": "user", "LIBISCSI_CHAP_PASSWORD": "right-secret-1"}
+    env = {"LIBISCSI_CHAP_USERNAME": "alice", "LIBISCSI_CHAP_PASSWORD": "right-secret-1"}
     done = mpconv("convert", image, plain, env=env)
     assert (done.returncode, done.stderr) == (0, "")
 

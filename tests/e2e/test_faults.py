@@ -19,7 +19,7 @@ from tests.support.servers import IscsiServer, NfsServer
 MiB = 1 << 20
 GiB = 1 << 30
 IQN = "iqn.2026-11.org.mpconv:faults"
-ENDLESS = ("null:?size=8192T", "null:")
+ENDLESS = ("null:?size=16T", "null:")
 SECONDS = 2.0
 
 

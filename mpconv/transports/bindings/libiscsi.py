@@ -24,6 +24,7 @@ struct scsi_sense { unsigned char error_type; int key; int ascq; unsigned char r
 typedef void (*iscsi_command_cb)(struct iscsi_context *, int, void *, void *);
 struct iscsi_context *iscsi_create_context(const char *);
 int iscsi_destroy_context(struct iscsi_context *);
+int iscsi_set_isid_random(struct iscsi_context *, uint32_t, uint32_t);
 int iscsi_set_targetname(struct iscsi_context *, const char *);
 int iscsi_set_session_type(struct iscsi_context *, int);
 int iscsi_set_header_digest(struct iscsi_context *, int);

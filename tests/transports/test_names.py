@@ -1,0 +1,42 @@
+"""Which module serves a URL, and what of a URL may be shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpconv.errors import UsageError
+from mpconv.transports import module_of, redacted
+
+
+@pytest.mark.parametrize(
+    ("url", "module"),
+    [
+        ("a.raw", "file"), ("/a:b/c.raw", "file"), ("./nfs://x", "file"), ("file:/a", "file"), ("NFS://h/e/f", "nfs"),
+        ("iscsi://h/t/1", "iscsi"), ("null:", "null"), ("memory:x", "memory"),
+    ],
+)  # fmt: skip
+def test_the_scheme_chooses(url, module):
+    assert module_of(url) == f"mpconv.transports.{module}"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:secret@h/x", "s3://user%secret@h/x", "x://a%b@secret@h/y?password=secret"]
+)
+def test_an_unknown_scheme_shows_no_password(url):
+    with pytest.raises(UsageError, match="unknown protocol") as caught:
+        module_of(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("iscsi://user%pass@host/t/1", "iscsi://user@host/t/1"),
+        ("iscsi://user%p@ss@host/t/1", "iscsi://user@host/t/1"),
+        ("x://user:pass@host/t?target_password=y", "x://user@host/t"),
+        ("nfs://host/e/f?nfsport=1", "nfs://host/e/f?nfsport=1"),
+        ("/a/b@c", "/a/b@c"),
+    ],
+)
+def test_redacted(url, shown):
+    assert redacted(url) == shown
