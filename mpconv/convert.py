@@ -53,11 +53,11 @@ async def convert(
     source_url: str,
     target_url: str,
     options: Options,
+    local: LocalWorkers,
     progress: Callable[[int, int], None],
     on_warning: Callable[[str], None],
 ) -> None:
     """Copy one image. Raises MpconvError; the message says how much was written when it was only a part."""
-    local = LocalWorkers(sorted({transports.module_of(source_url), transports.module_of(target_url)}))
     try:
         await _copy(source_url, target_url, options, progress, local, trusting=True)
     except StatusWithdrawn as error:

@@ -72,7 +72,13 @@ def convert(
     target: str,
 ) -> int:
     """Copy the image SOURCE to TARGET: paths, nfs://, iscsi:// or null: URLs."""
-    from mpconv import convert as job  # noqa: PLC0415  (40 ms of imports that --help does without)
+    # Imported here: --help does without, and the fork server imports its part while we import ours.
+    from mpconv import transports  # noqa: PLC0415
+    from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
+
+    workers_here = LocalWorkers(sorted({transports.module_of(source), transports.module_of(target)}))
+
+    from mpconv import convert as job  # noqa: PLC0415
 
     line = ProgressLine(sys.stdout) if progress and not quiet else None
     try:
@@ -90,6 +96,7 @@ def convert(
                     workers=workers,
                     durable=target_cache != "unsafe",
                 ),
+                workers_here,
                 line.update if line is not None else lambda done, total: None,
                 lambda text: print(f"mpconv: warning: {text}", file=sys.stderr),
             )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import cffi
-
 from mpconv.errors import Fatal
 
 
-def load(ffi: cffi.FFI, names: list[str], library: str, package: str) -> Any:
+def load(ffi: Any, names: list[str], library: str, package: str) -> Any:
     """The first of the sonames that loads. Fatal with the package to install when none does."""
     for name in names:
         try:
@@ -17,3 +15,12 @@ def load(ffi: cffi.FFI, names: list[str], library: str, package: str) -> Any:
         except OSError:
             continue
     raise Fatal(f"{library} is not installed: install it with 'apt-get install {package}' (or your system's {library})")
+
+
+def has(ffi: Any, library: Any, name: str) -> bool:
+    """Whether the loaded library has that symbol."""
+    try:
+        ffi.addressof(library, name)
+    except ffi.error:
+        return False
+    return True

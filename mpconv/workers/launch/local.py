@@ -14,8 +14,6 @@ from typing import Any
 import multiprocess
 from multiprocess import forkserver
 
-from mpconv.workers import process
-
 
 class LocalWorkers:
     """Starts, watches and ends worker processes."""
@@ -28,6 +26,8 @@ class LocalWorkers:
 
     def start(self, count: int, endpoint: str, ended: Callable[[int, int], None]) -> None:
         """Start `count` workers; `ended(pid, exit code)` is called when one is reaped."""
+        from mpconv.workers import process  # noqa: PLC0415  (the server is to start before all that is imported here)
+
         loop = asyncio.get_running_loop()
         main = sys.modules["__main__"]
         file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)

@@ -1,0 +1,93 @@
+"""What we use of libnfs and libiscsi, in C; `python -m mpconv.transports.bindings.declarations` compiles it.
+
+_libnfs.py and _libiscsi.py are made from this text, so that no process has to parse C when it starts: that took
+25 ms in each. No compiler is needed, here or on the user's machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LIBNFS = """
+struct nfs_context; struct nfsfh;
+struct nfs_url { char *server; char *path; char *file; };
+struct nfs_stat_64 {
+    uint64_t nfs_dev; uint64_t nfs_ino; uint64_t nfs_mode; uint64_t nfs_nlink; uint64_t nfs_uid;
+    uint64_t nfs_gid; uint64_t nfs_rdev; uint64_t nfs_size; uint64_t nfs_blksize; uint64_t nfs_blocks;
+    uint64_t nfs_atime; uint64_t nfs_mtime; uint64_t nfs_ctime; uint64_t nfs_atime_nsec;
+    uint64_t nfs_mtime_nsec; uint64_t nfs_ctime_nsec; uint64_t nfs_used; };
+typedef void (*nfs_cb)(int, struct nfs_context *, void *, void *);
+struct nfs_context *nfs_init_context(void);
+void nfs_destroy_context(struct nfs_context *);
+struct nfs_url *nfs_parse_url_full(struct nfs_context *, const char *);
+void nfs_destroy_url(struct nfs_url *);
+char *nfs_get_error(struct nfs_context *);
+void nfs_set_autoreconnect(struct nfs_context *, int);
+void nfs_set_timeout(struct nfs_context *, int);
+int nfs_mount(struct nfs_context *, const char *, const char *);
+int nfs_open(struct nfs_context *, const char *, int, struct nfsfh **);
+int nfs_creat(struct nfs_context *, const char *, int, struct nfsfh **);
+int nfs_close(struct nfs_context *, struct nfsfh *);
+int nfs_ftruncate(struct nfs_context *, struct nfsfh *, uint64_t);
+int nfs_fstat64(struct nfs_context *, struct nfsfh *, struct nfs_stat_64 *);
+uint64_t nfs_get_readmax(struct nfs_context *);
+uint64_t nfs_get_writemax(struct nfs_context *);
+int nfs_get_fd(struct nfs_context *);
+int nfs_which_events(struct nfs_context *);
+int nfs_service(struct nfs_context *, int);
+int nfs_fsync_async(struct nfs_context *, struct nfsfh *, nfs_cb, void *);
+int nfs_set_retrans(struct nfs_context *, int);
+int nfs_pread_async(struct nfs_context *, struct nfsfh *, uint64_t, uint64_t, nfs_cb, void *);
+int nfs_pwrite_async(struct nfs_context *, struct nfsfh *, uint64_t, uint64_t, const void *, nfs_cb, void *);
+"""
+
+# Of struct scsi_task only the beginning is declared, which is the same since libiscsi 1.12.
+LIBISCSI = """
+struct iscsi_context;
+struct scsi_task {
+    int status; int cdb_size; int xfer_dir; int expxferlen; unsigned char cdb[16];
+    int residual_status; size_t residual; };
+struct scsi_sense { unsigned char error_type; int key; int ascq; unsigned char rest[16]; };
+typedef void (*iscsi_command_cb)(struct iscsi_context *, int, void *, void *);
+struct iscsi_context *iscsi_create_context(const char *);
+int iscsi_destroy_context(struct iscsi_context *);
+int iscsi_set_isid_random(struct iscsi_context *, uint32_t, uint32_t);
+int iscsi_set_targetname(struct iscsi_context *, const char *);
+int iscsi_set_session_type(struct iscsi_context *, int);
+int iscsi_set_header_digest(struct iscsi_context *, int);
+int iscsi_set_initiator_username_pwd(struct iscsi_context *, const char *, const char *);
+int iscsi_set_target_username_pwd(struct iscsi_context *, const char *, const char *);
+void iscsi_set_noautoreconnect(struct iscsi_context *, int);
+int iscsi_set_timeout(struct iscsi_context *, int);
+void iscsi_set_tcp_syncnt(struct iscsi_context *, int);
+int iscsi_full_connect_sync(struct iscsi_context *, const char *, int);
+int iscsi_logout_sync(struct iscsi_context *);
+int iscsi_disconnect(struct iscsi_context *);
+const char *iscsi_get_error(struct iscsi_context *);
+int iscsi_get_fd(struct iscsi_context *);
+int iscsi_which_events(struct iscsi_context *);
+int iscsi_service(struct iscsi_context *, int);
+int iscsi_scsi_command_async(struct iscsi_context *, int, struct scsi_task *, iscsi_command_cb, void *, void *);
+struct scsi_task *scsi_create_task(int, unsigned char *, int, int);
+int scsi_task_add_data_in_buffer(struct scsi_task *, int, unsigned char *);
+int scsi_task_add_data_out_buffer(struct scsi_task *, int, unsigned char *);
+int scsi_task_get_status(struct scsi_task *, struct scsi_sense *);
+void scsi_free_scsi_task(struct scsi_task *);
+"""
+
+MODULES = {"_libnfs": LIBNFS, "_libiscsi": LIBISCSI}
+
+
+def emit(folder: Path) -> None:
+    """Write the modules into `folder`."""
+    from cffi import FFI  # noqa: PLC0415  (importing it is what the modules spare everybody else)
+
+    for name, text in MODULES.items():
+        ffi = FFI()
+        ffi.cdef(text)
+        ffi.set_source(f"mpconv.transports.bindings.{name}", None)
+        ffi.emit_python_code(str(folder / f"{name}.py"))
+
+
+if __name__ == "__main__":
+    emit(Path(__file__).parent)
