@@ -42,7 +42,7 @@ def test_the_bench_times_both_programs_and_checks_the_bytes(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads(results.read_text())["rows"]
-    assert set(rows) == {"nfs-iscsi", "nfs-null", "file-iscsi", "iscsi-nfs"}
+    assert set(rows) == {"nfs-iscsi", "nfs-null", "file-iscsi", "iscsi-nfs", "full-iscsi-nfs"}
     for row in rows.values():
         for figures in row["unsafe"].values():
             assert len(figures["seconds"]) == 1 and figures["seconds"][0] > 0 and figures["peak_kib"][0] > 1024
