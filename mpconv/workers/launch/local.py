@@ -65,3 +65,4 @@ class LocalWorkers:
             if worker.is_alive():
                 worker.kill()
             worker.join()
+        self._processes.clear()

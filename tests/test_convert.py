@@ -1,0 +1,57 @@
+"""A whole copy in this process, for what no server can be made to say on demand; and how many workers it gets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mpconv.convert import Options, convert, workers_for
+from mpconv.errors import StatusWithdrawn
+from mpconv.extent import Extent, Kind
+from mpconv.transports.file import FileTransport
+from mpconv.workers.launch.local import LocalWorkers
+from tests.conftest import identical, make_image
+
+MiB = 1 << 20
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_holes_that_were_a_lie_are_read_after_all(tmp_path, monkeypatch, create):
+    """The source first names a hole where there is data, and is caught at it later."""
+    make_image(tmp_path / "a.raw", 8 * MiB)
+    (tmp_path / "b.raw").write_bytes(b"\xa5" * (8 * MiB))
+    asked = []
+
+    async def block_status(self: FileTransport, offset: int, length: int) -> list[Extent]:
+        asked.append(offset)
+        if offset == 0:
+            return [Extent(0, 4 * MiB, Kind.ZERO)]
+        raise StatusWithdrawn("the holes were none", operation="reading block status", image=self.name, offset=offset)
+
+    monkeypatch.setattr(FileTransport, "block_status", block_status)
+    warnings: list[str] = []
+    workers = LocalWorkers(["mpconv.transports.file"])
+    options = Options(create=create, workers=2)
+    source, target = str(tmp_path / "a.raw"), str(tmp_path / "b.raw")
+    asyncio.run(convert(source, target, options, workers, lambda done, total: None, warnings.append))
+    assert identical(source, target)
+    assert asked == [0, 4 * MiB]
+    assert len(warnings) == 1 and "the holes were none" in warnings[0] and "reads everything" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "cores", "options", "expected"),
+    [
+        (0, 64, Options(), (1, 8)),
+        (64 * MiB - 1, 64, Options(), (1, 8)),
+        (1 << 40, 2, Options(), (2, 4)),
+        (1 << 40, 64, Options(), (8, 4)),
+        (1 << 40, 64, Options(workers=20), (20, 4)),
+        (1 << 40, 64, Options(requests=1), (1, 1)),
+        (1 << 40, 4, Options(requests=10), (4, 3)),
+        (1, 1, Options(workers=3), (3, 4)),
+    ],
+)
+def test_workers_and_their_buffers(size, cores, options, expected):
+    assert workers_for(size, cores, options) == expected
