@@ -71,7 +71,10 @@ def convert(
     source: str,
     target: str,
 ) -> int:
-    """Copy the image SOURCE to TARGET: paths, nfs://, iscsi:// or null: URLs."""
+    """Copy one image to another.
+
+    SOURCE and TARGET are paths, nfs://HOST/EXPORT/FILE, iscsi://[USER@]HOST[:PORT]/TARGET/LUN, or null:.
+    """
     # Imported here: --help does without, and the fork server imports its part while we import ours.
     from mpconv import transports  # noqa: PLC0415
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415

@@ -78,6 +78,8 @@ class Session:
             return cannot_open(self.name, f"{why}, or only for ports below 1024 ({_PRIVILEGED})")
         if status == -errno.ENOENT:
             return cannot_open(self.name, f"No such file or directory: '{path}' on the server")
+        if "Program is not available" in text:
+            return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}")
         if "timed out" in text:
             return cannot_open(self.name, "the server does not answer")
         named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
