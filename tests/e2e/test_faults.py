@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -114,13 +115,12 @@ def test_ctrl_c_ends_it(number):
 
 
 def test_ctrl_c_while_a_server_is_silent(tmp_path):
-    import socket  # noqa: PLC0415
-
     with socket.create_server(("127.0.0.1", 0)) as mute:
         copy = Running(f"iscsi://127.0.0.1:{mute.getsockname()[1]}/iqn.x/1", tmp_path / "b.raw")
-        mute.accept()
+        connection, _ = mute.accept()
         copy.process.send_signal(signal.SIGINT)
         code, words = copy.end()
+        connection.close()
     assert code == 1
     one_line(words, "interrupted")
 
