@@ -5,37 +5,63 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from mpconv import transports
-from mpconv.coordinator import Coordinator
-from mpconv.errors import MpconvError, NoSuchImage, StatusWithdrawn, UsageError
-from mpconv.formats.raw import RawImage
-from mpconv.job import Job
-from mpconv.transports.base import Access, Transport
+from mpconv.cache import CacheMode
+from mpconv.coordinator import Coordinator, Observer
+from mpconv.errors import InUse, MpconvError, NoSuchImage, StatusWithdrawn, UsageError
+from mpconv.formats.opening import Image, check_formats, open_source
+from mpconv.job import Job, Place
+from mpconv.transports.base import Access, Opening, Transport
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
 
-_LEASE = 16 * MiB
-_BUFFER = 2 * MiB
+LEASE = 16 * MiB
+BUFFER = 2 * MiB
+_LARGEST_BUFFER = 16 * MiB
 _WORTH_A_WORKER = 64 * MiB
 _MOST_WORKERS = 8
 _REQUESTS_EACH = 4
 _FEWEST_REQUESTS = 8
 
 
+class Effort(Protocol):
+    """How much to do at a time. None: what suits the image and the machine."""
+
+    @property
+    def requests(self) -> int | None: ...
+    @property
+    def workers(self) -> int | None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to copy. `requests` and `workers`: None for what suits the image and the machine; sizes in bytes."""
+    """How to copy; sizes in bytes.
+
+    `requests` and `workers`: None for what suits the image and the machine. `create`: make the target anew.
+    `target_is_zero`: it exists and reads as zeros. `rate`: bytes a second, 0 for no limit. `shared`: a program may
+    have the source open. `salvage`: what cannot be read becomes zeros. `offload`: have data copied where it lies. `probe`: refuse sources that look like another format than raw. `refusal`: why it
+    cannot be, said once the sources are open, as qemu-img does.
+    """
 
     in_order: bool = True
     sparse_size: int = 4096
     create: bool = True
+    target_is_zero: bool = False
+    preallocation: str = "off"
     requests: int | None = None
     workers: int | None = None
-    durable: bool = True
+    cache: CacheMode = CacheMode()
+    rate: int = 0
+    shared: bool = False
+    salvage: bool = False
+    offload: bool = False
+    probe: bool = False
+    refusal: str | None = None
 
 
-def workers_for(size: int, cores: int, options: Options) -> tuple[int, int]:
+def workers_for(size: int, cores: int, options: Effort) -> tuple[int, int]:
     """Worker processes, and buffers in flight in each of them, for an image of `size` bytes.
 
     More than 8 processes on one host gain nothing on one server, and a small image is copied before a second one has
@@ -50,86 +76,118 @@ def workers_for(size: int, cores: int, options: Options) -> tuple[int, int]:
 
 
 async def convert(
-    source_url: str,
-    target_url: str,
+    sources: list[Place],
+    target: Place,
     options: Options,
     local: LocalWorkers,
-    progress: Callable[[int, int], None],
+    observer: Observer,
     on_warning: Callable[[str], None],
 ) -> None:
-    """Copy one image. Raises MpconvError; the message says how much was written when it was only a part."""
+    """Copy one image, or several one after the other. Raises MpconvError; the message says how much was written when
+    it was only a part.
+    """
     try:
-        await _copy(source_url, target_url, options, progress, local, trusting=True)
+        await _copy(sources, target, options, local, observer, trusting=True)
     except StatusWithdrawn as error:
         on_warning(f"{error}: the copy begins anew and reads everything")
-        await _copy(source_url, target_url, options, progress, local, trusting=False)
+        await _copy(sources, target, options, local, observer, trusting=False)
 
 
 async def _copy(
-    source_url: str,
-    target_url: str,
-    options: Options,
-    progress: Callable[[int, int], None],
-    local: LocalWorkers,
-    *,
-    trusting: bool,
+    sources: list[Place], place: Place, options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
 ) -> None:
-    source_store = await transports.connect(source_url, Access.READ)
+    source = await open_source(sources, locked=not options.shared, trusting=trusting)
     target: Transport | None = None
     try:
-        source = RawImage(source_store, trusting=trusting)
-        target = await _open_target(source_store, target_url, source.size, options.create)
+        if options.probe:
+            await check_formats(source)
+        if options.refusal is not None:
+            raise UsageError(options.refusal)
+        target = await _open_target(source, place, options)
         if target.fixed_size and target.size < source.size:
             raise UsageError(
                 f"output file is smaller than input file ({target.size} of {source.size} bytes) in '{target.name}'"
             )
-        count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options)
-        job = Job(
-            id=1,
-            source=source_url,
-            targets=[target_url],
-            size=source.size,
-            in_order=options.in_order,
-            sparse_size=options.sparse_size,
-            zero_initialised=options.create and target.zero_initialised and options.sparse_size > 0,
-            requests=requests,
-            durable=options.durable,
-            buffer_size=_BUFFER,
-            lease_size=_LEASE,
-        )
-        coordinator = Coordinator(job, source, local, count, progress)
-        try:
-            if job.size:
-                await coordinator.run()
-            if options.durable:
-                await target.flush()
-        except MpconvError as error:
-            if coordinator.may_have_written or target.zero_initialised:
-                error.why += (
-                    f" (the target is incomplete: {human(coordinator.bytes_done)} of {human(source.size)} written;"
-                    " run the command again)"
-                )
-            raise
-        progress(source.size, source.size)
+        await _run(sources, source, place, target, options, local, observer)
     finally:
-        await source_store.close()
+        await source.close()
         if target is not None:
             await target.close()
 
 
-async def _open_target(source: Transport, url: str, size: int, create: bool) -> Transport:
-    """The target, made anew unless `create` is off; refused when it is the source itself."""
+async def _run(
+    sources: list[Place],
+    source: Image,
+    place: Place,
+    target: Transport,
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
+) -> None:
+    count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options)
+    zeros = options.target_is_zero or (options.create and options.sparse_size > 0 and target.zero_initialised)
+    job = Job(
+        id=1,
+        sources=sources,
+        targets=[place],
+        size=source.size,
+        in_order=options.in_order,
+        sparse_size=options.sparse_size,
+        zero_initialised=zeros,
+        requests=requests,
+        durable=options.cache.flushes,
+        write_through=options.cache.through,
+        salvage=options.salvage,
+        offload=options.offload,
+        buffer_size=max(BUFFER, min(_LARGEST_BUFFER, target.limits.optimal_write)),
+        lease_size=LEASE,
+    )
+    coordinator = Coordinator(job, source, local, count, observer, rate=options.rate)
+    try:
+        observer.progress(0, source.size, 0)
+        if job.size:
+            await coordinator.run()
+        if options.cache.flushes:
+            observer.phase("flush")
+            await target.flush()
+    except MpconvError as error:
+        if coordinator.may_have_written or target.zero_initialised:
+            error.why += (
+                f" (the target is incomplete: {human(coordinator.bytes_done)} of {human(source.size)} written;"
+                " run the command again)"
+            )
+        raise
+
+
+async def _open_target(source: Image, place: Place, options: Options) -> Transport:
+    """The target, made anew unless `create` is off; refused when it is a source itself."""
+    opening = Opening(direct=place.direct, locked=True, preallocation=options.preallocation)
     existing: Transport | None = None
     try:
-        existing = await transports.connect(url, Access.WRITE)
+        existing = await transports.open_place(place, Access.WRITE, locked=True)
     except NoSuchImage:
-        if not create:
+        if not options.create:
             raise
+    except InUse:
+        existing = await transports.open_place(place, Access.WRITE)
+        same = _same(source, existing)
+        await existing.close()
+        if same is not None:
+            raise same from None
+        raise
     if existing is not None:
-        if existing.identity == source.identity:
+        same = _same(source, existing)
+        if same is not None:
             await existing.close()
-            raise UsageError(f"source and target are the same image: '{source.name}'")
-        if not create or not existing.creatable:
+            raise same
+        if not options.create or not existing.creatable:
             return existing
         await existing.close()
-    return await transports.connect(url, Access.WRITE, create_size=size)
+    return await transports.connect(place.url, Access.WRITE, create_size=source.size, opening=opening)
+
+
+def _same(source: Image, target: Transport) -> UsageError | None:
+    for store in source.stores:
+        if store.identity == target.identity:
+            return UsageError(f"source and target are the same image: '{store.name}'")
+    return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import zmq
@@ -16,7 +15,8 @@ import zmq
 from mpconv.core import coordination as core
 from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent
-from mpconv.formats.raw import RawImage
+from mpconv.formats.opening import Image
+from mpconv.formats.pair import Pair
 from mpconv.job import Job
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
@@ -26,39 +26,66 @@ from mpconv.workers.launch.local import LocalWorkers
 
 _TICK = 1.0
 _STATUS_AHEAD = 64 * GiB
+_EXTENTS_AHEAD = 16384
+"""Extents known and not leased, at which the walk of block status waits: some megabytes of memory."""
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 _SILENCE = 30.0
 """Seconds without a word from a worker, which sends a heartbeat every two. Also what it may take to start."""
 
 
+class Observer:
+    """Hears what becomes of a job. This one listens to nothing."""
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        """So many bytes are complete, `zeros` of them zero."""
+
+    def phase(self, name: str) -> None:
+        """What it is at now: "copy", "flush"."""
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        """These ranges (start, length) of the source could not be read and became zeros."""
+
+    def said(self, text: str) -> None:
+        """How something is done, told once."""
+
+
 class Coordinator:
-    """Runs one job with local workers. `progress(done, total)` is called with completed bytes."""
+    """Runs one job with local workers."""
 
     def __init__(
         self,
         job: Job,
-        source: RawImage,
+        source: Image | Pair,
         workers: LocalWorkers,
         count: int,
-        progress: Callable[[int, int], None],
+        observer: Observer,
+        *,
+        rate: int = 0,
     ) -> None:
         self._job = job
         self._source = source
         self._workers = workers
         self._count = count
-        self._progress = progress
+        self._observer = observer
         self._state = core.CoordinatorState(
             job.size,
             in_order=job.in_order,
             zero_initialised=job.zero_initialised,
             durable=job.durable,
+            writes_zeros=not job.sparse_size,
+            rate=rate,
+            seams=source.seams,
             workers=count,
             lease_size=job.lease_size,
             buffer_size=job.buffer_size,
         )
         self._heard: dict[str, float] = {}
+        self._room = asyncio.Event()
+        self._wake: asyncio.TimerHandle | None = None
+        self._told: set[str] = set()
         self.may_have_written = False
+        self.differs_at: int | None = None
 
     async def run(self) -> None:
         """Copy. Raises the first error, with no worker left behind."""
@@ -84,6 +111,8 @@ class Coordinator:
             finally:
                 for running in (walk, ticking):
                     running.cancel()
+                if self._wake is not None:
+                    self._wake.cancel()
                 await asyncio.gather(walk, ticking, return_exceptions=True)
                 for name in self._heard:
                     self._link.send(name.encode("latin-1"), encode(messages.Bye()))
@@ -115,15 +144,26 @@ class Coordinator:
                 self._fail(WorkerLost(f"a worker process has not been heard of for {_SILENCE:.0f} seconds"))
 
     async def _walk(self) -> None:
-        """Block status, ahead of the cursor."""
+        """Block status, ahead of the cursor, but not without end."""
         try:
             at = 0
             while at < self._job.size:
-                extents = await self._source.block_status(at, min(_STATUS_AHEAD, self._job.size - at))
+                extents = await self._status(at, min(_STATUS_AHEAD, self._job.size - at))
                 at = extents[-1].end
                 self._handle(core.StatusFound(tuple(extents)))
+                while self._state.cursor.ahead > _EXTENTS_AHEAD:
+                    self._room.clear()
+                    await self._room.wait()
         except MpconvError as error:
             self._fail(error)
+
+    async def _status(self, at: int, length: int) -> list[Extent]:
+        try:
+            return await self._source.block_status(at, length)
+        except Fatal:
+            if not self._job.salvage:
+                raise
+            return [Extent(at, length)]
 
     def _receive(self, frames: list[bytes]) -> None:
         try:
@@ -157,6 +197,13 @@ class Coordinator:
                 self._handle(core.LeaseDone(name, epoch, zeros))
             case messages.FlushDone(of) if of == job:
                 self._handle(core.Flushed(name))
+            case messages.Lost(of, ranges, why) if of == job:
+                self._observer.lost(ranges, why)
+            case messages.Differs(of, offset) if of == job:
+                self.differs_at = min(offset, self.differs_at if self.differs_at is not None else offset)
+            case messages.Said(of, text) if of == job and text not in self._told:
+                self._told.add(text)
+                self._observer.said(text)
             case messages.Alive():
                 self._handle(core.SignOfLife(name))
             case messages.Failed(_, why, operation, image, offset):
@@ -185,7 +232,25 @@ class Coordinator:
                     if not self._outcome.done():
                         self._outcome.set_result(None)
         if self._state.bytes_done != before:
-            self._progress(self._state.bytes_done, self._job.size)
+            self._observer.progress(self._state.bytes_done, self._job.size, self._state.bytes_zero)
+        if self._state.cursor.ahead <= _EXTENTS_AHEAD // 2:
+            self._room.set()
+        self._arrange_wake()
+        self._end_when_it_differs()
+
+    def _arrange_wake(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        if self._state.wake_at is not None:
+            self._wake = self._loop.call_at(self._state.wake_at, self._handle, core.Tick())
+
+    def _end_when_it_differs(self) -> None:
+        """A difference is the first one when nothing below it is under way: out of order, leases are granted ascending."""
+        if self.differs_at is None or self._outcome.done():
+            return
+        if all(lease.extent.start > self.differs_at for lease in self._state.leases.live.values()):
+            self._outcome.set_result(None)
 
     def _grant(self, name: str, epoch: int, extent: Extent, token: bool) -> None:
         self._send(

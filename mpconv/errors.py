@@ -54,6 +54,10 @@ class NoSuchImage(Fatal):
     """There is nothing under that name: it may be created."""
 
 
+class InUse(Fatal):
+    """Another program has the image open and does not share it."""
+
+
 class UsageError(Fatal):
     """The command line asks for something that cannot be."""
 

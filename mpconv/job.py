@@ -10,12 +10,28 @@ MAX_REQUESTS = 1024
 MAX_SPARSE = 16 * MiB
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an image lies: a part of a byte store, all of it as a rule; offset and size in bytes.
+
+    `direct`: past the page cache, where there is one.
+    """
+
+    url: str
+    offset: int = 0
+    size: int | None = None
+    direct: bool = False
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One copy. URLs may carry credentials, so a Job is never printed; sizes are bytes."""
+    """One copy. URLs may carry credentials, so a Job is never printed; sizes are bytes.
+
+    `sources`: concatenated, each padded to a whole sector. `compare`: nothing is written; the source and the one
+    "target" are read and compared.
+    """
 
     id: int
-    source: str
-    targets: list[str]
+    sources: list[Place]
+    targets: list[Place]
     size: int
     in_order: bool
     sparse_size: int
@@ -23,5 +39,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     durable: bool
     """Whether each target is flushed before the job counts as done (every cache mode but unsafe)."""
+    write_through: bool = False
+    """Whether each write is flushed before it counts as done (writethrough, directsync)."""
+    salvage: bool = False
+    """Whether what cannot be read becomes zeros, sector by sector."""
+    offload: bool = False
+    """Whether data is copied where it lies, as far as that can be."""
+    compare: bool = False
     buffer_size: int = 2 * MiB
     lease_size: int = 16 * MiB

@@ -10,12 +10,22 @@ MiB = 1024 * KiB
 GiB = 1024 * MiB
 
 _SIZE = re.compile(r"([0-9]+)(?:\.([0-9]+))?([bkmgtpe]?)", re.IGNORECASE)
+_HEX = re.compile(r"0[xX][0-9a-fA-F]+")
 _SHIFT = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 
 
+class TooLarge(ValueError):
+    """A size that no image can have."""
+
+
 def parse_size(text: str) -> int:
-    """Bytes for "4k", "1.5M", "512": qemu-img's suffixes, powers of 1024. ValueError for anything else."""
-    match = _SIZE.fullmatch(text.strip())
+    """Bytes for "4k", "1.5M", "512", "0x200": qemu-img's suffixes, powers of 1024. ValueError for anything else,
+    TooLarge from 8 EiB on.
+    """
+    text = text.strip()
+    if _HEX.fullmatch(text):
+        return _below_8_eib(int(text, 16), text)
+    match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"'{text}' is not a size")
     whole, fraction, suffix = match.groups()
@@ -25,8 +35,12 @@ def parse_size(text: str) -> int:
     size = int(whole) << shift
     if fraction:
         size += (int(fraction) << shift) // 10 ** len(fraction)
+    return _below_8_eib(size, text)
+
+
+def _below_8_eib(size: int, text: str) -> int:
     if size >= 1 << 63:
-        raise ValueError(f"'{text}' is more than 8 EiB")
+        raise TooLarge(f"'{text}' is more than 8 EiB")
     return size
 
 

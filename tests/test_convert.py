@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from mpconv.convert import Options, convert, workers_for
+from mpconv.coordinator import Observer
 from mpconv.errors import StatusWithdrawn
 from mpconv.extent import Extent, Kind
+from mpconv.job import Place
 from mpconv.transports.file import FileTransport
 from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import identical, make_image
@@ -34,7 +36,7 @@ def test_holes_that_were_a_lie_are_read_after_all(tmp_path, monkeypatch, create)
     workers = LocalWorkers(["mpconv.transports.file"])
     options = Options(create=create, workers=2)
     source, target = str(tmp_path / "a.raw"), str(tmp_path / "b.raw")
-    asyncio.run(convert(source, target, options, workers, lambda done, total: None, warnings.append))
+    asyncio.run(convert([Place(url=source)], Place(url=target), options, workers, Observer(), warnings.append))
     assert identical(source, target)
     assert asked == [0, 4 * MiB]
     assert len(warnings) == 1 and "the holes were none" in warnings[0] and "reads everything" in warnings[0]

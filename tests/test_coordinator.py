@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import zmq
 
-from mpconv.coordinator import Coordinator
+from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import WorkerLost
 from mpconv.formats.raw import RawImage
-from mpconv.job import Job
+from mpconv.job import Job, Place
 from mpconv.protocol import messages
 from mpconv.protocol.codec import encode
 from mpconv.transports import connect
@@ -44,10 +44,10 @@ def run(*frames: bytes) -> Coordinator:
     async def main() -> Coordinator:
         source = RawImage(await connect("memory:source", Access.READ, create_size=SIZE))
         job = Job(
-            id=1, source="memory:source", targets=["null:"], size=SIZE, in_order=True, sparse_size=4096,
+            id=1, sources=[Place(url="memory:source")], targets=[Place(url="null:")], size=SIZE, in_order=True, sparse_size=4096,
             zero_initialised=False, requests=1, durable=True,
         )  # fmt: skip
-        coordinator = Coordinator(job, source, Hostile(*frames), 1, lambda done, total: None)
+        coordinator = Coordinator(job, source, Hostile(*frames), 1, Observer())
         async with asyncio.timeout(20):
             await coordinator.run()
         return coordinator

@@ -27,8 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "coordinator": BOTTOM | {"core", "protocol", "transports", "formats", "workers", "journal"},
     "convert": BOTTOM | {"core", "protocol", "transports", "formats", "workers", "coordinator", "journal"},
+    "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
-    | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""},
+    | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
+    | {"inspection"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""

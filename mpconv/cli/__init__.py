@@ -7,7 +7,11 @@ import sys
 import click
 
 from mpconv import __version__
+from mpconv.cli.compare import compare
 from mpconv.cli.convert import convert
+from mpconv.cli.info import info
+from mpconv.cli.map import map_
+from mpconv.cli.measure import measure
 from mpconv.cli.passwords import hide_passwords
 from mpconv.errors import MpconvError
 
@@ -19,6 +23,10 @@ def cli() -> None:
 
 
 cli.add_command(convert)
+cli.add_command(compare)
+cli.add_command(info)
+cli.add_command(map_)
+cli.add_command(measure)
 
 
 def main() -> int:

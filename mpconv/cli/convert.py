@@ -2,111 +2,184 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
+from typing import Any
 
 import click
 
-from mpconv.errors import Interrupted
-from mpconv.job import MAX_REQUESTS, MAX_SPARSE
-from mpconv.ui.progress import ProgressLine
-from mpconv.units import SECTOR, parse_size
+from mpconv.cache import CACHE_MODES
+from mpconv.cli.image_command import WithProgressKind
+from mpconv.cli.opening import places, unknown_target_format
+from mpconv.cli.params import Requests, Size, SparseSize
+from mpconv.errors import UsageError
 
 
-class SparseSize(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """`-S`: a multiple of a sector, at most 16 MiB; 0 for no zero detection."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            size = value if isinstance(value, int) else parse_size(str(value))
-        except ValueError:
-            size = -1
-        if size < 0 or size % SECTOR or size > MAX_SPARSE:
-            self.fail(
-                f"Invalid buffer size for sparse output specified: '{value}'. Valid sizes are multiples of "
-                f"{SECTOR} up to {MAX_SPARSE}. Select 0 to disable sparse detection (fully allocates output)."
-            )
-        return size
-
-
-@click.command()
-@click.option("-p", "--progress", is_flag=True, help="Show the percentage of completed bytes.")
-@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@click.command(cls=WithProgressKind)
+@click.option("-f", "--source-format", metavar="FMT", help="The sources' format; else it is probed. Only raw so far.")
+@click.option("-O", "--target-format", metavar="FMT", help="The target's format, default raw.")
 @click.option("-n", "--no-create", is_flag=True, help="The target exists: write into it, do not make it.")
 @click.option(
-    "-m",
-    "--parallel",
-    type=click.IntRange(1, MAX_REQUESTS),
-    help="Buffers in flight, over all workers (default: 4 a worker, at least 8).",
+    "-o", "--target-format-options", metavar="K=V,...", multiple=True, help="How to make it; 'help' lists them."
+)
+@click.option("-W", "--oob-writes", is_flag=True, help="Write out of order: faster.")
+@click.option(
+    "-m", "--parallel", type=Requests(), help="Buffers in flight, over all workers (default: 4 a worker, at least 8)."
 )
 @click.option(
     "--workers", type=click.IntRange(1, 256), help="Worker processes (default: by cores and size, at most 8)."
 )
-@click.option("-W", "--oob-writes", is_flag=True, help="Write out of order: faster.")
-@click.option("-S", "--sparse-size", type=SparseSize(), default="4k", help="Shortest zero run to look for; 0: none.")
+@click.option("-S", "--sparse-size", type=SparseSize(), help="Shortest zero run to look for, default 4k; 0: none.")
+@click.option("--target-is-zero", is_flag=True, help="With -n: the target reads as zeros, so none are written.")
 @click.option(
-    "-t",
-    "--target-cache",
-    type=click.Choice(["writeback", "unsafe"]),
-    default="writeback",
-    help="unsafe: do not flush the target at the end.",
+    "-t", "--target-cache", metavar="MODE", default="writeback", help=f"{', '.join(CACHE_MODES)}; default writeback."
 )
-@click.option("-f", "--source-format", type=click.Choice(["raw"]), default="raw", help="The source's format.")
-@click.option("-O", "--target-format", type=click.Choice(["raw"]), default="raw", help="The target's format.")
-@click.argument("source")
-@click.argument("target")
-def convert(
-    progress: bool,
-    quiet: bool,
-    no_create: bool,
-    parallel: int | None,
-    workers: int | None,
-    oob_writes: bool,
-    sparse_size: int,
-    target_cache: str,
-    source_format: str,
-    target_format: str,
-    source: str,
-    target: str,
-) -> int:
-    """Copy one image to another.
+@click.option("-T", "--source-cache", metavar="MODE", default="writeback", help="The same for the sources.")
+@click.option(
+    "-r", "--rate-limit", type=Size("rate limit"), default=0, help="Bytes written per second, for the whole job."
+)
+@click.option("-C", "--copy-range-offloading", is_flag=True, help="Have data copied where it lies, where that can be.")
+@click.option("--salvage", is_flag=True, help="What cannot be read becomes zeros; the lost ranges are listed.")
+@click.option("-U", "--force-share", is_flag=True, help="The sources may be in use: by a running guest, say.")
+@click.option("--image-opts", is_flag=True, help="SOURCEs are driver options: driver=raw,file.filename=X")
+@click.option("--target-image-opts", is_flag=True, help="TARGET is driver options; needs -n.")
+@click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
+@click.option("--progress-kind", hidden=True)
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how zeros are made, and where block status was not to be had.")
+@click.option("-c", "--compress", is_flag=True, help="Compress: raw cannot.")
+@click.option("-B", "--backing", metavar="FILE", help="The target's backing file: raw has none.")
+@click.option("-F", "--backing-format", metavar="FMT", help="Its format.")
+@click.option("-l", "--snapshot", metavar="SNAP", help="Copy an internal snapshot: raw has none.")
+@click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: raw has none.")
+@click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
+@click.argument("names", nargs=-1, metavar="SOURCE... TARGET")
+def convert(names: tuple[str, ...], **options: Any) -> int:
+    """Copy one image, or several one after the other, to another.
 
     SOURCE and TARGET are paths, nfs://HOST/EXPORT/FILE, iscsi://[USER@]HOST[:PORT]/TARGET/LUN, or null:.
     """
+    _check_combination(options)
+    *sources, target = names if len(names) > 1 else ("", "")
+    if options["target_format_options"]:
+        from mpconv.cli.create_opts import parse_create_opts  # noqa: PLC0415
+
+        text = parse_create_opts(list(options["target_format_options"]), target).help
+        if text is not None:
+            print(text)
+            return 0
+    if len(names) < 2:
+        raise UsageError("Must specify image file name")
+    if options["source_cache"] not in CACHE_MODES:
+        raise UsageError(f"Invalid source cache option: {options['source_cache']}")
+    return _run(sources, target, options)
+
+
+def _check_combination(options: dict[str, Any]) -> None:
+    """What qemu-img refuses before it opens anything, in its order."""
+    refusals = [
+        (options["skip_broken_bitmaps"] and not options["bitmaps"], "Use of --skip-broken-bitmaps requires --bitmaps"),
+        (
+            options["compress"] and options["copy_range_offloading"],
+            "Cannot enable copy offloading when -c is used",
+        ),
+        (
+            options["sparse_size"] is not None and options["copy_range_offloading"],
+            "Cannot enable copy offloading when -S is used",
+        ),
+        (
+            options["salvage"] and options["copy_range_offloading"],
+            "Cannot use copy offloading in salvaging mode",
+        ),
+        (
+            options["target_image_opts"] and not options["no_create"],
+            "--target-image-opts requires use of -n flag",
+        ),
+        (
+            options["no_create"] and options["target_format_options"],
+            "-o has no effect when skipping image creation",
+        ),
+        (options["target_is_zero"] and not options["no_create"], "--target-is-zero requires use of -n flag"),
+    ]
+    for refused, why in refusals:
+        if refused:
+            raise UsageError(why)
+
+
+def _refusal(options: dict[str, Any], sources: int) -> str | None:
+    """What qemu-img refuses once the sources are open, in its order; the target is not touched yet."""
+    create, target_format = not options["no_create"], options["target_format"] or "raw"
+    snapshot = options["snapshot"]
+    refusals = [
+        (
+            snapshot and sources > 1 and not snapshot.startswith("snapshot."),
+            "No support for concatenating multiple snapshot",
+        ),
+        (
+            snapshot,
+            "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily loading "
+            "internal snapshots",
+        ),
+        (create and options["backing"], "Backing file not supported for file format 'raw'"),
+        (create and options["backing_format"], "Backing file format not supported for file format 'raw'"),
+        (
+            options["target_is_zero"] and options["backing"],
+            "Cannot use --target-is-zero when the destination image has a backing file",
+        ),
+        (
+            sources > 1 and options["backing"],
+            "Having a backing file for the target makes no sense when concatenating multiple input images",
+        ),
+        (options["compress"], "Compression not supported for this file format"),
+        (options["bitmaps"] and sources > 1, "Copying bitmaps only possible with single source"),
+        (options["bitmaps"], "Source lacks bitmap support"),
+        (options["target_cache"] not in CACHE_MODES, f"Invalid cache option: {options['target_cache']}"),
+    ]
+    if create and target_format != "raw":
+        refusals.insert(2, (True, unknown_target_format(target_format)))
+    return next((why for refused, why in refusals if refused), None)
+
+
+def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     # Imported here: --help does without, and the fork server imports its part while we import ours.
-    from mpconv import transports  # noqa: PLC0415
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
-    workers_here = LocalWorkers(sorted({transports.module_of(source), transports.module_of(target)}))
+    target_cache = CACHE_MODES.get(options["target_cache"], CACHE_MODES["writeback"])
+    from_places = places(
+        sources, options["source_format"], options["image_opts"], CACHE_MODES[options["source_cache"]].direct
+    )
+    target_format = options["target_format"] or (None if options["target_image_opts"] else "raw")
+    [to_place] = places([target], target_format, options["target_image_opts"], target_cache.direct)
+    local = LocalWorkers.preloading([*from_places, to_place])
 
     from mpconv import convert as job  # noqa: PLC0415
+    from mpconv.cli.create_opts import parse_create_opts  # noqa: PLC0415
+    from mpconv.cli.reporting import Report, run  # noqa: PLC0415
+    from mpconv.ui.progress import make_display  # noqa: PLC0415
 
-    line = ProgressLine(sys.stdout) if progress and not quiet else None
-    try:
-        if line is not None:
-            line.update(0, 1)
-        asyncio.run(
-            job.convert(
-                source,
-                target,
-                job.Options(
-                    in_order=not oob_writes,
-                    sparse_size=sparse_size,
-                    create=not no_create,
-                    requests=parallel,
-                    workers=workers,
-                    durable=target_cache != "unsafe",
-                ),
-                workers_here,
-                line.update if line is not None else lambda done, total: None,
-                lambda text: print(f"mpconv: warning: {text}", file=sys.stderr),
-            )
-        )
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted") from None
-    finally:
-        if line is not None:
-            line.finish()
+    kind = options["progress_kind"] or "text"
+    display = make_display(
+        kind if (options["progress"] or options["progress_kind"]) and not options["quiet"] else "none",
+        sys.stdout,
+        sys.stderr,
+    )
+    report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
+    sparse_size = options["sparse_size"]
+    chosen = job.Options(
+        in_order=not options["oob_writes"],
+        sparse_size=4096 if sparse_size is None else sparse_size,
+        create=not options["no_create"],
+        target_is_zero=options["target_is_zero"],
+        preallocation=parse_create_opts(list(options["target_format_options"]), target).preallocation,
+        requests=options["parallel"],
+        workers=options["workers"],
+        cache=target_cache,
+        rate=options["rate_limit"],
+        shared=options["force_share"],
+        salvage=options["salvage"],
+        offload=options["copy_range_offloading"],
+        probe=options["source_format"] is None and not options["image_opts"],
+        refusal=_refusal(options, len(sources)),
+    )
+    with report:
+        run(job.convert(from_places, to_place, chosen, local, report, report.warn), display, verbose=options["verbose"])
     return 0

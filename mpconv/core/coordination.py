@@ -10,11 +10,13 @@ however large the disk is; only to lose a dead worker's writes costs what they a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mpconv.core.cursor import Cursor
 from mpconv.core.flushes import FlushBook
 from mpconv.core.leases import Lease, LeaseBook, LeaseState
+from mpconv.core.rate import Rate
 from mpconv.core.sequence import WriteSequence
 from mpconv.errors import ProtocolError
 from mpconv.extent import Extent, Kind
@@ -135,6 +137,9 @@ class CoordinatorState:
     """One job of `size` bytes. `workers` is how many are expected: it shapes the size of leases, nothing else.
 
     `durable`: what is written counts only when its worker has flushed; otherwise as soon as it is written.
+    `writes_zeros`: zeros are written as data is. `rate`: bytes written per second at most, 0 for no limit. `seams`:
+    where one source image ends and the next begins.
+    `wake_at`: when a Tick is wanted, since the rate holds the next lease back; None: no need.
     `lease_size` and `buffer_size` in bytes, `lease_seconds` and every `now` in seconds of one clock.
     """
 
@@ -145,6 +150,9 @@ class CoordinatorState:
         in_order: bool,
         zero_initialised: bool,
         durable: bool = True,
+        writes_zeros: bool = False,
+        rate: int = 0,
+        seams: Collection[int] = (),
         workers: int = 1,
         lease_size: int = 16 * MiB,
         buffer_size: int = 2 * MiB,
@@ -156,7 +164,10 @@ class CoordinatorState:
         self.workers = max(1, workers)
         self.lease_size = lease_size
         self.buffer_size = buffer_size
-        self.cursor = Cursor(size)
+        self.writes_zeros = writes_zeros
+        self.rate = Rate(rate) if rate else None
+        self.wake_at: float | None = None
+        self.cursor = Cursor(size, seams)
         self.leases = LeaseBook(lease_seconds)
         self.flushes = FlushBook(lease_seconds)
         self.sequence = WriteSequence(in_order=in_order)
@@ -173,6 +184,7 @@ class CoordinatorState:
         if self.finished:
             return []
         actions: list[Action] = []
+        self.wake_at = None
         match event:
             case LeaseWanted(worker):
                 if worker not in self._dead:
@@ -216,6 +228,8 @@ class CoordinatorState:
         self.sequence.written(lease.extent)
         self.bytes_done += lease.extent.length
         self.bytes_zero += zeros
+        if self.rate is not None and self.zero_initialised:
+            self.rate.give_back(zeros)
         if self.durable:
             self.flushes.wrote(lease.worker, lease.extent, zeros)
 
@@ -251,9 +265,13 @@ class CoordinatorState:
         return self.zero_initialised and extent.kind is not Kind.DATA
 
     def _limit(self, extent: Extent) -> int:
-        """Large leases out of order, smaller near the end so that no worker is waited for."""
-        if extent.kind is not Kind.DATA:
-            return extent.length if self._skips(extent) else ZERO_LEASE
+        """Large leases, smaller near the end so that no worker is waited for; single buffers where the rate counts."""
+        if self._skips(extent):
+            return extent.length
+        if extent.kind is not Kind.DATA and not self.writes_zeros:
+            return ZERO_LEASE if self.rate is None else max(self.buffer_size, min(ZERO_LEASE, self.rate.per_second))
+        if self.rate is not None:
+            return self.buffer_size
         left = self.size - self.bytes_done
         share = align_up(max(1, left // (4 * self.workers)), self.buffer_size)
         return max(self.buffer_size, min(self.lease_size, share))
@@ -261,7 +279,7 @@ class CoordinatorState:
     def _grant(self, actions: list[Action], now: float) -> None:
         while (upcoming := self.cursor.peek()) is not None:
             skipped = self._skips(upcoming)
-            if not skipped and not self._wanting:
+            if not skipped and (not self._wanting or self._too_soon(upcoming, now)):
                 return
             extent = self.cursor.take(self._limit, max(SECTOR, self.buffer_size))
             assert extent is not None
@@ -270,12 +288,22 @@ class CoordinatorState:
                 self.bytes_done += extent.length
                 self.bytes_zero += extent.length
                 continue
+            if self.rate is not None:
+                self.rate.pay(extent.length, now)
             worker = self._wanting.popleft()
             lease = self.leases.grant(extent, worker, now)
             token = not self.sequence.in_order
             if token:
                 lease.move(LeaseState.COMMITTING, now)
             actions.append(Grant(worker, lease.epoch, extent, token))
+
+    def _too_soon(self, upcoming: Extent, now: float) -> bool:
+        """Whether the rate forbids the next lease for now; then `wake_at` says until when."""
+        if self.rate is None:
+            return False
+        ready_at = self.rate.ready_at(min(upcoming.length, self._limit(upcoming)), now)
+        self.wake_at = ready_at if ready_at > now else None
+        return self.wake_at is not None
 
     def _give_token(self, actions: list[Action], now: float) -> None:
         epoch = self.sequence.next()

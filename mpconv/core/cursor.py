@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mpconv.extent import Extent, Kind, Ranges
 from mpconv.units import align_down
@@ -12,11 +12,13 @@ from mpconv.units import align_down
 class Cursor:
     """Walks a disk of `size` bytes whose extents are fed in ascending order, without gaps.
 
-    Neighbours of one kind are joined, those that were fed and those that were given back alike.
+    Neighbours of one kind are joined, those that were fed and those that were given back alike; but what is fed is not
+    joined across a seam, where one source image ends and the next begins.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, seams: Collection[int] = ()) -> None:
         self.size = size
+        self._seams = frozenset(seams)
         self.fed = 0
         self._ahead: deque[Extent] = deque()
         self._returned: dict[Kind, Ranges] = {}
@@ -26,7 +28,7 @@ class Cursor:
         if extent.start != self.fed or extent.end > self.size:
             raise ValueError(f"extent {extent} fed where byte {self.fed} of {self.size} was due")
         self.fed = extent.end
-        if self._ahead and self._ahead[-1].kind is extent.kind:
+        if self._ahead and self._ahead[-1].kind is extent.kind and extent.start not in self._seams:
             before = self._ahead.pop()
             extent = Extent(before.start, before.length + extent.length, extent.kind)
         self._ahead.append(extent)
@@ -43,15 +45,18 @@ class Cursor:
         return self._ahead[0] if self._ahead else None
 
     def take(self, limit: Callable[[Extent], int], boundary: int) -> Extent | None:
-        """The next extent, cut to `limit(extent)` bytes; a cut falls on a multiple of `boundary`. None: no more now."""
+        """The next extent, cut to `limit(extent)` bytes, by a multiple of `boundary` if it is more. None: no more now.
+
+        So the pieces of an extent are counted from its own beginning, as qemu-img's buffers are: that decides which
+        zeros lie in one piece.
+        """
         extent = self.peek()
         if extent is None:
             return None
         most = limit(extent)
         tail: Extent | None = None
         if extent.length > most:
-            at = align_down(extent.start + most, boundary)
-            extent, tail = extent.split(at if at > extent.start else extent.start + most)
+            extent, tail = extent.split(extent.start + (align_down(most, boundary) or most))
         if self._returned:
             ranges = self._returned[extent.kind]
             ranges.cut_front(extent.end)
@@ -62,6 +67,11 @@ class Cursor:
         else:
             self._ahead.popleft()
         return extent
+
+    @property
+    def ahead(self) -> int:
+        """How many extents are known that were never leased."""
+        return len(self._ahead)
 
     @property
     def waiting(self) -> int:

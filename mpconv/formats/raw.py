@@ -23,6 +23,25 @@ class RawImage:
         if stored:
             await self.transport.read_into(offset, buffer[:stored])
 
+    @property
+    def stores(self) -> list[Transport]:
+        """What the image lies in."""
+        return [self.transport]
+
+    @property
+    def seams(self) -> tuple[int, ...]:
+        """Where one part of the image ends and the next begins: nowhere."""
+        return ()
+
+    def locate(self, offset: int, length: int) -> list[tuple[Transport, int, int]]:
+        """(store, its byte, bytes) of the guest's bytes from `offset` on, as far as they are stored as they are."""
+        stored = min(length, self.transport.size - offset)
+        return [(self.transport, offset, stored)] if stored > 0 else []
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        await self.transport.close()
+
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """As the transport's; the padding is data."""
         stored = min(length, self.transport.size - offset)

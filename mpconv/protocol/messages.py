@@ -12,8 +12,9 @@ import msgspec
 from mpconv.extent import Kind
 from mpconv.job import Job
 
-VERSION = 1
+VERSION = 2
 MAX_WANT = 64
+MAX_RANGES = 4096
 
 _LARGEST = (1 << 63) - 1
 _LAST_KIND = int(max(Kind))
@@ -62,6 +63,28 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     offset: Bytes | None
 
 
+class Lost(msgspec.Struct, frozen=True, tag="lost"):
+    """These ranges (start, length) of the source could not be read and became zeros; only in a job that salvages."""
+
+    job: Number
+    ranges: Annotated[list[tuple[Bytes, Bytes]], msgspec.Meta(max_length=MAX_RANGES)]
+    why: str
+
+
+class Differs(msgspec.Struct, frozen=True, tag="differs"):
+    """The images of a job that compares differ at this byte, the first of its lease."""
+
+    job: Number
+    offset: Bytes
+
+
+class Said(msgspec.Struct, frozen=True, tag="said"):
+    """How something is done, for who wants to know: by what means zeros are made, say."""
+
+    job: Number
+    text: str
+
+
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """A heartbeat: renews the worker's leases."""
 
@@ -106,5 +129,5 @@ class Bye(msgspec.Struct, frozen=True, tag="bye"):
     """No more work: close the connections and end."""
 
 
-FromWorker = Hello | Want | Ready | Done | Failed | Alive | FlushDone
+FromWorker = Hello | Want | Ready | Done | Failed | Lost | Differs | Said | Alive | FlushDone
 FromCoordinator = Open | LeaseGrant | Token | Flush | Bye

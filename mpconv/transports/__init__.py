@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 
-from mpconv.errors import UsageError
-from mpconv.transports.base import Access, Transport
+from mpconv.errors import MpconvError, UsageError
+from mpconv.job import Place
+from mpconv.transports.base import AS_USUAL, Access, Opening, Transport
+from mpconv.transports.window import Window
 
 _SCHEMES = {"nfs": "nfs", "iscsi": "iscsi", "null": "null", "memory": "memory", "file": "file"}
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
@@ -29,8 +31,22 @@ def redacted(url: str) -> str:
     return f"{match[1]}{match[2].partition('%')[0].partition(':')[0]}@{match[3]}" if match else url
 
 
-async def connect(url: str, access: Access, *, create_size: int | None = None) -> Transport:
+async def connect(
+    url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
+) -> Transport:
     """Open the byte store behind `url`; with `create_size` (bytes) make or replace it first."""
     module = importlib.import_module(module_of(url))
-    transport: Transport = await module.connect(url, access, create_size=create_size)
+    transport: Transport = await module.connect(url, access, create_size=create_size, opening=opening)
     return transport
+
+
+async def open_place(place: Place, access: Access, *, locked: bool = False) -> Transport:
+    """The store at a place that exists."""
+    store = await connect(place.url, access, opening=Opening(direct=place.direct, locked=locked))
+    if place.offset == 0 and place.size is None:
+        return store
+    try:
+        return Window(store, place.offset, place.size)
+    except MpconvError:
+        await store.close()
+        raise

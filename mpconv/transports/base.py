@@ -11,8 +11,10 @@ as often as one likes, from coroutines of one event loop; the transport keeps th
   nothing. A request of no bytes does nothing.
 - **Errors** are `Retryable` (try again on a new connection) or `Fatal`, and carry operation, image and offset.
 - **Nothing reconnects** behind the caller's back.
-- `zero()` leaves zeros: `True` when it did, `False` when there is no cheap honest way and the caller must write
-  zero bytes itself.
+- `zero()` leaves zeros, and may give the room they took back: `True` when it did, `False` when there is no cheap
+  honest way and the caller must write zero bytes itself. What works is found out once and remembered.
+- `copy_from()` has the bytes copied where they lie, without passing through this process: `True` when all of them
+  were, `False` when that cannot be and the caller must read and write (some may have been copied then).
 - `block_status()` may call zeros data, never data zeros; it raises `StatusWithdrawn` when it finds that it did.
 - `flush()` returns when everything that was written through *this* connection is durable.
 - `close()` may be called twice, and after errors. Every request after it raises `Retryable`.
@@ -40,12 +42,31 @@ class Access(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """How a store is opened; what a transport knows nothing of, it passes over.
+
+    `direct`: past the page cache. `locked`: take QEMU's locks on the image, or be refused when another program holds
+    them. `preallocation`: "off", "falloc" or "full", of what is created.
+    """
+
+    direct: bool = False
+    locked: bool = False
+    preallocation: str = "off"
+
+
+AS_USUAL = Opening()
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server likes, in bytes. `alignment`: writes off these boundaries cost a read first."""
+    """What the server likes, in bytes. `alignment`: writes off these boundaries cost a read first. `optimal_write`: 0
+    for no wish.
+    """
 
     alignment: int = 1
     largest_read: int = MiB
     largest_write: int = MiB
+    optimal_write: int = 0
 
 
 class Transport(abc.ABC):
@@ -74,6 +95,20 @@ class Transport(abc.ABC):
         """Make a range read as zeros by a means cheaper than writing them; False: there is none."""
         self._check("writing", offset, length)
         return False
+
+    @property
+    def zeroing(self) -> str:
+        """By what means `zero()` makes zeros, as far as is known: for `-v`."""
+        return "zeros are written"
+
+    async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
+        """Copy from another store to byte `offset` of this one; False: it cannot."""
+        self._check("writing", offset, length)
+        return False
+
+    async def disk_size(self) -> int | None:
+        """Bytes that the store takes up where it lies; None: nobody tells."""
+        return None
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Extents from `offset` on, in order, without gaps, covering at least one byte and at most `length`."""

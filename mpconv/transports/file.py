@@ -19,7 +19,17 @@ from typing import TypeVar
 
 from mpconv.errors import Fatal, NoSuchImage, Retryable
 from mpconv.extent import Extent, Kind
-from mpconv.transports.base import CLOSED, Access, Buffer, Limits, Transport, cannot_create, cannot_open
+from mpconv.transports.base import (
+    AS_USUAL,
+    CLOSED,
+    Access,
+    Buffer,
+    Limits,
+    Opening,
+    Transport,
+    cannot_create,
+    cannot_open,
+)
 from mpconv.units import MiB
 
 _SHRUNK = "the file ends here: it has shrunk"
@@ -171,7 +181,9 @@ def _mode(path: str) -> int | None:
         return None
 
 
-async def connect(url: str, access: Access, *, create_size: int | None = None) -> FileTransport:
+async def connect(
+    url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
+) -> FileTransport:
     """Open `url` (a path, or file:PATH); `create_size` makes a regular file of that size, all zero."""
     path = url
     if url.startswith("file:"):

@@ -19,7 +19,7 @@ from typing import Any
 from mpconv.errors import Fatal, MpconvError, Retryable
 from mpconv.extent import Extent, Kind
 from mpconv.transports import scsi
-from mpconv.transports.base import CLOSED, Access, Buffer, Limits, Transport, cannot_open
+from mpconv.transports.base import AS_USUAL, CLOSED, Access, Buffer, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
 from mpconv.transports.iscsi_login import Address, login, logout, parse
@@ -370,7 +370,9 @@ def _short(task: Any, length: int, reads: bool, at: int | None) -> _Refused:
     return _Refused(scsi.GOOD, 0, 0, at, why)
 
 
-async def connect(url: str, access: Access, *, create_size: int | None = None) -> IscsiTransport:
+async def connect(
+    url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
+) -> IscsiTransport:
     """Log in to the LUN of `url`. A LUN cannot be made: `create_size` is only what must fit."""
     address = parse(url)
     library = libiscsi.library()

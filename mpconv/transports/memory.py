@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpconv.errors import NoSuchImage, Retryable
-from mpconv.transports.base import CLOSED, Access, Buffer, Transport, cannot_open
+from mpconv.transports.base import AS_USUAL, CLOSED, Access, Buffer, Opening, Transport, cannot_open
 
 _stores: dict[str, bytearray] = {}
 
@@ -44,7 +44,9 @@ class MemoryTransport(Transport):
         self._closed = True
 
 
-async def connect(url: str, access: Access, *, create_size: int | None = None) -> MemoryTransport:
+async def connect(
+    url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
+) -> MemoryTransport:
     """The store of that name, made anew with `create_size`."""
     if create_size is not None:
         _stores[url] = bytearray(create_size)

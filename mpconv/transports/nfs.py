@@ -16,7 +16,7 @@ from typing import Any
 
 from mpconv.errors import Fatal, MpconvError, Retryable, StatusWithdrawn
 from mpconv.extent import Extent
-from mpconv.transports.base import CLOSED, Access, Buffer, Limits, Transport, cannot_open
+from mpconv.transports.base import AS_USUAL, CLOSED, Access, Buffer, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings.libnfs import ffi
 from mpconv.transports.blocking import beside
 from mpconv.transports.nfs4 import HoleMap
@@ -223,7 +223,9 @@ def _short_read(got: int, wanted: int) -> str:
     return f"the server returned {got} of {wanted} bytes: the file may have shrunk"
 
 
-async def connect(url: str, access: Access, *, create_size: int | None = None) -> NfsTransport:
+async def connect(
+    url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
+) -> NfsTransport:
     """Mount the directory of `url` and open its last component; `create_size` makes or replaces the file."""
     session = Session(url)
     try:

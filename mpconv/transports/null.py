@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qs
 
 from mpconv.errors import Retryable
-from mpconv.transports.base import CLOSED, Access, Buffer, Limits, Transport, cannot_open
+from mpconv.transports.base import AS_USUAL, CLOSED, Access, Buffer, Limits, Opening, Transport, cannot_open
 from mpconv.units import MiB, parse_size
 
 _ZEROS = bytes(MiB)
@@ -50,7 +50,9 @@ class NullTransport(Transport):
         self._closed = True
 
 
-async def connect(url: str, access: Access, *, create_size: int | None = None) -> NullTransport:
+async def connect(
+    url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
+) -> NullTransport:
     """Size from the URL's `size=`; 0 without one."""
     query = url.partition("?")[2]
     values = parse_qs(query, keep_blank_values=True)

@@ -1,26 +1,190 @@
-"""qemu-img's progress line, of completed bytes."""
+"""What is shown while a job runs: nothing, qemu-img's line, a live bar or JSON lines.
+
+Bytes are counted when they are complete. A stream that takes no more (a closed pipe, a full disk) ends the display,
+never the job.
+"""
 
 from __future__ import annotations
 
+import abc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TextIO
 
+from mpconv.errors import UsageError
+from mpconv.ui.speed import Speed
 
-class ProgressLine:
-    """Writes `    (12.34/100%)` and a carriage return whenever the text changes."""
+_STEP = 1.0
+"""Percentage points between two prints, as qemu-img has it."""
+_SECONDS_BETWEEN = 0.25
+_OVER = ("done", "failed")
 
-    def __init__(self, stream: TextIO) -> None:
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `total` bytes are complete, `zeros` of them without having been read. `phase`: open, copy, flush,
+    done or failed.
+    """
+
+    done: int = 0
+    total: int = 0
+    zeros: int = 0
+    phase: str = "open"
+
+    @property
+    def percent(self) -> float:
+        if self.total == 0:
+            return 0.0 if self.phase in {"open", "failed"} else 100.0
+        return min(100.0, 100 * self.done / self.total)
+
+    def __str__(self) -> str:
+        return f"    ({self.percent:3.2f}/100%)"
+
+
+class Display(abc.ABC):
+    """Shows how far a job is."""
+
+    def __init__(self, stream: TextIO, error_stream: TextIO) -> None:
         self._stream = stream
-        self._shown = ""
+        self._error_stream = error_stream
+        self._progress = Progress()
+        self._broken = False
 
-    def update(self, done: int, total: int) -> None:
-        """`done` of `total` bytes are complete."""
-        text = f"    ({100 * done / total if total else 100:.2f}/100%)\r"
-        if text != self._shown:
-            self._shown = text
-            self._stream.write(text)
-            self._stream.flush()
+    def update(self, done: int, total: int, zeros: int = 0, phase: str = "copy") -> None:
+        """How far it is now; may be called at any rate."""
+        self._progress = Progress(done, total, zeros, phase)
+        self._show()
+
+    @abc.abstractmethod
+    def _show(self) -> None:
+        """Bring `_progress` before the reader, if it is time."""
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """Nothing more comes: leave the terminal as it should be."""
+
+    def lost(self, ranges: list[tuple[int, int, str]]) -> None:  # noqa: B027 (most displays leave it to stderr)
+        """(start, length, why) of what could not be read, at the end."""
+
+    def dump(self) -> None:
+        """SIGUSR1: one line on stderr."""
+        self._write(self._error_stream, f"{self._progress}\n")
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        if stream is self._stream and self._broken:
+            return
+        try:
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError):
+            if stream is self._stream:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Show nothing more. What is still buffered goes nowhere, or it would fail again when the process ends."""
+        self._broken = True
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nowhere, self._stream.fileno())
+            finally:
+                os.close(nowhere)
+        except (OSError, ValueError):
+            return
+
+
+class Silent(Display):
+    """Shows nothing unless asked."""
+
+    def _show(self) -> None:
+        pass
 
     def finish(self) -> None:
-        """Leave the line."""
-        self._stream.write("\n")
-        self._stream.flush()
+        pass
+
+
+class ProgressLine(Display):
+    """qemu-img's text: printed at 0, at 100 and whenever it moved by more than one percentage point."""
+
+    def __init__(self, stream: TextIO, error_stream: TextIO = sys.stderr) -> None:
+        super().__init__(stream, error_stream)
+        self._printed: float | None = None
+
+    def _show(self) -> None:
+        percent, last = self._progress.percent, self._printed
+        if percent == last:
+            return
+        if last is None or percent in (0.0, 100.0) or percent < last or percent > last + _STEP:
+            self._printed = percent
+            self._write(self._stream, f"{self._progress}\r")
+
+    def finish(self) -> None:
+        self._write(self._stream, "\n")
+
+
+class JsonLines(Display):
+    """One object a line (docs/progress.md): the first and the last report, every new phase, else four a second."""
+
+    def __init__(self, stream: TextIO, error_stream: TextIO, now: Clock = time.monotonic) -> None:
+        super().__init__(stream, error_stream)
+        self._now = now
+        self._started = now()
+        self._speed = Speed()
+        self._written: Progress | None = None
+        self._written_at = 0.0
+
+    def _show(self) -> None:
+        now = self._now()
+        self._speed.update(self._progress.done, now)
+        before = self._written
+        if before is None or before.phase != self._progress.phase or now - self._written_at >= _SECONDS_BETWEEN:
+            self._print(now)
+
+    def _print(self, now: float) -> None:
+        progress = self._progress
+        left = 0.0 if progress.phase == "done" else None
+        if progress.phase not in _OVER and progress.total:
+            left = self._speed.left(progress.total)
+        line = {
+            "phase": progress.phase,
+            "done": progress.done,
+            "total": progress.total,
+            "zero": progress.zeros,
+            "rate": round(self._speed.rate()),
+            "eta": None if left is None else round(left, 1),
+            "elapsed": round(now - self._started, 3),
+        }
+        self._written, self._written_at = progress, now
+        self._write(self._stream, json.dumps(line) + "\n")
+
+    def finish(self) -> None:
+        if self._written != self._progress:
+            self._print(self._now())
+
+    def lost(self, ranges: list[tuple[int, int, str]]) -> None:
+        if ranges:
+            listed = [{"start": start, "length": length, "why": why} for start, length, why in ranges]
+            self._write(self._stream, json.dumps({"lost": listed}) + "\n")
+
+
+def make_display(kind: str, stream: TextIO, error_stream: TextIO) -> Display:
+    """The display for `--progress`: "none", "text" (a live bar where `stream` is a terminal that can show one) or
+    "json". UsageError for another.
+    """
+    if kind == "none":
+        return Silent(stream, error_stream)
+    if kind == "json":
+        return JsonLines(stream, error_stream)
+    if kind != "text":
+        raise UsageError(f"Invalid progress kind '{kind}': text or json")
+    if not stream.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}:
+        return ProgressLine(stream, error_stream)
+    from mpconv.ui.live import LiveBar  # noqa: PLC0415  (rich takes a tenth of a second to import)
+
+    return LiveBar(stream, error_stream)

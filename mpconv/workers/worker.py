@@ -12,13 +12,15 @@ import zmq
 from mpconv import transports
 from mpconv.errors import Fatal, MpconvError, ProtocolError
 from mpconv.extent import Extent, Kind
-from mpconv.formats.raw import RawImage
+from mpconv.formats.opening import Image, open_source
 from mpconv.job import Job
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.protocol.link import Link
-from mpconv.transports.base import Access
-from mpconv.workers.copier import Copier, HeldLease, Reports
+from mpconv.transports.base import Access, Transport
+from mpconv.workers.comparer import Comparer
+from mpconv.workers.copier import Copier
+from mpconv.workers.pieces import HeldLease, Reports
 
 _HEARTBEAT = 2.0
 
@@ -33,8 +35,10 @@ class Worker(Reports):
         self._running: set[asyncio.Task[None]] = set()
         self._inbox: asyncio.Queue[messages.FromCoordinator] = asyncio.Queue()
         self._leases: dict[int, HeldLease] = {}
-        self._copier: Copier | None = None
+        self._copier: Copier | Comparer | None = None
+        self._images: list[Image | Transport] = []
         self._job: Job | None = None
+        self._targets: list[Transport] = []
         self._asked = 0
 
     async def serve(self) -> None:
@@ -53,9 +57,8 @@ class Worker(Reports):
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        if self._copier is not None:
-            for connection in (self._copier.source.transport, *self._copier.targets):
-                await connection.close()
+        for connection in self._images:
+            await connection.close()
         link.close(linger_ms=200)
         context.term()
 
@@ -82,8 +85,7 @@ class Worker(Reports):
         task.add_done_callback(self._running.discard)
 
     def _report(self, error: MpconvError) -> None:
-        job = self._job.id if self._job else 0
-        self._send(messages.Failed(job, error.why, error.operation, error.image, error.offset))
+        self._send(messages.Failed(self._id, error.why, error.operation, error.image, error.offset))
 
     async def _heartbeat(self) -> None:
         while True:
@@ -107,9 +109,16 @@ class Worker(Reports):
 
     async def _open(self, job: Job) -> None:
         self._job = job
-        source = RawImage(await transports.connect(job.source, Access.READ))
-        targets = [await transports.connect(url, Access.WRITE) for url in job.targets]
-        self._copier = Copier(job, source, targets, self)
+        source = await open_source(job.sources)
+        self._images.append(source)
+        if job.compare:
+            second = await open_source(job.targets)
+            self._images.append(second)
+            self._copier = Comparer(job, source, second, self)
+        else:
+            self._targets = [await transports.open_place(place, Access.WRITE) for place in job.targets]
+            self._images += self._targets
+            self._copier = Copier(job, source, self._targets, self)
         for _ in range(job.requests):
             self._spawn(self._copier.run())
         self._asked = 2
@@ -122,23 +131,38 @@ class Worker(Reports):
         if token:
             lease.token.set()
         self._leases[epoch] = lease
-        await self._copier.add(lease)
+        await self._copier.pieces.add(lease)
 
     async def _flush(self, job_id: int) -> None:
-        assert self._copier is not None
-        for target in self._copier.targets:
+        for target in self._targets:
             await target.flush()
         self._send(messages.FlushDone(job_id))
 
+    @property
+    def _id(self) -> int:
+        return self._job.id if self._job else 0
+
     def ready(self, lease: HeldLease) -> None:
-        self._send(messages.Ready(self._copier.job.id if self._copier else 0, lease.epoch))
+        self._send(messages.Ready(self._id, lease.epoch))
 
     def done(self, lease: HeldLease) -> None:
         del self._leases[lease.epoch]
-        self._send(messages.Done(self._copier.job.id if self._copier else 0, lease.epoch, lease.zeros))
+        self._send(messages.Done(self._id, lease.epoch, lease.zeros))
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        for first in range(0, len(ranges), messages.MAX_RANGES):
+            self._send(messages.Lost(self._id, ranges[first : first + messages.MAX_RANGES], why))
+
+    def differs(self, offset: int) -> None:
+        self._send(messages.Differs(self._id, offset))
+
+    def said(self, text: str) -> None:
+        self._send(messages.Said(self._id, text))
 
     def hungry(self) -> None:
         """Ask before running dry: a lease on its way for every lease's worth of pieces that is gone."""
-        if self._copier is not None and self._copier.waiting < self._copier.job.requests and self._asked < 2:
+        if self._copier is None:
+            return
+        if self._copier.pieces.waiting < self._copier.job.requests and self._asked < 2:
             self._asked += 1
             self._send(messages.Want(1))

@@ -45,8 +45,16 @@ def test_the_cursor_refuses_an_extent_twice():
 def test_a_cut_falls_on_a_boundary():
     cursor = fed(100, Extent(0, 3, ZERO), Extent(3, 97))
     assert take(cursor) == Extent(0, 3, ZERO)
-    assert take(cursor, 20, 8) == Extent(3, 13)
-    assert take(cursor, 20, 8) == Extent(16, 16)
+    assert take(cursor, 20, 8) == Extent(3, 16), "counted from the extent's own beginning"
+    assert take(cursor, 20, 8) == Extent(19, 16)
+
+
+def test_nothing_is_joined_across_a_seam():
+    cursor = Cursor(40, seams=(20,))
+    for start in (0, 10, 20, 30):
+        cursor.feed(Extent(start, 10))
+    assert cursor.ahead == 2
+    assert [take(cursor) for _ in range(3)] == [Extent(0, 20), Extent(20, 20), None]
 
 
 def test_a_limit_below_the_boundary_still_cuts():

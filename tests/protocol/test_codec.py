@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpconv.errors import ProtocolError
-from mpconv.job import Job
+from mpconv.job import Job, Place
 from mpconv.protocol import messages as m
 from mpconv.protocol.codec import MAX_FRAME, decode_from_coordinator, decode_from_worker, encode
 
@@ -20,17 +20,22 @@ numbers = st.integers(0, LARGEST)
 sizes = st.integers(1, LARGEST)
 texts = st.text(max_size=200)
 
+places = st.builds(Place, url=texts, offset=numbers, size=st.none() | numbers, direct=st.booleans())
 jobs = st.builds(
     Job,
     id=numbers,
-    source=texts,
-    targets=st.lists(texts, min_size=1, max_size=3),
+    sources=st.lists(places, min_size=1, max_size=3),
+    targets=st.lists(places, min_size=1, max_size=3),
     size=numbers,
     in_order=st.booleans(),
     sparse_size=numbers,
     zero_initialised=st.booleans(),
     requests=sizes,
     durable=st.booleans(),
+    write_through=st.booleans(),
+    salvage=st.booleans(),
+    offload=st.booleans(),
+    compare=st.booleans(),
     buffer_size=sizes,
     lease_size=sizes,
 )
@@ -40,6 +45,9 @@ from_worker = {
     m.Ready: st.builds(m.Ready, numbers, numbers),
     m.Done: st.builds(m.Done, numbers, numbers, numbers),
     m.Failed: st.builds(m.Failed, numbers, texts, texts, texts, st.none() | numbers),
+    m.Lost: st.builds(m.Lost, numbers, st.lists(st.tuples(numbers, numbers), max_size=5), texts),
+    m.Differs: st.builds(m.Differs, numbers, numbers),
+    m.Said: st.builds(m.Said, numbers, texts),
     m.Alive: st.builds(m.Alive),
     m.FlushDone: st.builds(m.FlushDone, numbers),
 }
@@ -57,6 +65,9 @@ EXAMPLES = [
     m.Ready(1, 2),
     m.Done(1, 2, 3),
     m.Failed(1, "why", "reading", "image", 5),
+    m.Lost(1, [(2, 3)], "why"),
+    m.Differs(1, 2),
+    m.Said(1, "text"),
     m.FlushDone(1),
     m.LeaseGrant(1, 2, 3, 4, 0, True),
     m.Token(1, 2),

@@ -59,6 +59,7 @@ def test_the_document_names_the_current_version():
 def test_the_bounds_are_those_of_the_code():
     assert f"{codec.MAX_FRAME} bytes (`MAX_FRAME`)" in TEXT
     assert f"1 to {messages.MAX_WANT} (`MAX_WANT`)" in TEXT
+    assert f"up to {messages.MAX_RANGES} (`MAX_RANGES`)" in TEXT
     kinds = ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Kind)
     assert f"`kind`: {kinds}" in TEXT
 

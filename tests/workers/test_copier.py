@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpconv.errors import Fatal
+from mpconv.errors import Fatal, Retryable
 from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage
-from mpconv.job import Job
+from mpconv.job import Job, Place
+from mpconv.transports.base import Transport
 from mpconv.transports.memory import MemoryTransport
 from mpconv.units import SECTOR, KiB
-from mpconv.workers.copier import Copier, HeldLease, Reports
+from mpconv.workers.copier import Copier
+from mpconv.workers.pieces import HeldLease, Reports
 
 OLD = b"\xa5"
 BUFFER = 8 * KiB
@@ -72,6 +74,8 @@ class Reported(Reports):
         self.heard: list[tuple[str, int]] = []
         self.finished: list[HeldLease] = []
         self.pieces = 0
+        self.lost_ranges: list[tuple[str, list[tuple[int, int]]]] = []
+        self.words: list[str] = []
         self.news = asyncio.Event()
 
     def ready(self, lease: HeldLease) -> None:
@@ -86,6 +90,12 @@ class Reported(Reports):
     def hungry(self) -> None:
         self.pieces += 1
 
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        self.lost_ranges.append((why, ranges))
+
+    def said(self, text: str) -> None:
+        self.words.append(text)
+
     async def until(self, *reports: tuple[str, int]) -> None:
         while not set(reports) <= set(self.heard):
             self.news.clear()
@@ -96,8 +106,8 @@ def job(size: int, **options: Any) -> Job:
     return Job(
         **{
             "id": 1,
-            "source": "memory:source",
-            "targets": ["memory:target"],
+            "sources": [Place(url="memory:source")],
+            "targets": [Place(url="memory:target")],
             "size": size,
             "in_order": False,
             "sparse_size": 4 * KiB,
@@ -151,7 +161,7 @@ def copies(*extents: Extent) -> Callable[[Scene], Awaitable[None]]:
 
     async def script(scene: Scene) -> None:
         for epoch, extent in enumerate(extents, 1):
-            await scene.copier.add(lease(epoch, extent))
+            await scene.copier.pieces.add(lease(epoch, extent))
         await scene.reports.until(*(("done", epoch) for epoch in range(1, len(extents) + 1)))
 
     return script
@@ -206,10 +216,11 @@ def test_each_target_gets_the_bytes():
     assert [target.content for target in targets] == [content] * 2
 
 
-def test_pieces_end_at_multiples_of_the_buffer():
+def test_pieces_are_counted_from_the_beginning_of_the_lease():
+    """As qemu-img's buffers are: which zeros lie in one buffer decides what stays allocated."""
     source = Recorder(b"\x01" * 30_000)
     reports = play(source, Recorder(OLD * 30_000), script=copies(Extent(1000, 29_000)))
-    assert source.read == [(1000, 7192), (8192, 8192), (16384, 8192), (24576, 5424)]
+    assert source.read == [(1000, 8192), (9192, 8192), (17384, 8192), (25576, 4424)]
     assert reports.pieces == 4
 
 
@@ -242,7 +253,7 @@ def test_in_order_a_later_piece_that_is_read_first_waits_for_the_earlier_one():
     target = Recorder(OLD * size)
 
     async def script(scene: Scene) -> None:
-        await scene.copier.add(lease(1, Extent(0, size)))
+        await scene.copier.pieces.add(lease(1, Extent(0, size)))
         await settle()
         assert target.wrote == []
         first_may_be_read.set()
@@ -258,7 +269,7 @@ def test_nothing_is_written_without_the_token_and_ready_is_said_once():
 
     async def script(scene: Scene) -> None:
         held = lease(9, Extent(0, size), token=False)
-        await scene.copier.add(held)
+        await scene.copier.pieces.add(held)
         await scene.reports.until(("ready", 9))
         await settle()
         assert len(source.read) == 3, "the pieces are read ahead"
@@ -287,7 +298,7 @@ def test_done_comes_once_and_after_the_last_write():
 
     async def run() -> Reported:
         scene = Scene(Recorder(b"\x01" * size), target)
-        scene.reports = scene.copier.reports = Strict()
+        scene.reports = scene.copier.pieces.reports = Strict()
         await scene.play(copies(Extent(0, size)))
         return scene.reports
 
@@ -349,3 +360,86 @@ def test_the_padding_of_the_last_sector_is_written_as_zeros():
     source, target = Recorder(b"\x01" * 700), Recorder(OLD * 1024)
     play(source, target, script=copies(Extent(0, 1024)))
     assert target.content == b"\x01" * 700 + bytes(324)
+
+
+def test_without_zero_detection_zeros_are_written_and_nothing_is_given_back():
+    size = 3 * BUFFER
+    target = Recorder(OLD * size)
+    play(
+        Recorder(bytes(size)),
+        target,
+        script=copies(Extent(0, BUFFER), Extent(BUFFER, 2 * BUFFER, Kind.ZERO)),
+        sparse_size=0,
+    )
+    assert (target.zeroed, target.content) == ([], bytes(size))
+    assert sorted(target.wrote) == [(at, BUFFER) for at in range(0, size, BUFFER)]
+
+
+@pytest.mark.parametrize(("through", "flushes"), [(False, 0), (True, 3)])
+def test_write_through_flushes_each_piece_before_it_counts(through, flushes):
+    class Counting(Recorder):
+        flushed: list[int]
+
+        async def flush(self) -> None:
+            self.flushed.append(len(self.wrote))
+
+    target = Counting(OLD * 3 * BUFFER)
+    target.flushed = []
+    play(
+        Recorder(b"\x01" * 3 * BUFFER), target, script=copies(Extent(0, 3 * BUFFER)), write_through=through, requests=1
+    )
+    assert target.flushed == [1, 2, 3][:flushes]
+
+
+def test_salvage_loses_the_bad_sectors_and_nothing_else():
+    content = bytes(range(1, 251)) * 132
+    source = Recorder(content)
+    source.broken_at = 5 * SECTOR + 17
+    target = Recorder(OLD * len(content))
+    reports = play(source, target, script=copies(Extent(0, len(content))), salvage=True)
+    assert reports.lost_ranges == [("Input/output error", [(5 * SECTOR, SECTOR)])]
+    assert target.content == content[: 5 * SECTOR] + bytes(SECTOR) + content[6 * SECTOR :]
+    assert len(source.read) < 20, "halving finds the sector; it is not one request for each"
+
+
+def test_salvage_does_not_hide_a_lost_connection():
+    class Lost(Recorder):
+        async def read_into(self, offset: int, buffer: memoryview) -> None:
+            raise self.error(Retryable, "reading", offset, "the connection to the server was lost")
+
+    with pytest.raises(Retryable, match="connection to the server was lost"):
+        play(Lost(b"\x01" * BUFFER), Recorder(OLD * BUFFER), script=copies(Extent(0, BUFFER)), salvage=True)
+
+
+class Copying(Recorder):
+    """A store that copies by itself up to a byte, and no further."""
+
+    copies_to = 1 << 60
+
+    async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
+        assert isinstance(source, Recorder)
+        if offset + length > self.copies_to:
+            return False
+        self._store[offset : offset + length] = source.content[source_offset : source_offset + length]
+        return True
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("limit", [1 << 60, 2 * BUFFER, 0])
+def test_what_the_target_cannot_copy_itself_is_read_and_written(limit, in_order):
+    content = b"\x01" * 4 * BUFFER + b"\x02" * 700
+    source, target = Recorder(content), Copying(OLD * (4 * BUFFER + 1024))
+    target.copies_to = limit
+    reports = play(
+        source, target, script=copies(Extent(0, 4 * BUFFER + 1024)), offload=True, in_order=in_order, requests=1
+    )
+    assert target.content == content + bytes(324)
+    read = sum(length for _, length in source.read)
+    assert read == len(content) - min(limit, 4 * BUFFER)
+    assert len(reports.words) == (limit < 1 << 60)
+
+
+def test_how_zeros_are_made_is_said_once():
+    size = 3 * BUFFER
+    reports = play(Recorder(bytes(size)), Recorder(OLD * size), script=copies(Extent(0, size)), sparse_size=4 * KiB)
+    assert reports.words == ["zeros on 'memory:recorder': zeros are written"]

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import multiprocess
 from multiprocess import forkserver
 
+from mpconv import transports
+from mpconv.job import Place
+
 
 class LocalWorkers:
     """Starts, watches and ends worker processes."""
+
+    @classmethod
+    def preloading(cls, places: Iterable[Place]) -> LocalWorkers:
+        """Workers that have imported what these places need."""
+        return cls(sorted({transports.module_of(place.url) for place in places}))
 
     def __init__(self, preload: list[str]) -> None:
         self._context: Any = multiprocess.get_context("forkserver")

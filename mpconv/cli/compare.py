@@ -1,0 +1,115 @@
+"""`mpconv compare`: qemu-img compare's options, texts and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from mpconv.cache import CACHE_MODES
+from mpconv.cli.image_command import WithProgressKind
+from mpconv.cli.opening import places
+from mpconv.cli.params import Requests
+from mpconv.errors import MpconvError, UsageError
+
+if TYPE_CHECKING:
+    from mpconv.compare import Verdict
+
+_SAME, _DIFFERENT = 0, 1
+_CANNOT_OPEN, _CANNOT_ASK, _CANNOT_READ = 2, 3, 4
+"""qemu-img's exit codes; with 1 for a usage error, so that one may be taken for a difference: its man page says >1."""
+
+
+@click.command(cls=WithProgressKind)
+@click.option("-f", "--a-format", "first_format", metavar="FMT", help="The first image's format; else it is probed.")
+@click.option("-F", "--b-format", "second_format", metavar="FMT", help="The second image's format.")
+@click.option(
+    "-T", "--cache", metavar="MODE", default="writeback", help=f"{', '.join(CACHE_MODES)}; default writeback."
+)
+@click.option("-s", "--strict", is_flag=True, help="Sizes and block status must be the same too.")
+@click.option("-U", "--force-share", is_flag=True, help="The images may be in use: by a running guest, say.")
+@click.option("-m", "--parallel", type=Requests(), help="Buffers in flight, over all workers.")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), help="Worker processes (default: by cores and size, at most 8)."
+)
+@click.option("--image-opts", is_flag=True, help="The images are driver options: driver=raw,file.filename=X")
+@click.option("-p", "--progress", is_flag=True, help="Show compared bytes; --progress=json: as JSON lines.")
+@click.option("--progress-kind", hidden=True)
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@click.argument("names", nargs=-1, metavar="FILE1 FILE2")
+def compare(
+    first_format: str | None,
+    second_format: str | None,
+    cache: str,
+    strict: bool,
+    force_share: bool,
+    parallel: int | None,
+    workers: int | None,
+    image_opts: bool,
+    progress: bool,
+    progress_kind: str | None,
+    quiet: bool,
+    names: tuple[str, ...],
+) -> int:
+    """Compare two images. Exit code 0: they are equal; 1: they differ; more: an error.
+
+    A shorter image may go on with zeros, unless -s is given.
+    """
+    if len(names) != 2:
+        raise UsageError("Expecting two image file names")
+    if cache not in CACHE_MODES:
+        raise _with_code(UsageError(f"Invalid source cache option: {cache}"), _CANNOT_OPEN)
+    direct = CACHE_MODES[cache].direct
+    try:
+        [first] = places(names[:1], first_format, image_opts, direct)
+        [second] = places(names[1:], second_format, image_opts, direct)
+    except MpconvError as error:
+        raise _with_code(error, _CANNOT_OPEN) from None
+
+    from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415  (as in convert)
+
+    local = LocalWorkers.preloading([first, second])
+
+    from mpconv import compare as job  # noqa: PLC0415
+    from mpconv.cli.reporting import Report, run  # noqa: PLC0415
+    from mpconv.ui.progress import make_display  # noqa: PLC0415
+
+    kind = (progress_kind or "text") if (progress or progress_kind) and not quiet else "none"
+    display = make_display(kind, sys.stdout, sys.stderr)
+    options = job.Options(
+        strict=strict,
+        shared=force_share,
+        requests=parallel,
+        workers=workers,
+        probe=(first_format is None and not image_opts, second_format is None and not image_opts),
+    )
+    try:
+        with Report(display, quiet=quiet, verbose=False) as report:
+            verdict = run(job.compare((first, second), options, local, report), display, verbose=False)
+    except MpconvError as error:
+        codes = {"": _CANNOT_OPEN, "reading block status": _CANNOT_ASK}
+        raise _with_code(error, codes.get(error.operation, _CANNOT_READ)) from None
+    lines, code = said(verdict, strict=strict)
+    if not quiet:
+        print("\n".join(lines))
+    return code
+
+
+def said(verdict: Verdict, *, strict: bool) -> tuple[list[str], int]:
+    """qemu-img's lines and exit code."""
+    if strict and verdict.sizes_differ:
+        return ["Strict mode: Image size mismatch!"], _DIFFERENT
+    lines = []
+    if verdict.sizes_differ:
+        lines.append("Warning: Image size mismatch!")
+    if verdict.differs_at is not None:
+        return [*lines, f"Content mismatch at offset {verdict.differs_at}!"], _DIFFERENT
+    if verdict.status_differs_at is not None:
+        return [f"Strict mode: Offset {verdict.status_differs_at} block status mismatch!"], _DIFFERENT
+    return [*lines, "Images are identical."], _SAME
+
+
+def _with_code(error: MpconvError, code: int) -> MpconvError:
+    error.exit_code = code
+    return error

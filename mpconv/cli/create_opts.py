@@ -1,0 +1,177 @@
+"""`-o K=V,...`: how a raw target is made; and QEMU's grammar of option lists, which `--image-opts` shares.
+
+A list is `name=value,...`; a doubled comma in a value is a comma; a name alone means on, `noname` off.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mpconv.errors import Fatal, UsageError
+from mpconv.transports import module_of, redacted
+
+_SIZE_SUFFIXES = "bkmgtpe"
+_SIZE = re.compile(r"\s*\+?(?:(0x[0-9a-f]+)([kmgtp]?)|(\d+)(?:\.(\d*))?([bkmgtpe]?))", re.I | re.ASCII)
+_ON, _OFF = {"on", "yes", "true", "y"}, {"off", "no", "false", "n"}
+_MODES = ("off", "metadata", "falloc", "full")
+_LARGEST_HINT = (1 << 32) - 1
+
+_FILE = {
+    "extent_size_hint": "=<size> - Extent size hint for the image file, 0 to disable",
+    "nocow": "=<bool (on/off)>  - Turn off copy-on-write (valid only on btrfs)",
+    "preallocation": "=<str>    - Preallocation mode (allowed values: off, falloc, full)",
+    "size": "=<size>            - Virtual disk size",
+}
+_NFS = {"size": _FILE["size"]}
+_EXISTING = {
+    "preallocation": "=<str>    - Preallocation mode (allowed values: off)",
+    "size": _FILE["size"],
+}
+"""What is not made but written into, devices and LUNs."""
+
+_NO_TARGET = """Supported raw options:
+  size=<size>            - Virtual disk size
+
+The protocol level may support further options.
+Specify the target filename to include those options."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """`help`: the text that was asked for, instead of a copy. `nocow`: no copy-on-write, where there is such a thing."""
+
+    help: str | None = None
+    preallocation: str = "off"
+    nocow: bool = False
+
+
+def parse_create_opts(options: list[str], target_url: str) -> CreateOptions:
+    """Every `-o` of a command line, the last key wins. Without a target only a wish for help is looked for.
+
+    UsageError in qemu-img's words, Fatal for what only making the image shows there.
+    """
+    for text in options:
+        if not _can_be_joined(text):
+            raise UsageError(f"Invalid option list: {text}")
+    joined = ",".join(options)
+    known = _known(target_url)
+    if any(is_help for _, _, is_help in pairs(joined)):
+        lines = [f"  {name}{rest}" for name, rest in known.items()]
+        return CreateOptions(help="\n".join(["Supported options:", *lines]) if target_url else _NO_TARGET)
+    preallocation, nocow, hint = "off", False, 0
+    for name, value, _ in pairs(joined) if target_url else ():
+        if name == "id":  # the list's own name in QEMU, for any list
+            continue
+        if name not in known:
+            raise UsageError(f"Invalid parameter '{name}'")
+        if name == "preallocation":
+            preallocation = value
+            continue
+        try:
+            if name == "nocow":
+                nocow = parse_switch(name, value)
+            elif name == "extent_size_hint":
+                hint = parse_bytes(name, value)
+            else:
+                parse_bytes(name, value)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    why = _unmakeable(preallocation, hint, made=known is _FILE)
+    if why is not None:
+        raise Fatal(f"{redacted(target_url)}: error while converting raw: {why}")
+    return CreateOptions(preallocation=preallocation, nocow=nocow)
+
+
+def pairs(text: str, first: str = "") -> Iterator[tuple[str, str, bool]]:
+    """(name, value, whether it is the word help) in order. `first`: the name of a first value that has none."""
+    at = 0
+    while at < len(text):
+        end = at
+        while end < len(text) and text[end] not in "=,":
+            end += 1
+        if text[end : end + 1] == "=":
+            value, after = _value(text, end + 1)
+            yield text[at:end], value, False
+        elif at == 0 and first:
+            value, after = _value(text, 0)
+            yield first, value, False
+        else:
+            name, after = text[at:end], end + 1
+            off = name.startswith("no")
+            yield name[2 * off :], "off" if off else "on", name in {"help", "?"}
+        at = after
+
+
+def _value(text: str, at: int) -> tuple[str, int]:
+    """A value and where the next name begins."""
+    value = ""
+    while at < len(text):
+        end = text.find(",", at)
+        if end < 0:
+            return value + text[at:], len(text)
+        value += text[at:end]
+        if text[end + 1 : end + 2] != ",":
+            return value, end + 1
+        value += ","
+        at = end + 2
+    return value, at
+
+
+def parse_bytes(name: str, text: str) -> int:
+    """A size below 2^64 with QEMU's suffixes. ValueError in its words."""
+    match = _SIZE.fullmatch(text)
+    suffix = (match[2] or match[5] or "").lower() if match else ""
+    if match is None or (match[4] and suffix in {"", "b"}):
+        raise ValueError(f"Parameter '{name}' expects a non-negative number below 2^64")
+    shift = 10 * _SIZE_SUFFIXES.index(suffix or "b")
+    size = int(match[1] or match[3], 16 if match[1] else 10) << shift
+    if match[4]:
+        size += (int(match[4]) << shift) // 10 ** len(match[4])
+    if size >= 1 << 64:
+        raise ValueError(f"Value '{text}' is out of range for parameter '{name}'")
+    return size
+
+
+def parse_switch(name: str, text: str) -> bool:
+    """on or off. ValueError in QEMU's words."""
+    if text not in _ON | _OFF:
+        raise ValueError(f"Parameter '{name}' expects 'on' or 'off'")
+    return text in _ON
+
+
+def _can_be_joined(text: str) -> bool:
+    """Whether a comma before or after it would still separate."""
+    return bool(text) and not text.startswith(",") and (len(text) - len(text.rstrip(","))) % 2 == 0
+
+
+def _known(target_url: str) -> dict[str, str]:
+    """The options there are for a target, with their help."""
+    kind = module_of(target_url).rpartition(".")[2]
+    if kind == "nfs":
+        return _NFS
+    if kind != "file" or _is_device(target_url):
+        return _EXISTING
+    return _FILE
+
+
+def _is_device(url: str) -> bool:
+    try:
+        mode = os.stat(url.removeprefix("file:")).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISBLK(mode) or stat.S_ISCHR(mode)
+
+
+def _unmakeable(preallocation: str, hint: int, *, made: bool) -> str | None:
+    """Why there can be no such image. `made`: as a file."""
+    if preallocation not in _MODES:
+        return f"invalid parameter value: {preallocation}"
+    if not made and preallocation != "off":
+        return f"Unsupported preallocation mode '{preallocation}'"
+    if hint > _LARGEST_HINT:
+        return "Extent size hint is too large"
+    return "Unsupported preallocation mode: metadata" if preallocation == "metadata" else None

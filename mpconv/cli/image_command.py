@@ -1,0 +1,83 @@
+"""What the commands share that only tell about images: options, qemu-img's words for wrong ones, output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from mpconv.errors import Fatal, UsageError
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+_OUTPUTS = ("human", "json")
+
+
+class ImageCommand(click.Command):
+    """A command that refuses what it does not understand in qemu-img's words."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise UsageError(f"unrecognized option '{error.option_name}'") from None
+        except click.BadOptionUsage as error:
+            raise UsageError(f"missing argument for option '{error.option_name}'") from None
+        except click.BadParameter as error:
+            raise UsageError(error.message) from None
+
+
+class WithProgressKind(ImageCommand):
+    """`--progress` takes no value in qemu-img; `--progress=json` asks for another kind of it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        kinds = [f"--progress-kind={arg[11:]}" if arg.startswith("--progress=") else arg for arg in args[:end]]
+        return super().parse_args(ctx, kinds + args[end:])
+
+
+def image_options(command: _Decorated) -> _Decorated:
+    """-f, --output, --image-opts, -U and the images' names."""
+    for option in reversed(
+        (
+            click.option("-f", "--format", "fmt", metavar="FMT", help="The image's format (default: looked at)."),
+            click.option("--output", default="human", metavar="human|json", help="For people or for programs."),
+            click.option("--image-opts", is_flag=True, help="FILE is a list of options, driver=...,file.filename=..."),
+            click.option("-U", "--force-share", is_flag=True, help="Open it although another program writes to it."),
+            click.argument("names", nargs=-1, metavar="FILE"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def one_name(names: tuple[str, ...]) -> str:
+    """The one image that was named."""
+    if len(names) != 1:
+        raise UsageError("Expecting one image file name")
+    return names[0]
+
+
+def is_json(output: str) -> bool:
+    """What `--output` asks for."""
+    if output not in _OUTPUTS:
+        raise UsageError("--output must be used with human or json as argument.")
+    return output == "json"
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines. A name that is no UTF-8 comes out as it went in; a reader who leaves is no error."""
+    try:
+        with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+            out.writelines(os.fsencode(f"{line}\n") for line in lines)
+    except BrokenPipeError:
+        return
+    except OSError as error:
+        raise Fatal(f"error while writing to standard output: {os.strerror(error.errno or 0)}") from error
+
+
+def warn(text: str) -> None:
+    """A line for people."""
+    print(f"mpconv: warning: {text}", file=sys.stderr)

@@ -1,0 +1,41 @@
+"""`mpconv map`: qemu-img map's options."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show, warn
+from mpconv.cli.params import Size
+
+
+@click.command("map", cls=ImageCommand)
+@click.option("-s", "--start-offset", type=Size("start offset"), default=0, help="The first byte to look at.")
+@click.option("-l", "--max-length", type=Size("max length"), help="Bytes to look at (default: to the end).")
+@image_options
+def map_(
+    fmt: str | None,
+    output: str,
+    start_offset: int,
+    max_length: int | None,
+    image_opts: bool,
+    force_share: bool,
+    names: tuple[str, ...],
+) -> None:
+    """Tell where an image's data lies, and where holes are."""
+    name = one_name(names)
+    as_json = is_json(output)
+
+    from mpconv import inspection  # noqa: PLC0415 - --help does without
+    from mpconv.cli.opening import opened  # noqa: PLC0415
+
+    async def ask() -> None:
+        async with opened(name, fmt, image_opts, force_share) as (place, image):
+            extents = await inspection.block_map(image, start_offset, max_length, warn)
+            if as_json:
+                show(inspection.map_json(extents, start_offset, place.offset))
+            else:
+                show(inspection.map_lines(extents, inspection.shown_name(image), place.offset))
+
+    asyncio.run(ask())

@@ -1,0 +1,61 @@
+"""From names and format words on the command line to images."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mpconv.errors import UsageError
+from mpconv.job import Place
+from mpconv.transports.base import cannot_open
+
+if TYPE_CHECKING:
+    from mpconv.formats.opening import Image
+
+RAW = "raw"
+_OTHERS = frozenset(
+    ("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "vdi", "vhdx", "vmdk", "vpc")
+)
+"""What qemu-img knows besides: another word is a slip of the pen."""
+
+
+def places(names: Sequence[str], fmt: str | None, image_opts: bool, direct: bool = False) -> list[Place]:
+    """Where the images lie. `fmt`: what was given for all of them, None for nothing."""
+    if image_opts:
+        if fmt is not None:
+            raise UsageError("--image-opts and --format are mutually exclusive")
+
+        from mpconv.cli.image_opts import parse_image_opts  # noqa: PLC0415 - few need it
+
+        return [msgspec.structs.replace(place, direct=direct or place.direct) for place in map(parse_image_opts, names)]
+    for name in names:
+        if fmt in _OTHERS:
+            raise cannot_open(name, f"mpconv cannot read {fmt} images yet (-f raw takes its bytes as they are)")
+        if fmt not in (None, RAW):
+            raise cannot_open(name, f"Unknown driver '{fmt}'")
+        if not name:
+            raise cannot_open(name, "The 'file' block driver requires a file name")
+    return [Place(url=name, direct=direct) for name in names]
+
+
+def unknown_target_format(fmt: str) -> str:
+    """Why no image of that format, which is not raw, can be made."""
+    return f"mpconv cannot write {fmt} images yet" if fmt in _OTHERS else f"Unknown file format '{fmt}'"
+
+
+@asynccontextmanager
+async def opened(name: str, fmt: str | None, image_opts: bool, force_share: bool) -> AsyncIterator[tuple[Place, Image]]:
+    """One image, open for reading while the context lasts; of a format that was not given the header is looked at."""
+    from mpconv.formats.opening import check_formats, open_source  # noqa: PLC0415 - `places` does without
+
+    where = places([name], fmt, image_opts)
+    image = await open_source(where, locked=not force_share)
+    try:
+        if fmt is None and not image_opts:
+            await check_formats(image)
+        yield where[0], image
+    finally:
+        await image.close()

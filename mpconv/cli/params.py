@@ -1,0 +1,63 @@
+"""Kinds of option values, refused in qemu-img's words."""
+
+from __future__ import annotations
+
+import click
+
+from mpconv.job import MAX_REQUESTS, MAX_SPARSE
+from mpconv.units import SECTOR, TooLarge, parse_size
+
+_LARGEST = (1 << 63) - 1
+
+
+class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """Bytes, with qemu-img's suffixes. `what` names the value in messages."""
+
+    name = "size"
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(str(value))
+        except TooLarge:
+            self.fail(f"Invalid {self.what} specified. Must be between 0 and {_LARGEST}.")
+        except ValueError:
+            self.fail(
+                f"Invalid {self.what} specified. You may use k, M, G, T, P or E suffixes for "
+                "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
+            )
+
+
+class SparseSize(Size):
+    """`-S`: a multiple of a sector, at most 16 MiB; 0 for no zero detection."""
+
+    def __init__(self) -> None:
+        super().__init__("buffer size for sparse output")
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        size = super().convert(value, param, ctx)
+        if size % SECTOR or size > MAX_SPARSE:
+            self.fail(
+                f"Invalid {self.what} specified. Valid sizes are multiples of {SECTOR} up to {MAX_SPARSE}. "
+                "Select 0 to disable sparse detection (fully allocates output)."
+            )
+        return size
+
+
+class Requests(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`-m`."""
+
+    name = "number"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = value if isinstance(value, int) else int(str(value), 0)
+        except ValueError:
+            number = 0
+        if not 1 <= number <= MAX_REQUESTS:
+            self.fail(f"Invalid number of coroutines. Allowed number of coroutines is between 1 and {MAX_REQUESTS}")
+        return number

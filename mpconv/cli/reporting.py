@@ -1,0 +1,96 @@
+"""What a running job tells: progress, what was lost, warnings. Shared by the commands that run one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from mpconv.coordinator import Observer
+from mpconv.errors import Interrupted
+from mpconv.ui.progress import Display
+
+_Result = TypeVar("_Result")
+
+
+class Report(Observer):
+    """Passes on what the job tells to the display and, for people, to stderr."""
+
+    def __init__(self, display: Display, *, quiet: bool, verbose: bool) -> None:
+        self._display = display
+        self._quiet = quiet
+        self._verbose = verbose
+        self._phase = "copy"
+        self._seen = (0, 1, 0)
+        self._lost: list[tuple[int, int, str]] = []
+
+    def __enter__(self) -> Report:
+        self._display.update(0, 1, 0, "open")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        done, total, zeros = self._seen
+        if kind is None:
+            self._display.update(total, total, zeros, "done")
+        else:
+            self._display.update(done, total, zeros, "failed")
+        self._display.finish()
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        ranges = self.lost_ranges()
+        self._display.lost(ranges)
+        if not ranges:
+            return
+        total = sum(length for _, length, _ in ranges)
+        self.warn(f"{total} bytes could not be read and are zeros in the target:")
+        for start, length, why in ranges:
+            self.warn(f"lost bytes {start} to {start + length - 1} ({length}): {why}")
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        self._seen = (done, total, zeros)
+        self._display.update(done, total, zeros, self._phase)
+
+    def phase(self, name: str) -> None:
+        self._phase = name
+        self._display.update(*self._seen, name)
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        self._lost += [(start, length, why) for start, length in ranges]
+
+    def said(self, text: str) -> None:
+        if self._verbose:
+            print(f"mpconv: {text}", file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """A line for people; -q is for errors alone."""
+        if not self._quiet:
+            print(f"mpconv: warning: {text}", file=sys.stderr)
+
+    def lost_ranges(self) -> list[tuple[int, int, str]]:
+        """(start, length, why) of what could not be read, ascending, neighbours joined."""
+        joined: list[tuple[int, int, str]] = []
+        for start, length, why in sorted(self._lost):
+            if joined and joined[-1][2] == why and joined[-1][0] + joined[-1][1] == start:
+                first, before, _ = joined.pop()
+                start, length = first, before + length
+            joined.append((start, length, why))
+        return joined
+
+
+def run(job: Coroutine[Any, Any, _Result], display: Display, *, verbose: bool) -> _Result:
+    """Run a job. SIGUSR1 has its progress printed."""
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
+
+    async def watched() -> _Result:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, display.dump)
+        return await job
+
+    try:
+        return asyncio.run(watched())
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted") from None

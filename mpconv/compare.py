@@ -1,0 +1,100 @@
+"""Two images compared, by the same workers that copy; what both are known to be zero at is not read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from mpconv.convert import BUFFER, LEASE, workers_for
+from mpconv.coordinator import Coordinator, Observer
+from mpconv.errors import StatusWithdrawn
+from mpconv.formats.opening import Image, check_formats, open_source
+from mpconv.formats.pair import Pair
+from mpconv.job import Job, Place
+from mpconv.units import SECTOR, align_down
+from mpconv.workers.launch.local import LocalWorkers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to compare. `strict`: sizes and block status count too; `shared`: a program may have the images open.
+
+    `probe`: whether each is refused when it looks like another format than raw.
+    """
+
+    strict: bool = False
+    shared: bool = False
+    requests: int | None = None
+    workers: int | None = None
+    probe: tuple[bool, bool] = (False, False)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found. `differs_at`: the byte that qemu-img names, None when the images are equal.
+
+    It names the first sector that differs where both images reach, and the very byte beyond the end of the shorter
+    one (convert.md; read off `qemu-img compare`).
+    """
+
+    sizes_differ: bool = False
+    status_differs_at: int | None = None
+    differs_at: int | None = None
+
+
+async def compare(places: tuple[Place, Place], options: Options, local: LocalWorkers, observer: Observer) -> Verdict:
+    """Compare two images. Raises MpconvError when one cannot be read."""
+    try:
+        return await _compare(places, options, local, observer, trusting=True)
+    except StatusWithdrawn:
+        return await _compare(places, options, local, observer, trusting=False)
+
+
+async def _compare(
+    places: tuple[Place, Place], options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
+) -> Verdict:
+    images: list[Image] = []
+    try:
+        for place, probe in zip(places, options.probe, strict=True):
+            images.append(await open_source([place], locked=not options.shared, trusting=trusting))
+            if probe:
+                await check_formats(images[-1])
+        first, second = images
+        if options.strict and first.size != second.size:
+            return Verdict(sizes_differ=True)
+        pair = Pair(first, second)
+        unlike = await pair.first_unlike(pair.size) if options.strict else None
+        size = pair.size if unlike is None else unlike
+        at = await _first_difference(places, Pair(first, second), size, options, local, observer)
+        common = min(first.size, second.size)
+        if at is not None and at < common:
+            return Verdict(differs_at=align_down(at, SECTOR))
+        return Verdict(sizes_differ=first.size != second.size, status_differs_at=unlike, differs_at=at)
+    finally:
+        for image in images:
+            await image.close()
+
+
+async def _first_difference(
+    places: tuple[Place, Place], pair: Pair, size: int, options: Options, local: LocalWorkers, observer: Observer
+) -> int | None:
+    if not size:
+        return None
+    count, requests = workers_for(size, len(os.sched_getaffinity(0)), options)
+    job = Job(
+        id=1,
+        sources=[places[0]],
+        targets=[places[1]],
+        size=size,
+        in_order=False,
+        sparse_size=SECTOR,
+        zero_initialised=True,
+        requests=requests,
+        durable=False,
+        compare=True,
+        buffer_size=BUFFER,
+        lease_size=LEASE,
+    )
+    coordinator = Coordinator(job, pair, local, count, observer)
+    await coordinator.run()
+    return coordinator.differs_at

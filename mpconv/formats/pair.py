@@ -1,0 +1,55 @@
+"""Two images side by side: what must be read to compare them. The shorter one goes on with zeros."""
+
+from __future__ import annotations
+
+from mpconv.extent import Extent, Kind
+from mpconv.formats.opening import Image
+from mpconv.units import GiB
+
+_AHEAD = 64 * GiB
+
+
+class Pair:
+    """`size`: of the larger one. A range is ZERO when both are known to be zero there, else DATA."""
+
+    seams: tuple[int, ...] = ()
+
+    def __init__(self, first: Image, second: Image) -> None:
+        self.size = max(first.size, second.size)
+        self._statuses = (_Status(first), _Status(second))
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """One extent from `offset` on, as far as neither image's kind changes, at most `length` bytes."""
+        one, other = [await status.at(offset, length) for status in self._statuses]
+        kind = Kind.DATA if Kind.DATA in (one.kind, other.kind) else Kind.ZERO
+        return [Extent(offset, min(one.end, other.end) - offset, kind)]
+
+    async def first_unlike(self, size: int) -> int | None:
+        """The first byte below `size` at which the kinds of the two differ; None: nowhere."""
+        at = 0
+        while at < size:
+            one, other = [await status.at(at, size - at) for status in self._statuses]
+            if one.kind is not other.kind:
+                return at
+            at = min(one.end, other.end)
+        return None
+
+
+class _Status:
+    """Block status of one image, asked for in long stretches and handed out in short ones, ascending."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._known: list[Extent] = []
+
+    async def at(self, offset: int, length: int) -> Extent:
+        """The extent at `offset`, which begins there, at most `length` bytes."""
+        if offset >= self._image.size:
+            return Extent(offset, length, Kind.ZERO)
+        while self._known and self._known[-1].end <= offset:
+            self._known.pop()
+        if not self._known or self._known[-1].start > offset:
+            ahead = min(_AHEAD, self._image.size - offset)
+            self._known = (await self._image.block_status(offset, ahead))[::-1]
+        found = self._known[-1]
+        return Extent(offset, min(found.end - offset, length), found.kind)

@@ -1,0 +1,55 @@
+"""A part of a byte store as a store of its own: qemu's raw driver with `offset=` and `size=`."""
+
+from __future__ import annotations
+
+from mpconv.extent import Extent
+from mpconv.transports.base import Buffer, Transport, cannot_open
+
+
+class Window(Transport):
+    """`size` bytes of `inner` from its byte `start`; None: all that follow."""
+
+    creatable = False
+
+    def __init__(self, inner: Transport, start: int, size: int | None) -> None:
+        left = inner.size - start
+        if left < 0 or (size is not None and size > left):
+            asked = f"{start}" if size is None else f"{start} and size {size}"
+            raise cannot_open(inner.name, f"offset {asked} lie beyond its end: it has {inner.size} bytes")
+        self._inner = inner
+        self._start = start
+        self.name = inner.name
+        self.identity = inner.identity
+        self.size = left if size is None else size
+        self.limits = inner.limits
+        self.fixed_size = inner.fixed_size
+
+    def _at(self, operation: str, offset: int, length: int) -> int:
+        self.check_bounds(operation, offset, length)
+        return self._start + offset
+
+    async def read_into(self, offset: int, buffer: Buffer) -> None:
+        await self._inner.read_into(self._at("reading", offset, len(buffer)), buffer)
+
+    async def write(self, offset: int, buffer: Buffer) -> None:
+        await self._inner.write(self._at("writing", offset, len(buffer)), buffer)
+
+    async def zero(self, offset: int, length: int) -> bool:
+        return await self._inner.zero(self._at("writing", offset, length), length)
+
+    @property
+    def zeroing(self) -> str:
+        return self._inner.zeroing
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        extents = await self._inner.block_status(self._at("reading block status", offset, length), length)
+        return [Extent(extent.start - self._start, extent.length, extent.kind) for extent in extents]
+
+    async def disk_size(self) -> int | None:
+        return await self._inner.disk_size()
+
+    async def flush(self) -> None:
+        await self._inner.flush()
+
+    async def close(self) -> None:
+        await self._inner.close()

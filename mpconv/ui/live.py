@@ -1,0 +1,122 @@
+"""A live bar on a terminal, drawn by rich."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mpconv.ui.progress import Clock, Display
+from mpconv.ui.speed import Speed
+from mpconv.units import human
+
+_SECONDS_BETWEEN = 0.1
+_SHORTEST_BAR, _LONGEST_BAR = 10, 40
+_WAITING = {"open": "opening", "flush": "flushing"}
+
+
+def duration(seconds: float) -> str:
+    """ "1:02:03", "2:03"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class LiveBar(Display):
+    """One line: percentage, bar, bytes, rate, time left, zeros; in a narrow terminal the less telling ones are left
+    out. It is drawn from `update`, without a thread.
+    """
+
+    def __init__(self, stream: TextIO, error_stream: TextIO, now: Clock = time.monotonic) -> None:
+        super().__init__(stream, error_stream)
+        self._now = now
+        self._started = self._drawn_at = now()
+        self._drawn_phase = ""
+        self._speed = Speed()
+        self._console = Console(file=stream, force_terminal=True, highlight=False)
+        # Warnings that are printed while it lives go above it, if they go to this terminal.
+        self._shares = error_stream.isatty()
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=self._shares and error_stream is sys.stderr,
+        )
+
+    def _show(self) -> None:
+        now, phase = self._now(), self._progress.phase
+        self._speed.update(self._progress.done, now)
+        if phase != self._drawn_phase or now - self._drawn_at >= _SECONDS_BETWEEN:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._drawn_at, self._drawn_phase = self._now(), self._progress.phase
+        if self._broken:
+            return
+        try:
+            self._live.start()
+            self._live.update(self._line(), refresh=True)
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _line(self) -> Table:
+        progress = self._progress
+        percent, size, rate, remaining, zeros = self._texts()
+        room = self._console.width - len(percent)
+        shown = {percent}
+        for text in (remaining, rate, size, zeros):
+            if text and len(text) + 1 + _SHORTEST_BAR + 1 <= room:
+                shown.add(text)
+                room -= len(text) + 1
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        cells: list[Text | ProgressBar] = [Text(percent, "bold")]
+        if room > _SHORTEST_BAR:
+            bar = min(_LONGEST_BAR, room - 1)
+            cells.append(ProgressBar(total=100, completed=progress.percent, width=bar))
+        cells += [Text(text) for text in (size, rate, remaining, zeros) if text in shown]
+        for _ in cells:
+            grid.add_column(no_wrap=True)
+        grid.add_row(*cells)
+        return grid
+
+    def _texts(self) -> tuple[str, str, str, str, str]:
+        """Percentage, bytes, rate, time and zeros; empty for what is not known."""
+        progress, phase = self._progress, self._progress.phase
+        elapsed = self._now() - self._started
+        size = f"{human(progress.done)} of {human(progress.total)}" if phase != "open" else ""
+        speed = self._speed.rate()
+        if phase == "done" and elapsed > 0:
+            speed = progress.done / elapsed
+        rate = f"{human(speed)}/s" if speed > 0 else ""
+        left = self._speed.left(progress.total)
+        if phase == "done":
+            remaining = f"in {duration(elapsed)}"
+        elif phase == "failed":
+            remaining = f"failed after {duration(elapsed)}"
+        elif phase in _WAITING:
+            remaining = _WAITING[phase]
+        else:
+            remaining = "" if left is None else f"{duration(left)} left"
+        zeros = f"{100 * progress.zeros / progress.done:.0f}% zeros" if progress.zeros and progress.done else ""
+        return f"{progress.percent:5.1f}%", size, rate, remaining, zeros
+
+    def finish(self) -> None:
+        if not self._live.is_started:
+            return
+        self._draw()
+        try:
+            self._live.stop()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def dump(self) -> None:
+        if self._shares and self._live.is_started and not self._broken:
+            self._console.print(Text(str(self._progress)), soft_wrap=True)
+        else:
+            super().dump()
