@@ -33,8 +33,7 @@ class Options:
 class Verdict:
     """What was found. `differs_at`: the byte that qemu-img names, None when the images are equal.
 
-    It names the first sector that differs where both images reach, and the very byte beyond the end of the shorter
-    one (convert.md; read off `qemu-img compare`).
+    That is the beginning of the first sector that differs, or the end of a file inside it (read off qemu-img).
     """
 
     sizes_differ: bool = False
@@ -66,10 +65,11 @@ async def _compare(
         unlike = await pair.first_unlike(pair.size) if options.strict else None
         size = pair.size if unlike is None else unlike
         at = await _first_difference(places, Pair(first, second), size, options, local, observer)
-        common = min(first.size, second.size)
-        if at is not None and at < common:
-            return Verdict(differs_at=align_down(at, SECTOR))
-        return Verdict(sizes_differ=first.size != second.size, status_differs_at=unlike, differs_at=at)
+        if at is not None:
+            ends = [store.size for image in images for store in image.stores if store.size <= at]
+            named = max([align_down(at, SECTOR), *ends])
+            return Verdict(sizes_differ=at >= min(first.size, second.size), differs_at=named)
+        return Verdict(sizes_differ=first.size != second.size, status_differs_at=unlike)
     finally:
         for image in images:
             await image.close()

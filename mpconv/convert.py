@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mpconv import transports
-from mpconv.cache import CacheMode
+from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import InUse, MpconvError, NoSuchImage, StatusWithdrawn, UsageError
 from mpconv.formats.opening import Image, check_formats, open_source
@@ -41,8 +41,9 @@ class Options:
 
     `requests` and `workers`: None for what suits the image and the machine. `create`: make the target anew.
     `target_is_zero`: it exists and reads as zeros. `rate`: bytes a second, 0 for no limit. `shared`: a program may
-    have the source open. `salvage`: what cannot be read becomes zeros. `offload`: have data copied where it lies. `probe`: refuse sources that look like another format than raw. `refusal`: why it
-    cannot be, said once the sources are open, as qemu-img does.
+    have the source open. `salvage`: what cannot be read becomes zeros. `offload`: have data copied where it lies.
+    `probe`: refuse sources that look like another format than raw. `refusal`: why it cannot be, said once the sources
+    are open, as qemu-img does.
     """
 
     in_order: bool = True
@@ -52,7 +53,7 @@ class Options:
     preallocation: str = "off"
     requests: int | None = None
     workers: int | None = None
-    cache: CacheMode = CacheMode()
+    cache: CacheMode = CACHE_MODES["writeback"]
     rate: int = 0
     shared: bool = False
     salvage: bool = False
@@ -62,7 +63,7 @@ class Options:
 
 
 def workers_for(size: int, cores: int, options: Effort) -> tuple[int, int]:
-    """Worker processes, and buffers in flight in each of them, for an image of `size` bytes.
+    """Worker processes, and buffers in flight over all of them, for an image of `size` bytes.
 
     More than 8 processes on one host gain nothing on one server, and a small image is copied before a second one has
     started. qemu-img's 8 requests are the least in flight; each process drives four more without effort.
@@ -71,8 +72,7 @@ def workers_for(size: int, cores: int, options: Effort) -> tuple[int, int]:
     if count is None:
         count = max(1, min(cores, _MOST_WORKERS, size // _WORTH_A_WORKER + 1))
     total = options.requests if options.requests is not None else max(_FEWEST_REQUESTS, _REQUESTS_EACH * count)
-    count = min(count, total)
-    return count, -(-total // count)
+    return min(count, total), total
 
 
 async def convert(
@@ -161,7 +161,7 @@ async def _run(
 
 async def _open_target(source: Image, place: Place, options: Options) -> Transport:
     """The target, made anew unless `create` is off; refused when it is a source itself."""
-    opening = Opening(direct=place.direct, locked=True, preallocation=options.preallocation)
+    opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
     existing: Transport | None = None
     try:
         existing = await transports.open_place(place, Access.WRITE, locked=True)

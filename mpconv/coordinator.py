@@ -10,6 +10,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+import msgspec
 import zmq
 
 from mpconv.core import coordination as core
@@ -186,8 +187,9 @@ class Coordinator:
                 if self._outcome.done():
                     self._send(name, messages.Bye())
                     return
+                share = self._share(len(self._heard))
                 self._heard[name] = self._loop.time()
-                self._send(name, messages.Open(self._job))
+                self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=share)))
             case messages.Want(leases):
                 for _ in range(leases):
                     self._handle(core.LeaseWanted(name))
@@ -208,6 +210,11 @@ class Coordinator:
                 self._handle(core.SignOfLife(name))
             case messages.Failed(_, why, operation, image, offset):
                 self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+
+    def _share(self, number: int) -> int:
+        """How many of the job's buffers the worker has in flight that came as the `number`th, from 0."""
+        each, more = divmod(self._job.requests, self._count)
+        return each + (number < more)
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
         self._link.send(name.encode("latin-1"), encode(message))
@@ -246,7 +253,7 @@ class Coordinator:
             self._wake = self._loop.call_at(self._state.wake_at, self._handle, core.Tick())
 
     def _end_when_it_differs(self) -> None:
-        """A difference is the first one when nothing below it is under way: out of order, leases are granted ascending."""
+        """A difference is the first one when nothing below it is under way: leases are granted ascending."""
         if self.differs_at is None or self._outcome.done():
             return
         if all(lease.extent.start > self.differs_at for lease in self._state.leases.live.values()):

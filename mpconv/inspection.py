@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mpconv.errors import StatusWithdrawn
 from mpconv.extent import Extent, Kind, merged
 from mpconv.formats.opening import Image
+from mpconv.transports import module_of
 from mpconv.units import SECTOR, align_up
 
 _UNITS = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
@@ -39,11 +40,15 @@ def json_text(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """`size`: the guest's; `disk_size`: what it takes up where it lies, None when nobody tells. Bytes."""
+    """`size`: the guest's; `disk_size`: what it takes up where it lies, None when nobody tells. Bytes.
+
+    `flagged`: whether QEMU's driver for the store says that a raw image is not dirty; those of nfs: and null: do not.
+    """
 
     name: str
     size: int
     disk_size: int | None
+    flagged: bool
     format: str = "raw"
 
     def lines(self) -> Iterator[str]:
@@ -59,7 +64,7 @@ class Info:
         facts: dict[str, object] = {"virtual-size": self.size, "filename": name, "format": self.format}
         if self.disk_size is not None:
             facts["actual-size"] = self.disk_size
-        return {**facts, "dirty-flag": False}
+        return {**facts, "dirty-flag": False} if self.flagged else facts
 
 
 def shown_name(image: Image) -> str:
@@ -69,7 +74,9 @@ def shown_name(image: Image) -> str:
 
 async def info(image: Image) -> Info:
     """About an image at one place."""
-    return Info(shown_name(image), image.size, await image.stores[0].disk_size())
+    store = image.stores[0]
+    flagged = module_of(store.name).rpartition(".")[2] in {"file", "iscsi"}
+    return Info(shown_name(image), image.size, await store.disk_size(), flagged)
 
 
 async def block_map(image: Image, start: int, length: int | None, warn: Callable[[str], None]) -> list[Extent]:

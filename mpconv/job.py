@@ -13,13 +13,14 @@ MAX_SPARSE = 16 * MiB
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where an image lies: a part of a byte store, all of it as a rule; offset and size in bytes.
 
-    `direct`: past the page cache, where there is one.
+    `direct`: past the page cache, where there is one. `shared`: whoever else has it open, QEMU's locks are not asked.
     """
 
     url: str
     offset: int = 0
     size: int | None = None
     direct: bool = False
+    shared: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     sparse_size: int
     zero_initialised: bool
     requests: int
+    """Buffers in flight: over all workers, and in what a worker is sent, its share."""
     durable: bool
     """Whether each target is flushed before the job counts as done (every cache mode but unsafe)."""
     write_through: bool = False

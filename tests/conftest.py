@@ -42,13 +42,15 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def lun(iscsi: IscsiServer, tmp_path: Path) -> Callable[..., Lun]:
-    def make(size: int, *, block_size: int = 512, old_data: bool = False, readonly: bool = False) -> Lun:
+    def make(
+        size: int, *, block_size: int = 512, old_data: bool = False, readonly: bool = False, thin: bool = True
+    ) -> Lun:
         backing = tmp_path / f"lun{next(_numbers)}.img"
         with backing.open("wb") as file:
             file.truncate(size)
             if old_data:
                 file.write(b"\xa5" * size)
-        number = iscsi.add_lun(IQN, backing, block_size=block_size, readonly=readonly)
+        number = iscsi.add_lun(IQN, backing, block_size=block_size, readonly=readonly, thin=thin)
         return Lun(iscsi.url(IQN, number), backing)
 
     return make

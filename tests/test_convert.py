@@ -47,12 +47,12 @@ def test_holes_that_were_a_lie_are_read_after_all(tmp_path, monkeypatch, create)
     [
         (0, 64, Options(), (1, 8)),
         (64 * MiB - 1, 64, Options(), (1, 8)),
-        (1 << 40, 2, Options(), (2, 4)),
-        (1 << 40, 64, Options(), (8, 4)),
-        (1 << 40, 64, Options(workers=20), (20, 4)),
+        (1 << 40, 2, Options(), (2, 8)),
+        (1 << 40, 64, Options(), (8, 32)),
+        (1 << 40, 64, Options(workers=20), (20, 80)),
         (1 << 40, 64, Options(requests=1), (1, 1)),
-        (1 << 40, 4, Options(requests=10), (4, 3)),
-        (1, 1, Options(workers=3), (3, 4)),
+        (1 << 40, 4, Options(requests=10), (4, 10)),
+        (1, 1, Options(workers=3), (3, 12)),
     ],
 )
 def test_workers_and_their_buffers(size, cores, options, expected):

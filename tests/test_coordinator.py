@@ -44,8 +44,8 @@ def run(*frames: bytes) -> Coordinator:
     async def main() -> Coordinator:
         source = RawImage(await connect("memory:source", Access.READ, create_size=SIZE))
         job = Job(
-            id=1, sources=[Place(url="memory:source")], targets=[Place(url="null:")], size=SIZE, in_order=True, sparse_size=4096,
-            zero_initialised=False, requests=1, durable=True,
+            id=1, sources=[Place(url="memory:source")], targets=[Place(url="null:")], size=SIZE, in_order=True,
+            sparse_size=4096, zero_initialised=False, requests=1, durable=True,
         )  # fmt: skip
         coordinator = Coordinator(job, source, Hostile(*frames), 1, Observer())
         async with asyncio.timeout(20):

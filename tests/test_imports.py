@@ -25,12 +25,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ui": BOTTOM,
     "journal": BOTTOM,
     "workers": BOTTOM | {"protocol", "transports", "formats"},
+    "cache": set(),
     "coordinator": BOTTOM | {"core", "protocol", "transports", "formats", "workers", "journal"},
-    "convert": BOTTOM | {"core", "protocol", "transports", "formats", "workers", "coordinator", "journal"},
+    "convert": BOTTOM | {"cache", "core", "protocol", "transports", "formats", "workers", "coordinator", "journal"},
+    "compare": BOTTOM | {"convert", "formats", "workers", "coordinator"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"inspection"},
+    | {"cache", "compare", "inspection"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""

@@ -9,7 +9,7 @@ import click
 
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind
-from mpconv.cli.opening import places
+from mpconv.cli.opening import places, probed
 from mpconv.cli.params import Requests
 from mpconv.errors import MpconvError, UsageError
 
@@ -82,7 +82,7 @@ def compare(
         shared=force_share,
         requests=parallel,
         workers=workers,
-        probe=(first_format is None and not image_opts, second_format is None and not image_opts),
+        probe=(probed(names[:1], first_format, image_opts), probed(names[1:], second_format, image_opts)),
     )
     try:
         with Report(display, quiet=quiet, verbose=False) as report:

@@ -9,7 +9,7 @@ import click
 
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind
-from mpconv.cli.opening import places, unknown_target_format
+from mpconv.cli.opening import places, probed, unknown_target_format
 from mpconv.cli.params import Requests, Size, SparseSize
 from mpconv.errors import UsageError
 
@@ -148,7 +148,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         sources, options["source_format"], options["image_opts"], CACHE_MODES[options["source_cache"]].direct
     )
     target_format = options["target_format"] or (None if options["target_image_opts"] else "raw")
-    [to_place] = places([target], target_format, options["target_image_opts"], target_cache.direct)
+    [to_place] = places([target], target_format, options["target_image_opts"], target_cache.direct, writable=True)
     local = LocalWorkers.preloading([*from_places, to_place])
 
     from mpconv import convert as job  # noqa: PLC0415
@@ -177,7 +177,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         shared=options["force_share"],
         salvage=options["salvage"],
         offload=options["copy_range_offloading"],
-        probe=options["source_format"] is None and not options["image_opts"],
+        probe=probed(sources, options["source_format"], options["image_opts"]),
         refusal=_refusal(options, len(sources)),
     )
     with report:

@@ -42,7 +42,7 @@ Specify the target filename to include those options."""
 
 @dataclass(frozen=True, slots=True)
 class CreateOptions:
-    """`help`: the text that was asked for, instead of a copy. `nocow`: no copy-on-write, where there is such a thing."""
+    """`help`: the text that was asked for, instead of a copy. `nocow`: no copy-on-write, where there is one."""
 
     help: str | None = None
     preallocation: str = "off"

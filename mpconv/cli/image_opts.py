@@ -18,14 +18,13 @@ import msgspec
 from mpconv.cli.create_opts import pairs, parse_bytes, parse_switch
 from mpconv.errors import UsageError
 from mpconv.job import Place
-from mpconv.transports.iscsi_login import LARGEST_LUN
-from mpconv.units import GiB, SECTOR
+from mpconv.units import SECTOR, GiB
 
 _FORMATS = frozenset(
     ("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "vdi", "vhdx", "vmdk", "vpc")
 )
 _NODE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,30}")
-_SECRETS = re.compile(r"((?:^|[.,])password=)(?:[^,]|,,)*|(://[^,/%@]*)%(?:[^,/]|,,)*(?=@)")
+_SECRETS = re.compile(r"((?:^|,)[^,=]*passw[^,=]*=)(?:[^,]|,,)*|(://[^,/%@]*)%(?:[^,]|,,)*(?=@)")
 _URL_LIKE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _NULL_SIZE = GiB
 
@@ -38,7 +37,7 @@ class _Node:
         self._whole = whole
 
     def refuse(self, why: str) -> UsageError:
-        return UsageError(f"Could not open '{self._whole}': {why}")
+        return UsageError(f"Could not open '{_hide_secrets(self._whole)}': {_hide_secrets(why)}")
 
     def take(self, name: str) -> str | None:
         return self._values.pop(name, None)
@@ -86,8 +85,11 @@ class _Node:
 
 def parse_image_opts(text: str, *, writable: bool = False) -> Place:
     """Where the image lies. `writable`: it is a target."""
-    node = _Node({name: value for name, value, _ in pairs(text, first="file")}, _SECRETS.sub(_hide, text))
-    return _open(node, direct=False, writable=writable, top=True)
+    values = {name: value for name, value, _ in pairs(text, first="file")}
+    unlocked = {"force-share": "on", "locking": "off"}
+    shared = any(unlocked.get(name.rpartition(".")[2]) == value for name, value in values.items())
+    place = _open(_Node(values, text), direct=False, writable=writable, top=True)
+    return msgspec.structs.replace(place, shared=shared)
 
 
 def names_format(text: str) -> bool:
@@ -95,8 +97,8 @@ def names_format(text: str) -> bool:
     return any(name == "driver" for name, _, _ in pairs(text, first="file"))
 
 
-def _hide(match: re.Match[str]) -> str:
-    return f"{match[1]}..." if match[1] else match[2]
+def _hide_secrets(text: str) -> str:
+    return _SECRETS.sub(lambda match: f"{match[1]}..." if match[1] else match[2], text)
 
 
 def _open(node: _Node, *, direct: bool, writable: bool, top: bool) -> Place:
@@ -157,9 +159,10 @@ def _raw(node: _Node, direct: bool, writable: bool, *, alone: str) -> Place:
                 f"The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  actual size of "
                 f"the containing file ({place.size})"
             )
-        size = place.size - offset if size is None else size
-    elif size is not None and size % SECTOR:
+    if size is not None and size % SECTOR:
         raise node.refuse(f"Specified size is not multiple of {SECTOR}")
+    if size is None and place.size is not None:
+        size = place.size - offset
     return msgspec.structs.replace(place, offset=place.offset + offset, size=size)
 
 
@@ -246,8 +249,8 @@ def _iscsi(node: _Node, driver: str) -> Place:
     if transport != "tcp":
         raise node.refuse(f"Unknown transport: {transport}" if transport != "iser" else "mpconv has no transport iser")
     lun = node.number("lun") or 0
-    if not 0 <= lun <= LARGEST_LUN:
-        raise node.refuse(f"there is no LUN {lun}: they go up to {LARGEST_LUN}")
+    if lun < 0:
+        raise node.refuse(f"there is no LUN {lun}")
     login = _login(node)
     if node.take("initiator-name") is not None:
         raise node.refuse("initiator-name is not taken from here: set MPCONV_INITIATOR_NAME")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
 from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show
@@ -19,7 +17,9 @@ def info(
     name = one_name(names)
     as_json = is_json(output)
 
-    from mpconv import inspection  # noqa: PLC0415 - --help does without
+    import asyncio  # noqa: PLC0415 - --help does without
+
+    from mpconv import inspection  # noqa: PLC0415
     from mpconv.cli.opening import opened  # noqa: PLC0415
 
     async def ask() -> inspection.Info:

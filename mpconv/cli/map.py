@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
 from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show, warn
@@ -27,7 +25,9 @@ def map_(
     name = one_name(names)
     as_json = is_json(output)
 
-    from mpconv import inspection  # noqa: PLC0415 - --help does without
+    import asyncio  # noqa: PLC0415 - --help does without
+
+    from mpconv import inspection  # noqa: PLC0415
     from mpconv.cli.opening import opened  # noqa: PLC0415
 
     async def ask() -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
 from mpconv.cli.image_command import ImageCommand, image_options, is_json, show
 from mpconv.cli.params import Size
 from mpconv.errors import Fatal, UsageError
 
-_TARGET_OPTIONS = frozenset(("size", "preallocation", "nocow", "extent_size_hint"))
+_SIZES = frozenset(("size", "extent_size_hint"))
+_TARGET_OPTIONS = _SIZES | {"nocow", "preallocation", "id"}
 
 
 @click.command(cls=ImageCommand)
@@ -31,19 +30,20 @@ def measure(
     names: tuple[str, ...],
 ) -> None:
     """Tell how many bytes a copy of an image will take up."""
+    import asyncio  # noqa: PLC0415 - --help does without
+
+    from mpconv import inspection  # noqa: PLC0415
+    from mpconv.cli.create_opts import parse_create_opts  # noqa: PLC0415
+    from mpconv.cli.opening import RAW, opened, unknown_target_format  # noqa: PLC0415
+
     as_json = is_json(output)
-    for text in target_options:
-        if not text or text.startswith(",") or text.endswith(","):
-            raise UsageError(f"Invalid option list: {text}")
+    parse_create_opts(list(target_options), "")
     if len(names) > 1:
         raise UsageError("At most one filename argument is allowed.")
     if not names and (image_opts or fmt is not None or snapshot is not None):
         raise UsageError("--image-opts, -f, and -l require a filename argument.")
     if names and size is not None:
         raise UsageError("--size N cannot be used together with a filename.")
-
-    from mpconv import inspection  # noqa: PLC0415 - --help does without
-    from mpconv.cli.opening import RAW, opened, unknown_target_format  # noqa: PLC0415
 
     async def ask(name: str) -> int:
         async with opened(name, fmt, image_opts, force_share) as (_, image):
@@ -66,9 +66,16 @@ def measure(
 
 
 def _check_target_options(lists: tuple[str, ...]) -> None:
-    """Their names; a raw image takes the same room whatever they say."""
-    for text in lists:
-        for pair in text.replace(",,", "").split(","):
-            key = pair.partition("=")[0]
-            if key not in _TARGET_OPTIONS:
-                raise UsageError(f"Invalid options for file format 'raw': Invalid parameter '{key}'")
+    """Names and kinds of values; a raw image takes the same room whatever they say."""
+    from mpconv.cli.create_opts import pairs, parse_bytes, parse_switch  # noqa: PLC0415
+
+    for name, value, _ in pairs(",".join(lists)):
+        if name not in _TARGET_OPTIONS:
+            raise UsageError(f"Invalid parameter '{name}'")
+        try:
+            if name == "nocow":
+                parse_switch(name, value)
+            elif name in _SIZES:
+                parse_bytes(name, value)
+        except ValueError as error:
+            raise UsageError(str(error)) from None

@@ -22,15 +22,18 @@ _OTHERS = frozenset(
 """What qemu-img knows besides: another word is a slip of the pen."""
 
 
-def places(names: Sequence[str], fmt: str | None, image_opts: bool, direct: bool = False) -> list[Place]:
-    """Where the images lie. `fmt`: what was given for all of them, None for nothing."""
+def places(
+    names: Sequence[str], fmt: str | None, image_opts: bool, direct: bool = False, *, writable: bool = False
+) -> list[Place]:
+    """Where the images lie. `fmt`: what was given for all of them, None for nothing. `writable`: they are targets."""
     if image_opts:
         if fmt is not None:
             raise UsageError("--image-opts and --format are mutually exclusive")
 
         from mpconv.cli.image_opts import parse_image_opts  # noqa: PLC0415 - few need it
 
-        return [msgspec.structs.replace(place, direct=direct or place.direct) for place in map(parse_image_opts, names)]
+        found = [parse_image_opts(name, writable=writable) for name in names]
+        return [msgspec.structs.replace(place, direct=direct or place.direct) for place in found]
     for name in names:
         if fmt in _OTHERS:
             raise cannot_open(name, f"mpconv cannot read {fmt} images yet (-f raw takes its bytes as they are)")
@@ -39,6 +42,15 @@ def places(names: Sequence[str], fmt: str | None, image_opts: bool, direct: bool
         if not name:
             raise cannot_open(name, "The 'file' block driver requires a file name")
     return [Place(url=name, direct=direct) for name in names]
+
+
+def probed(names: Sequence[str], fmt: str | None, image_opts: bool) -> bool:
+    """Whether the format was left open, so that the images' first bytes must tell."""
+    if not image_opts:
+        return fmt is None
+    from mpconv.cli.image_opts import names_format  # noqa: PLC0415 - few need it
+
+    return not all(map(names_format, names))
 
 
 def unknown_target_format(fmt: str) -> str:
@@ -54,7 +66,7 @@ async def opened(name: str, fmt: str | None, image_opts: bool, force_share: bool
     where = places([name], fmt, image_opts)
     image = await open_source(where, locked=not force_share)
     try:
-        if fmt is None and not image_opts:
+        if probed([name], fmt, image_opts):
             await check_formats(image)
         yield where[0], image
     finally:

@@ -6,13 +6,13 @@ import ctypes
 import re
 from pathlib import Path
 
-_PASSWORD = re.compile(rb"(?<=%)[^@/\0]+(?=@)")
+_PASSWORD = re.compile(rb"(?<=%)[^@/\0]+(?=@)|(?<=password=)[^,\0]+")
 _ARG_START, _ARG_END = 45, 46
 """Fields 48 and 49 of proc(5)'s stat, counted from the one after the command's name."""
 
 
 def hide_passwords() -> None:
-    """Overwrite `%PASSWORD@` in the memory that /proc/PID/cmdline shows. `sys.argv` keeps what was given.
+    """Overwrite `%PASSWORD@` and `password=PASSWORD` in what /proc/PID/cmdline shows. `sys.argv` keeps what was given.
 
     For a moment at the start it can still be seen; who minds sets LIBISCSI_CHAP_PASSWORD.
     """

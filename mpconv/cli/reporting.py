@@ -76,8 +76,9 @@ class Report(Observer):
         for start, length, why in sorted(self._lost):
             if joined and joined[-1][2] == why and joined[-1][0] + joined[-1][1] == start:
                 first, before, _ = joined.pop()
-                start, length = first, before + length
-            joined.append((start, length, why))
+                joined.append((first, before + length, why))
+            else:
+                joined.append((start, length, why))
         return joined
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class Rate:
-    """`per_second` bytes, on average. What is to be written is paid for before it may begin, so the last byte is written
-    when all of it is paid; seconds of any one clock.
+    """`per_second` bytes, on average; seconds of any one clock. What is to be written is paid for before it may begin,
+    so the last byte is written when all of it is paid.
     """
 
     def __init__(self, per_second: int) -> None:

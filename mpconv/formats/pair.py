@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from mpconv.extent import Extent, Kind
 from mpconv.formats.opening import Image
-from mpconv.units import GiB
-
-_AHEAD = 64 * GiB
 
 
 class Pair:
@@ -25,11 +22,14 @@ class Pair:
         return [Extent(offset, min(one.end, other.end) - offset, kind)]
 
     async def first_unlike(self, size: int) -> int | None:
-        """The first byte below `size` at which the kinds of the two differ; None: nowhere."""
+        """The first byte below `size` at which the status of the two differs; None: nowhere.
+
+        Their kind, and whether it goes on to the image's end: qemu-img's status tells that too.
+        """
         at = 0
         while at < size:
             one, other = [await status.at(at, size - at) for status in self._statuses]
-            if one.kind is not other.kind:
+            if one.kind is not other.kind or (one.end == size) != (other.end == size):
                 return at
             at = min(one.end, other.end)
         return None
@@ -49,7 +49,6 @@ class _Status:
         while self._known and self._known[-1].end <= offset:
             self._known.pop()
         if not self._known or self._known[-1].start > offset:
-            ahead = min(_AHEAD, self._image.size - offset)
-            self._known = (await self._image.block_status(offset, ahead))[::-1]
+            self._known = (await self._image.block_status(offset, self._image.size - offset))[::-1]
         found = self._known[-1]
         return Extent(offset, min(found.end - offset, length), found.kind)

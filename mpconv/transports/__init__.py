@@ -42,7 +42,7 @@ async def connect(
 
 async def open_place(place: Place, access: Access, *, locked: bool = False) -> Transport:
     """The store at a place that exists."""
-    store = await connect(place.url, access, opening=Opening(direct=place.direct, locked=locked))
+    store = await connect(place.url, access, opening=Opening(direct=place.direct, locked=locked and not place.shared))
     if place.offset == 0 and place.size is None:
         return store
     try:

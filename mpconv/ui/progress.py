@@ -28,9 +28,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` bytes are complete, `zeros` of them without having been read. `phase`: open, copy, flush,
-    done or failed.
-    """
+    """`done` of `total` bytes are complete, `zeros` of them zero. `phase`: open, copy, flush, done or failed."""
 
     done: int = 0
     total: int = 0

@@ -58,6 +58,11 @@ class Image:
         return sum(piece.length for piece in self.pieces)
 
     @property
+    def local(self) -> bool:
+        """No server is needed."""
+        return self.place != NFS and self.place not in LUNS
+
+    @property
     def exists(self) -> bool:
         """There is an image, not nothing and not a folder."""
         return self.made and self.place not in (ABSENT, FOLDER)

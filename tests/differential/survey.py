@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.differential.cases import Case, make_case
-from tests.differential.run import Difference, Lab, Program, compare_all, compare_case, recipe
+from tests.differential.run import Difference, Lab, Program, compare_case, recipe
 from tests.differential.shrink import Signature, shrink, signature
 
 
@@ -29,7 +30,7 @@ class Failure:
         """Failures with the same one are told once."""
         case = self.case
         options = tuple(sorted({option[0] for option in case.options}))
-        return signature(self.found), options, len(case.sources), tuple(image.place for image in case.images)
+        return signature(self.found), options, frozenset(image.place for image in case.images if not image.local)
 
 
 @dataclass
@@ -70,20 +71,32 @@ def survey(
     made = Survey()
     cases = [make_case(seed, number, lab.remote) for number in numbers]
     alike: dict[Signature, list[tuple[int, Case, list[Difference]]]] = {}
-    for place, case, found in compare_all(cases, program, lab, jobs):
-        made.cases[case.kind] += 1
-        if found:
-            made.failed[case.kind] += 1
-            alike.setdefault(signature(found), []).append((numbers[place], case, found))
-        tell(place + 1)
+
+    def compare(case: Case) -> list[Difference]:
+        return compare_case(case, program, lab)
+
+    def smallest(failure: tuple[int, Case, list[Difference]]) -> Failure:
+        number, case, found = failure
+        return Failure(*shrink(case, found, compare, budget), [number])
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for number, case, found in zip(numbers, cases, pool.map(compare, cases), strict=True):
+            made.cases[case.kind] += 1
+            if found:
+                made.failed[case.kind] += 1
+                alike.setdefault(signature(found), []).append((number, case, found))
+            tell(number - numbers.start + 1)
+        for failures in alike.values():
+            failures.sort(key=lambda failure: len(failure[1].options) + 2 * len(failure[1].sources))
+        chosen = [failure for failures in alike.values() for failure in failures[:shrink_each]]
+        shrunk = {failure.numbers[0]: failure for failure in pool.map(smallest, chosen)}
     distinct: dict[tuple[object, ...], Failure] = {}
     for failures in alike.values():
-        failures.sort(key=lambda failure: len(failure[1].options) + 2 * len(failure[1].sources))
-        for number, case, found in failures[:shrink_each]:
-            failure = Failure(*shrink(case, found, lambda less: compare_case(less, program, lab), budget), [number])
-            distinct.setdefault(failure.key, failure).numbers.append(number)
-        last = distinct[failure.key]
-        last.numbers += [number for number, _, _ in failures[shrink_each:]]
+        for number, *_ in failures[:shrink_each]:
+            first = distinct.setdefault(shrunk[number].key, shrunk[number])
+            first.numbers.append(number)
+        # Those that were not shrunk are counted with one that was.
+        first.numbers += [number for number, *_ in failures[shrink_each:]]
     for failure in distinct.values():
         failure.numbers = sorted(set(failure.numbers))
     made.failures = list(distinct.values())

@@ -1,4 +1,4 @@
-"""Real servers on loopback: nfs-ganesha and tgt, on free ports, ended by pid."""
+"""Real servers, on loopback unless told otherwise: nfs-ganesha and tgt, on free ports, ended by pid."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
+LOOPBACK = "127.0.0.1"
 
 
 class ServerError(Exception):
@@ -34,10 +35,10 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _listening(port: int) -> bool:
+def _listening(port: int, address: str = LOOPBACK) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0
 
 
 def binary(name: str, package: str) -> str:
@@ -109,11 +110,11 @@ class RpcBind(Server):
 
 
 _GANESHA = """
-NFS_CORE_PARAM {{ Protocols = 3,4; NFS_Port = {nfs}; MNT_Port = {mount}; Bind_addr = 127.0.0.1;
+NFS_CORE_PARAM {{ Protocols = {protocols}; NFS_Port = {nfs}; MNT_Port = {mount}; Bind_addr = {address};
   Enable_NLM = false; Enable_RQUOTA = false; }}
-NFSv4 {{ Graceless = true; Minor_Versions = 0,1,2; RecoveryRoot = "{state}"; }}
+NFSv4 {{ Graceless = true; Minor_Versions = {minor_versions}; RecoveryRoot = "{state}"; }}
 EXPORT {{ Export_Id = 1; Path = "{path}"; Pseudo = "{path}"; Access_Type = RW; Squash = No_Root_Squash;
-  SecType = sys; Protocols = 3,4; Transports = TCP; FSAL {{ Name = VFS; }} }}
+  SecType = sys; Protocols = {protocols}; Transports = TCP; FSAL {{ Name = VFS; }} }}
 """
 _EXTRA_EXPORT = """
 EXPORT {{ Export_Id = {number}; Path = "{path}"; Pseudo = "{path}"; {settings}
@@ -130,13 +131,23 @@ class NfsServer(Server):
     """nfs-ganesha exporting `export` (default: a folder of `directory`) over NFSv3 and v4.
 
     `unfriendly`: it also exports `unfriendly_export(kind)`, for kind "readonly", "squashed" (root is nobody there) and
-    "privileged" (only ports below 1024 are served).
+    "privileged" (only ports below 1024 are served). `protocols` and `minor_versions`: all it offers, in its own words.
     """
 
     def __init__(
-        self, directory: Path, export: Path | None = None, *, daemon: bool = False, unfriendly: bool = False
+        self,
+        directory: Path,
+        export: Path | None = None,
+        *,
+        daemon: bool = False,
+        unfriendly: bool = False,
+        address: str = LOOPBACK,
+        protocols: str = "3,4",
+        minor_versions: str = "0,1,2",
     ) -> None:
         super().__init__(directory, daemon=daemon)
+        self.address = address
+        self._offers = {"protocols": protocols, "minor_versions": minor_versions}
         self.export = (export or directory / "export").resolve()
         self.export.mkdir(parents=True, exist_ok=True)
         self._unfriendly = unfriendly
@@ -153,7 +164,14 @@ class NfsServer(Server):
             self.rpcbind = RpcBind(self.directory / "rpcbind", daemon=self.daemon)
             self.rpcbind.start()
         config = self.directory / "ganesha.conf"
-        text = _GANESHA.format(nfs=self.port, mount=self.mount_port, path=self.export, state=self.directory)
+        text = _GANESHA.format(
+            address=self.address,
+            nfs=self.port,
+            mount=self.mount_port,
+            path=self.export,
+            state=self.directory,
+            **self._offers,
+        )
         for number, (kind, settings) in enumerate(_UNFRIENDLY.items() if self._unfriendly else (), 2):
             path = self.unfriendly_export(kind)
             path.mkdir(parents=True, exist_ok=True)
@@ -161,7 +179,7 @@ class NfsServer(Server):
         config.write_text(text)
         command = [binary("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"), "-F", "-f", str(config)]
         command += ["-L", str(self.directory / "ganesha.log"), "-p", str(self.directory / "ganesha.pid")]
-        self._launch(command, lambda: _listening(self.port) and _listening(self.mount_port))
+        self._launch(command, lambda: all(_listening(port, self.address) for port in (self.port, self.mount_port)))
 
     def stop(self) -> None:
         super().stop()
@@ -179,11 +197,11 @@ class NfsServer(Server):
 
     def url(self, name: str, export: Path | None = None) -> str:
         """For mpconv: needs no rpcbind. `export`: another one than the usual."""
-        return f"nfs://127.0.0.1{export or self.export}/{name}?nfsport={self.port}&mountport={self.mount_port}"
+        return f"nfs://{self.address}{export or self.export}/{name}?nfsport={self.port}&mountport={self.mount_port}"
 
     def qemu_url(self, name: str) -> str:
         """For qemu-img, which knows no ports in the URL and asks rpcbind."""
-        return f"nfs://127.0.0.1{self.export}/{name}"
+        return f"nfs://{self.address}{self.export}/{name}"
 
 
 _CONTROL = Path("/var/run/tgtd/socket.0")
@@ -192,8 +210,9 @@ _CONTROL = Path("/var/run/tgtd/socket.0")
 class IscsiServer(Server):
     """tgtd with targets and LUNs backed by files."""
 
-    def __init__(self, directory: Path, *, daemon: bool = False) -> None:
+    def __init__(self, directory: Path, *, daemon: bool = False, address: str = LOOPBACK) -> None:
         super().__init__(directory, daemon=daemon)
+        self.address = address
         self.port = free_port()
         self._control = next(
             number for number in range(1000, 9000) if not _CONTROL.with_name(f"socket.{number}").exists()
@@ -209,8 +228,8 @@ class IscsiServer(Server):
         """Start and wait until it answers."""
         _CONTROL.parent.mkdir(parents=True, exist_ok=True)
         command = [binary("tgtd", "tgt"), "-f", "-C", str(self._control)]
-        command += ["--iscsi", f"portal=127.0.0.1:{self.port}"]
-        self._launch(command, lambda: _listening(self.port))
+        command += ["--iscsi", f"portal={self.address}:{self.port}"]
+        self._launch(command, lambda: _listening(self.port, self.address))
 
     def stop(self) -> None:
         super().stop()
@@ -252,7 +271,7 @@ class IscsiServer(Server):
 
     def url(self, iqn: str, lun: int) -> str:
         """For mpconv and qemu-img."""
-        return f"iscsi://127.0.0.1:{self.port}/{iqn}/{lun}"
+        return f"iscsi://{self.address}:{self.port}/{iqn}/{lun}"
 
 
 def save(directory: Path, facts: dict[str, Any]) -> None:

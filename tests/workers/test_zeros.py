@@ -11,7 +11,7 @@ SECTOR = 512
 
 
 def qemu_runs(zero: list[bool], first: int, shortest: int, alignment: int) -> list[Run]:
-    """convert.md, "The copy", 5, followed to the letter, a sector at a time. All in sectors; `first`: the buffer's place."""
+    """convert.md, "The copy", 5, to the letter, a sector at a time. All in sectors; `first`: the buffer's place."""
 
     def stretch(at: int) -> int:
         """Where the run that begins at `at` ends, by the rules of alignment; negative when it counts as zeros."""
@@ -48,8 +48,9 @@ def joined(runs: list[Run]) -> list[Run]:
     found: list[Run] = []
     for offset, length, zero in runs:
         if found and found[-1][2] == zero:
-            offset, length = found[-1][0], found.pop()[1] + length
-        found.append((offset, length, zero))
+            found[-1] = (found[-1][0], found[-1][1] + length, zero)
+        else:
+            found.append((offset, length, zero))
     return found
 
 

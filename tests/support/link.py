@@ -1,0 +1,136 @@
+"""A link of limited speed between two network namespaces: servers on this side, programs on the other."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_CLONE_NEWNET = 0x40000000
+_PIECE = 1 << 18
+_MIB = 1 << 20
+_INSIDE = "MPCONV_OWN_NAMESPACES"
+
+
+def in_own_namespaces() -> None:
+    """Start the program again in network, mount and process namespaces of its own, which end with it. Needs root."""
+    if os.environ.get(_INSIDE):
+        _configure("mount -t tmpfs none /run", "ip link set lo up")
+        return
+    os.environ[_INSIDE] = "1"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.execvp("unshare", ["unshare", "-nmpf", "--kill-child", "--mount-proc", sys.executable, *sys.argv])
+
+
+def _configure(*commands: str) -> None:
+    for command in commands:
+        subprocess.run(command.split(), check=True)
+
+
+def make_interface(name: str, peer: str, address: str) -> None:
+    """An interface with that address, as if plugged into something; nfs-ganesha wants one besides loopback's."""
+    _configure(
+        f"ip link add {name} type veth peer name {peer}",
+        f"ip addr add {address}/24 dev {name}",
+        f"ip link set {name} up",
+        f"ip link set {peer} up",
+    )
+
+
+class Link:
+    """Two namespaces, a veth pair between them, and at both ends tbf, which lets `mbit` Mbit/s of frames out.
+
+    Both have to be inside `in_own_namespaces`: names and mounts are not cleaned up.
+    """
+
+    here = "10.99.1.1"
+    there = "10.99.1.2"
+    _name = "there"
+
+    def __init__(self, mbit: int) -> None:
+        self.mbit = mbit
+        limit = f"root tbf rate {mbit}mbit burst 256kb latency 50ms"
+        _configure(
+            f"ip netns add {self._name}",
+            f"ip link add link0 type veth peer name link1 netns {self._name}",
+            f"ip addr add {self.here}/24 dev link0",
+            f"ip -n {self._name} addr add {self.there}/24 dev link1",
+            f"ip -n {self._name} link set lo up",
+            "ip link set link0 up",
+            f"ip -n {self._name} link set link1 up",
+            f"tc qdisc add dev link0 {limit}",
+            f"tc -n {self._name} qdisc add dev link1 {limit}",
+        )
+
+    def cross(self) -> None:
+        """This process, which must have one thread, to the programs' side."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with Path(f"/run/netns/{self._name}").open("rb") as namespace:
+            if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+
+    def speed(self, size: int = 256 * _MIB) -> float:
+        """Bytes a second that one TCP connection carries: the lower of the two ways'."""
+        return size / max(self._transfer(size, outwards=outwards) for outwards in (True, False))
+
+    def both_ways(self, size: int = 256 * _MIB) -> float:
+        """Bytes a second each way that two connections carry at once, one each way."""
+        seconds: list[float] = []
+        other = threading.Thread(target=lambda: seconds.append(self._transfer(size, outwards=False)))
+        other.start()
+        seconds.append(self._transfer(size, outwards=True))
+        other.join()
+        return size / max(seconds)
+
+    def _transfer(self, size: int, *, outwards: bool) -> float:
+        """Seconds from the first byte's leaving to the word that the last has come."""
+        with socket.create_server((self.here, 0)) as listener:
+            port = listener.getsockname()[1]
+            child = os.fork()
+            if not child:
+                os._exit(self._guarded(lambda: self._far_end(port, size, outwards=outwards)))
+            connection, _ = listener.accept()
+        with connection:
+            started = time.monotonic()
+            (_send if outwards else _receive)(connection, size)
+            seconds = time.monotonic() - started
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            raise OSError("nothing came over the link")
+        return seconds
+
+    def _far_end(self, port: int, size: int, *, outwards: bool) -> None:
+        self.cross()
+        with socket.create_connection((self.here, port)) as connection:
+            (_receive if outwards else _send)(connection, size)
+
+    @staticmethod
+    def _guarded(work: Callable[[], None]) -> int:
+        try:
+            work()
+        except OSError:
+            return 1
+        return 0
+
+
+def _send(connection: socket.socket, size: int) -> None:
+    piece = bytes(_PIECE)
+    for at in range(0, size, _PIECE):
+        connection.sendall(memoryview(piece)[: size - at])
+    connection.recv(1)
+
+
+def _receive(connection: socket.socket, size: int) -> None:
+    piece = bytearray(_PIECE)
+    while size:
+        got = connection.recv_into(piece, min(size, _PIECE))
+        if not got:
+            raise ConnectionResetError
+        size -= got
+    connection.sendall(b"!")
