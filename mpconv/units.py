@@ -34,7 +34,8 @@ def parse_size(text: str) -> int:
         raise ValueError(f"'{text}' is not a whole number of bytes")
     size = int(whole) << shift
     if fraction:
-        size += (int(fraction) << shift) // 10 ** len(fraction)
+        parts = 10 ** len(fraction)
+        size += ((int(fraction) << shift) + parts // 2) // parts
     return _below_8_eib(size, text)
 
 

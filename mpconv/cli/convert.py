@@ -9,8 +9,9 @@ import click
 
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind
-from mpconv.cli.opening import places, probed, unknown_target_format
+from mpconv.cli.opening import places, probed
 from mpconv.cli.params import Requests, Size, SparseSize
+from mpconv.cli.refusals import check_combination, check_lists, check_protocol, created_as, help_text
 from mpconv.errors import UsageError
 
 
@@ -58,15 +59,13 @@ def convert(names: tuple[str, ...], **options: Any) -> int:
 
     SOURCE and TARGET are paths, nfs://HOST/EXPORT/FILE, iscsi://[USER@]HOST[:PORT]/TARGET/LUN, or null:.
     """
-    _check_combination(options)
+    check_lists(options)
+    check_combination(options)
     *sources, target = names if len(names) > 1 else ("", "")
-    if options["target_format_options"]:
-        from mpconv.cli.create_opts import parse_create_opts  # noqa: PLC0415
-
-        text = parse_create_opts(list(options["target_format_options"]), target).help
-        if text is not None:
-            print(text)
-            return 0
+    text = help_text(options, target)
+    if text is not None:
+        print(text)
+        return 0
     if len(names) < 2:
         raise UsageError("Must specify image file name")
     if options["source_cache"] not in CACHE_MODES:
@@ -74,85 +73,22 @@ def convert(names: tuple[str, ...], **options: Any) -> int:
     return _run(sources, target, options)
 
 
-def _check_combination(options: dict[str, Any]) -> None:
-    """What qemu-img refuses before it opens anything, in its order."""
-    refusals = [
-        (options["skip_broken_bitmaps"] and not options["bitmaps"], "Use of --skip-broken-bitmaps requires --bitmaps"),
-        (
-            options["compress"] and options["copy_range_offloading"],
-            "Cannot enable copy offloading when -c is used",
-        ),
-        (
-            options["sparse_size"] is not None and options["copy_range_offloading"],
-            "Cannot enable copy offloading when -S is used",
-        ),
-        (
-            options["salvage"] and options["copy_range_offloading"],
-            "Cannot use copy offloading in salvaging mode",
-        ),
-        (
-            options["target_image_opts"] and not options["no_create"],
-            "--target-image-opts requires use of -n flag",
-        ),
-        (
-            options["no_create"] and options["target_format_options"],
-            "-o has no effect when skipping image creation",
-        ),
-        (options["target_is_zero"] and not options["no_create"], "--target-is-zero requires use of -n flag"),
-    ]
-    for refused, why in refusals:
-        if refused:
-            raise UsageError(why)
-
-
-def _refusal(options: dict[str, Any], sources: int) -> str | None:
-    """What qemu-img refuses once the sources are open, in its order; the target is not touched yet."""
-    create, target_format = not options["no_create"], options["target_format"] or "raw"
-    snapshot = options["snapshot"]
-    refusals = [
-        (
-            snapshot and sources > 1 and not snapshot.startswith("snapshot."),
-            "No support for concatenating multiple snapshot",
-        ),
-        (
-            snapshot,
-            "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily loading "
-            "internal snapshots",
-        ),
-        (create and options["backing"], "Backing file not supported for file format 'raw'"),
-        (create and options["backing_format"], "Backing file format not supported for file format 'raw'"),
-        (
-            options["target_is_zero"] and options["backing"],
-            "Cannot use --target-is-zero when the destination image has a backing file",
-        ),
-        (
-            sources > 1 and options["backing"],
-            "Having a backing file for the target makes no sense when concatenating multiple input images",
-        ),
-        (options["compress"], "Compression not supported for this file format"),
-        (options["bitmaps"] and sources > 1, "Copying bitmaps only possible with single source"),
-        (options["bitmaps"], "Source lacks bitmap support"),
-        (options["target_cache"] not in CACHE_MODES, f"Invalid cache option: {options['target_cache']}"),
-    ]
-    if create and target_format != "raw":
-        refusals.insert(2, (True, unknown_target_format(target_format)))
-    return next((why for refused, why in refusals if refused), None)
-
-
 def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     # Imported here: --help does without, and the fork server imports its part while we import ours.
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     target_cache = CACHE_MODES.get(options["target_cache"], CACHE_MODES["writeback"])
+    preallocation, refusal = created_as(options, len(sources), target)
     from_places = places(
         sources, options["source_format"], options["image_opts"], CACHE_MODES[options["source_cache"]].direct
     )
-    target_format = options["target_format"] or (None if options["target_image_opts"] else "raw")
+    target_format = options["target_format"] if options["no_create"] else None  # what is made is looked at later
+    if not options["no_create"]:
+        check_protocol(target)
     [to_place] = places([target], target_format, options["target_image_opts"], target_cache.direct, writable=True)
     local = LocalWorkers.preloading([*from_places, to_place])
 
     from mpconv import convert as job  # noqa: PLC0415
-    from mpconv.cli.create_opts import parse_create_opts  # noqa: PLC0415
     from mpconv.cli.reporting import Report, run  # noqa: PLC0415
     from mpconv.ui.progress import make_display  # noqa: PLC0415
 
@@ -169,7 +105,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         sparse_size=4096 if sparse_size is None else sparse_size,
         create=not options["no_create"],
         target_is_zero=options["target_is_zero"],
-        preallocation=parse_create_opts(list(options["target_format_options"]), target).preallocation,
+        preallocation=preallocation,
         requests=options["parallel"],
         workers=options["workers"],
         cache=target_cache,
@@ -178,7 +114,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         salvage=options["salvage"],
         offload=options["copy_range_offloading"],
         probe=probed(sources, options["source_format"], options["image_opts"]),
-        refusal=_refusal(options, len(sources)),
+        refusal=refusal,
     )
     with report:
         run(job.convert(from_places, to_place, chosen, local, report, report.warn), display, verbose=options["verbose"])

@@ -54,12 +54,9 @@ def parse_create_opts(options: list[str], target_url: str) -> CreateOptions:
 
     UsageError in qemu-img's words, Fatal for what only making the image shows there.
     """
-    for text in options:
-        if not _can_be_joined(text):
-            raise UsageError(f"Invalid option list: {text}")
     joined = ",".join(options)
     known = _known(target_url)
-    if any(is_help for _, _, is_help in pairs(joined)):
+    if asks_for_help(options):
         lines = [f"  {name}{rest}" for name, rest in known.items()]
         return CreateOptions(help="\n".join(["Supported options:", *lines]) if target_url else _NO_TARGET)
     preallocation, nocow, hint = "off", False, 0
@@ -141,6 +138,14 @@ def parse_switch(name: str, text: str) -> bool:
     if text not in _ON | _OFF:
         raise ValueError(f"Parameter '{name}' expects 'on' or 'off'")
     return text in _ON
+
+
+def asks_for_help(options: list[str]) -> bool:
+    """Whether there is a `-o help` among them. UsageError for a text that is no list of options."""
+    for text in options:
+        if not _can_be_joined(text):
+            raise UsageError(f"Invalid option list: {text}")
+    return any(is_help for _, _, is_help in pairs(",".join(options)))
 
 
 def _can_be_joined(text: str) -> bool:

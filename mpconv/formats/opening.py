@@ -8,8 +8,6 @@ from mpconv.formats.raw import RawImage
 from mpconv.job import Place
 from mpconv.transports.base import Access, cannot_open
 
-_HEADER = 2048
-
 Image = RawImage | Concatenation
 """What can be read: `size`, `read_into`, `block_status`, `close`."""
 
@@ -30,10 +28,10 @@ async def open_source(places: list[Place], *, locked: bool = False, trusting: bo
 
 async def check_formats(image: Image) -> None:
     """Fatal when one of the stores holds another format than raw: its guest would see the format's own bytes."""
-    from mpconv.formats.probe import probe  # noqa: PLC0415  (workers do without)
+    from mpconv.formats.probe import PROBED, probe  # noqa: PLC0415  (workers do without)
 
     for store in image.stores:
-        header = memoryview(bytearray(min(_HEADER, store.size)))
+        header = memoryview(bytearray(min(PROBED, store.size)))
         await store.read_into(0, header)
         found = probe(bytes(header), store.name, store.size)
         if found != "raw":

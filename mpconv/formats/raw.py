@@ -43,16 +43,20 @@ class RawImage:
         await self.transport.close()
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """As the transport's; the padding is data."""
+        """As the transport's; the padding goes with what is before it."""
         stored = min(length, self.transport.size - offset)
         if stored <= 0 or not self._trusting:
             return [Extent(offset, length)]
         extents = await self.transport.block_status(offset, stored)
+        last = extents[-1]
+        if last.end == self.transport.size:
+            end = min(offset + length, align_up(last.end, SECTOR))
+            extents = [*extents[:-1], Extent(last.start, end - last.start, last.kind)]
         return whole_sectors(extents, offset + length)
 
 
 def whole_sectors(extents: list[Extent], end: int) -> list[Extent]:
-    """The same extents with every boundary on a sector, zeros giving way to data; the last grows up to `end`."""
+    """The same extents with every boundary on a sector, zeros giving way to data; nothing goes beyond `end`."""
     found: list[Extent] = []
     at = extents[0].start
     for extent in extents:

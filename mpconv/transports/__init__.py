@@ -22,7 +22,7 @@ def module_of(url: str) -> str:
     scheme = match.group(1).lower()
     if scheme in _SCHEMES:
         return f"mpconv.transports.{_SCHEMES[scheme]}"
-    raise UsageError(f"Could not open '{redacted(url)}': unknown protocol '{scheme}'")
+    raise UsageError(f"Could not open '{redacted(url)}': Unknown protocol '{match.group(1)}'")
 
 
 def redacted(url: str) -> str:

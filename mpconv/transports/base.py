@@ -106,6 +106,11 @@ class Transport(abc.ABC):
         self._check("writing", offset, length)
         return False
 
+    async def extend(self, size: int) -> bool:
+        """Make the store `size` bytes long, with zeros at its end; False: its size cannot change."""
+        self._check("writing", None, 0)
+        return False
+
     async def disk_size(self) -> int | None:
         """Bytes that the store takes up where it lies; None: nobody tells."""
         return None

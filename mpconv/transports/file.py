@@ -1,24 +1,27 @@
 """Local files and block devices, by preadv and pwritev in a few threads.
 
 Threads, because a read of a local disk blocks and the event loop also serves network storage; the calls release
-the interpreter's lock.
+the interpreter's lock. How bytes go past the page cache is in file_io.py, zeros are in file_zero.py, QEMU's locks in
+file_locks.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TypeVar
 
-from mpconv.errors import Fatal, NoSuchImage, Retryable
+from mpconv.errors import Fatal, InUse, MpconvError, NoSuchImage, Retryable
 from mpconv.extent import Extent, Kind
+from mpconv.transports import file_locks
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
@@ -30,14 +33,16 @@ from mpconv.transports.base import (
     cannot_create,
     cannot_open,
 )
-from mpconv.units import MiB
+from mpconv.transports.file_io import BLOCK, OpenFile
+from mpconv.transports.file_zero import UNSUPPORTED, Zeroing
+from mpconv.units import MiB, align_down, align_up
 
 _SHRUNK = "the file ends here: it has shrunk"
 _THREADS = 8
 _BLKGETSIZE64 = 0x80081272
-_BLKZEROOUT = 0x127F
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2
-_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY}
+_NO_COPY = UNSUPPORTED | {errno.EXDEV, errno.EBADF, errno.EPERM, errno.ETXTBSY, errno.EOVERFLOW}
+"""Not between these two, or not by this kernel (EPERM: containers forbid what they do not know)."""
+_PREALLOCATED = 16 * MiB
 
 _NOT_A_STORE = "neither a regular file nor a block device"
 
@@ -47,11 +52,10 @@ _T = TypeVar("_T")
 class FileTransport(Transport):
     """A regular file or block device."""
 
-    limits = Limits(largest_read=16 * MiB, largest_write=16 * MiB)
-
-    def __init__(self, name: str, fd: int, *, created: bool) -> None:
+    def __init__(self, name: str, fd: int, direct: int, *, created: bool) -> None:
         self.name = name
         self._fd = fd
+        self._file = OpenFile(fd, direct)
         info = os.fstat(fd)
         self._device = stat.S_ISBLK(info.st_mode)
         self.identity = ("device", info.st_rdev) if self._device else ("file", info.st_dev, info.st_ino)
@@ -59,9 +63,11 @@ class FileTransport(Transport):
             self.size = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
         else:
             self.size = info.st_size
+        self.limits = Limits(BLOCK if direct >= 0 else 1, largest_read=16 * MiB, largest_write=16 * MiB)
         self.zero_initialised = created and not self._device
         self.creatable = not self._device
-        self._can_zero = True
+        self._zeroing = Zeroing(fd, device=self._device)
+        self._extending = asyncio.Lock()
         self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
 
@@ -80,49 +86,68 @@ class FileTransport(Transport):
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
         self._check("reading", offset, len(buffer))
-
-        def read() -> int:
-            done = 0
-            while done < len(buffer):
-                count = os.preadv(self._fd, [buffer[done:]], offset + done)
-                if count == 0:
-                    break
-                done += count
-            return done
-
-        done = await self._run("reading", offset, read)
+        done = await self._run("reading", offset, lambda: self._file.read(offset, buffer))
         if done < len(buffer):
             raise self.error(Fatal, "reading", offset + done, _SHRUNK)
 
     async def write(self, offset: int, buffer: Buffer) -> None:
         self._check("writing", offset, len(buffer))
-
-        def write() -> None:
-            done = 0
-            while done < len(buffer):
-                done += os.pwritev(self._fd, [buffer[done:]], offset + done)
-
-        await self._run("writing", offset, write)
+        await self._run("writing", offset, lambda: self._file.write(offset, buffer))
 
     async def zero(self, offset: int, length: int) -> bool:
         self._check("writing", offset, length)
-        if not self._can_zero or not length:
-            return self._can_zero
+        if self._zeroing.words is None or not length:
+            return self._zeroing.words is not None
+        return await self._run("writing", offset, lambda: self._zero(offset, offset + length))
 
-        def zero() -> bool:
-            try:
-                if self._device:
-                    fcntl.ioctl(self._fd, _BLKZEROOUT, struct.pack("QQ", offset, length))
-                else:
-                    _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
-            except OSError as error:
-                if error.errno in _UNSUPPORTED:
+    def _zero(self, offset: int, end: int) -> bool:
+        if not self._device:
+            return self._zeroing.zero(offset, end - offset)
+        first, last = align_up(offset, BLOCK), align_down(end, BLOCK)
+        if first >= last or not self._zeroing.zero(first, last - first):
+            return False
+        for start, stop in ((offset, first), (last, end)):
+            self._file.write(start, memoryview(bytes(stop - start)))
+        return True
+
+    @property
+    def zeroing(self) -> str:
+        return self._zeroing.words or super().zeroing
+
+    async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
+        self._check("writing", offset, length)
+        if not isinstance(source, FileTransport) or source._device or self._device:
+            return False
+        source._check("reading", source_offset, length)
+
+        def copy() -> bool:
+            done = 0
+            while done < length:
+                try:
+                    count = os.copy_file_range(source._fd, self._fd, length - done, source_offset + done, offset + done)
+                except OSError as error:
+                    if error.errno in _NO_COPY:
+                        return False
+                    raise
+                if count == 0:
                     return False
-                raise
+                done += count
             return True
 
-        self._can_zero = await self._run("writing", offset, zero)
-        return self._can_zero
+        return await self._run("writing", offset, copy)
+
+    async def extend(self, size: int) -> bool:
+        self._check("writing", None, 0)
+        if self._device:
+            return False
+        async with self._extending:  # in another order they would cut off what was added
+            if size > self.size:
+                await self._run("writing", None, lambda: os.ftruncate(self._fd, size))
+                self.size = size
+        return True
+
+    async def disk_size(self) -> int | None:
+        return await self._run("asking for the disk size", None, lambda: os.fstat(self._fd).st_blocks * 512)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)
@@ -136,7 +161,7 @@ class FileTransport(Transport):
             try:
                 data = min(end, os.lseek(self._fd, offset, os.SEEK_DATA))
             except OSError as error:
-                if error.errno in _UNSUPPORTED:
+                if error.errno in UNSUPPORTED:
                     return [*extents, Extent(offset, end - offset)]
                 if error.errno != errno.ENXIO:
                     raise
@@ -154,24 +179,45 @@ class FileTransport(Transport):
         return extents
 
     async def flush(self) -> None:
-        await self._run("flushing", None, lambda: os.fdatasync(self._fd))
+        await self._run("flushing", None, self._file.flush)
+
+    async def preallocate(self, how: str) -> None:
+        """Take up the room for all bytes of a file that was just made: "falloc", or "full" with zeros written.
+
+        Fatal, and the room is given back, when there is not so much.
+        """
+        what = "Could not preallocate new data"
+        try:
+            if how == "falloc" and self.size:
+                await self._run("writing", 0, lambda: os.posix_fallocate(self._fd, 0, self.size))
+            elif how == "full":
+                what = "Could not write zeros for preallocation"
+                zeros = memoryview(mmap.mmap(-1, _PREALLOCATED))
+                for at in range(0, self.size, _PREALLOCATED):
+                    await self.write(at, zeros[: self.size - at])
+                await self.flush()
+        except MpconvError as error:
+            os.ftruncate(self._fd, 0)
+            raise Fatal(f"{self.name}: error while converting raw: {what}: {error.why}") from error
+
+    def made(self, *, locked: bool) -> None:
+        """The file is there: of the locks those of a target are enough now."""
+        if locked:
+            file_locks.hold(self._fd, file_locks.TARGET)
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         await asyncio.to_thread(self._pool.shutdown)
-        os.close(self._fd)
+        self._file.close()
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-
-
-def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    if _libc.fallocate(fd, mode, offset, length) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def _path(url: str) -> str:
+    if not url.startswith("file:"):
+        return url
+    path = url.removeprefix("file:")
+    return path[2:] if path.startswith("//") else path
 
 
 def _mode(path: str) -> int | None:
@@ -185,26 +231,61 @@ async def connect(
     url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
 ) -> FileTransport:
     """Open `url` (a path, or file:PATH); `create_size` makes a regular file of that size, all zero."""
-    path = url
-    if url.startswith("file:"):
-        path = url.removeprefix("file:")
-        if path.startswith("//"):
-            path = path[2:]
-    fd = -1
     try:
-        mode = _mode(path)
-        if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):  # to open a FIFO would block
-            raise cannot_open(url, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else _NOT_A_STORE)
-        if create_size is not None:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            os.ftruncate(fd, create_size)
-        else:
-            fd = os.open(path, (os.O_RDONLY if access is Access.READ else os.O_RDWR) | os.O_CLOEXEC)
-        return FileTransport(url, fd, created=create_size is not None)
+        store = _open(url, access, create_size, opening)
     except OSError as error:
-        if fd >= 0:
-            os.close(fd)
         why = os.strerror(error.errno or 0)
         if create_size is not None:
             raise cannot_create(url, why) from error
         raise cannot_open(url, why, NoSuchImage if error.errno == errno.ENOENT else Fatal) from error
+    if create_size is not None:
+        try:
+            await store.preallocate(opening.preallocation)
+        except BaseException:
+            await store.close()
+            raise
+        store.made(locked=opening.locked)
+    return store
+
+
+def _open(url: str, access: Access, create_size: int | None, opening: Opening) -> FileTransport:
+    path = _path(url)
+    mode = _mode(path)
+    if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):  # to open a FIFO would block
+        raise cannot_open(url, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else _NOT_A_STORE)
+    flags = os.O_CLOEXEC | (os.O_RDONLY if access is Access.READ and create_size is None else os.O_RDWR)
+    with ExitStack() as opened:
+        fd = os.open(path, flags | (0 if create_size is None else os.O_CREAT), 0o644)
+        opened.callback(os.close, fd)
+        if opening.locked:
+            _lock(fd, url, access, create_size)
+        direct = -1
+        if opening.direct:
+            direct = _open_direct(fd, url, flags)
+            opened.callback(os.close, direct)
+        if create_size is not None:  # only now: what another program has open, or we cannot use, stays as it is
+            os.ftruncate(fd, 0)
+            os.ftruncate(fd, create_size)
+        store = FileTransport(url, fd, direct, created=create_size is not None)
+        opened.pop_all()
+    return store
+
+
+def _lock(fd: int, url: str, access: Access, create_size: int | None) -> None:
+    if create_size is not None:
+        why = file_locks.hold(fd, file_locks.CREATING)
+        if why is not None:
+            raise InUse(f"{url}: error while converting raw: {why}")
+        return
+    why = file_locks.hold(fd, file_locks.SOURCE if access is Access.READ else file_locks.TARGET)
+    if why is not None:
+        raise cannot_open(url, why, InUse)
+
+
+def _open_direct(fd: int, url: str, flags: int) -> int:
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags | os.O_DIRECT)  # under the path there may be another file by now
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise cannot_open(url, "filesystem does not support O_DIRECT") from error

@@ -19,7 +19,7 @@ from mpconv.extent import Extent
 from mpconv.transports.base import AS_USUAL, CLOSED, Access, Buffer, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings.libnfs import ffi
 from mpconv.transports.blocking import beside
-from mpconv.transports.nfs4 import HoleMap
+from mpconv.transports.nfs4 import Deallocator, HoleMap
 from mpconv.transports.nfs4 import connect as connect_hole_map
 from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, text_of
 from mpconv.transports.pump import Pump
@@ -50,6 +50,9 @@ class NfsTransport(Transport):
         self._where = session.where
         self._facts = session.facts
         self._holes: asyncio.Task[HoleMap | None] | None = None
+        self._deallocator = Deallocator(
+            session.where, size=session.size, fileid=session.inode, read=self.read_into, write=self.write
+        )
         lib = self._library.lib
         self._pump = Pump(
             lib.nfs_get_fd(self._nfs),
@@ -62,7 +65,7 @@ class NfsTransport(Transport):
         self._requests.answered(int(ffi.cast("uintptr_t", tag)), status, data)
 
     def _lost(self) -> None:
-        self._lost_why = "the connection to the server was lost"
+        self._lost_why = self._lost_why or "the connection to the server was lost"
         self._requests.fail_all(Retryable(self._lost_why))
 
     async def _end(self, batch: Batch, operation: str, offset: int | None) -> None:
@@ -169,11 +172,10 @@ class NfsTransport(Transport):
         if self._facts is None or not length:
             return [Extent(offset, length)] if length else []
         if self._holes is None:
-            host, port, path, uid, gid = self._where
-            self._holes = asyncio.create_task(
-                connect_hole_map(host, port, path, facts=self._facts, read=self.read_into, uid=uid, gid=gid)
-            )
-        holes = await asyncio.shield(self._holes)
+            self._holes = asyncio.create_task(connect_hole_map(self._where, facts=self._facts, read=self.read_into))
+        await asyncio.wait([self._holes])
+        self._check("reading block status", offset, length)
+        holes = self._holes.result()
         if holes is None:
             return [Extent(offset, length)]
         extents = await holes.block_status(offset, length)
@@ -182,7 +184,35 @@ class NfsTransport(Transport):
             raise self.error(StatusWithdrawn, "reading block status", offset, why)
         return extents
 
+    async def zero(self, offset: int, length: int) -> bool:
+        """A hole by NFSv4.2, where the server makes one and proves that it did. To be awaited before the same bytes are
+        written: it goes another way.
+        """
+        self._check("writing", offset, length)
+        if await self._deallocator.zero(offset, length):
+            return True
+        self._check("writing", offset, length)
+        return False
+
+    @property
+    def zeroing(self) -> str:
+        return self._deallocator.words
+
+    async def disk_size(self) -> int | None:
+        """As the server counts it now: asked by a session of its own, as libnfs's blocking calls are."""
+        self._check("reading the disk size", None, 0)
+        session = Session(self.name)
+        try:
+            await beside(lambda: session.open(Access.READ, None), seconds=CONNECT_SECONDS + 5)
+        except (MpconvError, TimeoutError):
+            return None
+        session.close()
+        return session.used
+
     async def flush(self) -> None:
+        """COMMIT of all of the file. Servers do an fsync for it, which covers the holes that were made too; the Linux
+        kernel's has written those down before it answered DEALLOCATE.
+        """
         self._check("flushing", None, 0)
         batch = Batch()
 
@@ -205,15 +235,16 @@ class NfsTransport(Transport):
             self._requests.fail_one(int(ffi.cast("uintptr_t", tag)), error)
 
     async def close(self) -> None:
-        if self._nfs is None:
+        if self._lost_why == CLOSED:
             return
+        self._lost_why = CLOSED
         if self._holes is not None:
             self._holes.cancel()
             for holes in await asyncio.gather(self._holes, return_exceptions=True):
                 if isinstance(holes, HoleMap):
                     await holes.close()
+        await self._deallocator.close()
         self._pump.stop()
-        self._lost_why = CLOSED
         nfs, self._nfs = self._nfs, None
         self._library.lib.nfs_destroy_context(nfs)
         self._requests.fail_all(Retryable(self._lost_why))

@@ -15,7 +15,7 @@ from typing import Any
 from mpconv.errors import Fatal, NoSuchImage
 from mpconv.transports.base import Access, cannot_create, cannot_open
 from mpconv.transports.bindings.libnfs import Library, ffi
-from mpconv.transports.nfs4 import FileFacts
+from mpconv.transports.nfs4 import FileFacts, Where
 from mpconv.transports.reach import why_unreachable
 from mpconv.units import MiB
 
@@ -138,7 +138,7 @@ class Session:
         self.largest_write = int(lib.nfs_get_writemax(self.nfs)) or PIECE
         with socket.socket(fileno=os.dup(lib.nfs_get_fd(self.nfs))) as connection:
             self.address, port = connection.getpeername()[:2]
-        self.where = (
+        self.where = Where(
             self.address,
             port,
             f"{path}/{file}",
@@ -146,11 +146,14 @@ class Session:
             self._own("gid", os.getgid()),
         )
         self.facts: FileFacts | None = None
+        self.used = int(info.nfs_used)
         if access is Access.READ:
-            self.facts = FileFacts(
-                self.size, self.inode, int(info.nfs_mtime), int(info.nfs_mtime_nsec), int(info.nfs_used)
-            )
+            self.facts = FileFacts(self.size, self.inode, int(info.nfs_mtime), int(info.nfs_mtime_nsec), self.used)
         lib.nfs_set_timeout(self.nfs, REQUEST_MS)
+
+    def close(self) -> None:
+        """Every request that is under way gets no answer any more."""
+        self.library.lib.nfs_destroy_context(self.nfs)
 
     def _own(self, name: str, default: int) -> int:
         value = self.parameters.get(name, "")

@@ -24,6 +24,11 @@ def write16(lba: int, blocks: int) -> bytes:
     return struct.pack(">BBQIBB", 0x8A, 0, lba, blocks, 0, 0)
 
 
+def write_same16(lba: int, blocks: int, *, unmap: bool) -> bytes:
+    """The block that comes with it, over and over; `unmap`: the room may be given back instead."""
+    return struct.pack(">BBQIBB", 0x93, 0x08 if unmap else 0, lba, blocks, 0, 0)
+
+
 def inquiry(allocation: int) -> bytes:
     """The standard one: what kind of device it is."""
     return struct.pack(">BBBHB", 0x12, 0, 0, allocation, 0)
@@ -65,6 +70,57 @@ def unmap_parameters(lba: int, blocks: int) -> bytes:
     return struct.pack(">HH4xQI4x", 22, 16, lba, blocks)
 
 
+def extended_copy(parameter_length: int) -> bytes:
+    """With the short list identifier (LID1)."""
+    return struct.pack(">BB8xIBB", 0x83, 0, parameter_length, 0, 0)
+
+
+_IDENTIFICATION, _BLOCK_TO_BLOCK = 0xE4, 0x02
+_MAY_DISCARD = 2 << 3
+_CSCD_LENGTH, _SEGMENT_LENGTH = 32, 28
+
+
+def copy_parameters(
+    list_id: int, source: bytes, target: bytes, block: int, *, source_lba: int, lba: int, blocks: int
+) -> bytes:
+    """One block to block segment (SPC-4 6.4). `source` and `target`: designators as `parse_designator` gives them;
+    `block`: bytes of the blocks of both. Nobody will ask for the results.
+    """
+    header = struct.pack(">BBH4xI4x", list_id, _MAY_DISCARD, 2 * _CSCD_LENGTH, _SEGMENT_LENGTH)
+    cscds = b"".join(struct.pack(">BBH24sI", _IDENTIFICATION, 0, 0, name, block) for name in (source, target))
+    segment = struct.pack(">BBHHHHHQQ", _BLOCK_TO_BLOCK, 0, _SEGMENT_LENGTH - 4, 0, 1, 0, blocks, source_lba, lba)
+    return header + cscds + segment
+
+
+def parse_third_party_copy(data: bytes) -> bool:
+    """The 3PC bit of standard INQUIRY data."""
+    return bool(data[5] & 0x08)
+
+
+_BINARY = 1
+_EUI64, _NAA = 2, 3
+_LOCALLY_ASSIGNED = 3
+
+
+def parse_designator(data: bytes) -> bytes | None:
+    """From VPD page 83 the LUN's name in the whole world, with the four bytes before it; None when it has none.
+
+    NAA goes before EUI-64. Locally assigned names (NAA 3) do not count: tgt makes them of target and LUN numbers, and
+    another server's LUN may have the same.
+    """
+    found: dict[int, bytes] = {}
+    end = min(4 + struct.unpack_from(">H", data, 2)[0], len(data)) if data[1] == 0x83 else 0
+    at = 4
+    while at + 4 <= end:
+        code_set, kind, length = data[at] & 0x0F, data[at + 1] & 0x3F, data[at + 3]
+        name = data[at + 4 : at + 4 + length]
+        local = kind == _NAA and name[:1] and name[0] >> 4 == _LOCALLY_ASSIGNED
+        if code_set == _BINARY and kind in (_EUI64, _NAA) and len(name) == length and 8 <= length <= 20 and not local:
+            found.setdefault(kind, bytes([code_set, kind, 0, length]) + name)
+        at += 4 + length
+    return found.get(_NAA) or found.get(_EUI64)
+
+
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """READ CAPACITY(16): block size in bytes; `thin` is LBPME, `zeroes` is LBPRZ."""
@@ -80,12 +136,31 @@ def parse_capacity(data: bytes) -> Capacity:
     return Capacity(last + 1, block_size, bool(flags & 0x8000), bool(flags & 0x4000))
 
 
+_NO_LIMIT = 0xFFFFFFFF
+
+
 @dataclass(frozen=True, slots=True)
 class BlockLimits:
-    """VPD page B0, in blocks; 0: no limit reported."""
+    """VPD page B0, in blocks. 0 for transfers and WRITE SAME: no limit reported. 0 for UNMAP: the command is not there.
 
-    largest_transfer: int
-    largest_unmap: int
+    `unmap_granule`: blocks that are unmapped together, counted from block `unmap_aligned`.
+    """
+
+    largest_transfer: int = 0
+    optimal_transfer: int = 0
+    largest_unmap: int = _NO_LIMIT
+    unmap_descriptors: int = _NO_LIMIT
+    unmap_granule: int = 1
+    unmap_aligned: int = 0
+    largest_write_same: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioning:
+    """VPD page B2. `unmap`: LBPU, UNMAP is there; `write_same`: LBPWS, WRITE SAME(16) can unmap."""
+
+    unmap: bool
+    write_same: bool
 
 
 _DISK = 0
@@ -120,25 +195,39 @@ def parse_write_protected(data: bytes) -> bool:
     return bool(data[2] & 0x80)
 
 
+_PAGE_OF_SBC_2 = 0x0C
+"""The length of a page B0 that ends before the limits of UNMAP."""
+
+
 def parse_block_limits(data: bytes) -> BlockLimits:
     """No limits from what is not that page."""
     if data[1] != 0xB0:
-        return BlockLimits(0, 0)
-    return BlockLimits(struct.unpack_from(">I", data, 8)[0], struct.unpack_from(">I", data, 20)[0])
+        return BlockLimits()
+    transfer, optimal = struct.unpack_from(">II", data, 8)
+    if struct.unpack_from(">H", data, 2)[0] <= _PAGE_OF_SBC_2:
+        return BlockLimits(transfer, optimal)
+    unmap, descriptors, granule, aligned, same = struct.unpack_from(">IIIIQ", data, 20)
+    valid = aligned >> 31
+    return BlockLimits(transfer, optimal, unmap, descriptors, granule or 1, (aligned & 0x7FFFFFFF) * valid, same)
 
 
-def parse_unmap_supported(data: bytes) -> bool:
-    """LBPU of VPD page B2."""
-    return data[1] == 0xB2 and bool(data[5] & 0x80)
+def parse_provisioning(data: bytes) -> Provisioning:
+    """Nothing from what is not that page."""
+    flags = data[5] if data[1] == 0xB2 else 0
+    return Provisioning(bool(flags & 0x80), bool(flags & 0x40))
+
+
+_UNMAPPED = (1, 2)
+"""Deallocated and anchored, which both read as zeros where LBPRZ says so. 3 is mapped and 4 unknown, since SBC-4."""
 
 
 def parse_lba_status(data: bytes) -> list[tuple[int, int, bool]]:
-    """(first block, blocks, mapped) for each descriptor."""
+    """(first block, blocks, mapped or unknown) for each descriptor."""
     length = struct.unpack_from(">I", data)[0] + 4
     found = []
     for at in range(8, min(length, len(data)) - 15, 16):
         lba, blocks, state = struct.unpack_from(">QIB", data, at)
-        found.append((lba, blocks, state & 0x0F == 0))
+        found.append((lba, blocks, state & 0x0F not in _UNMAPPED))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpconv.extent import Extent
 from mpconv.transports.base import Buffer, Transport, cannot_open
+from mpconv.units import SECTOR, align_up
 
 
 class Window(Transport):
@@ -12,15 +13,19 @@ class Window(Transport):
     creatable = False
 
     def __init__(self, inner: Transport, start: int, size: int | None) -> None:
-        left = inner.size - start
-        if left < 0 or (size is not None and size > left):
-            asked = f"{start}" if size is None else f"{start} and size {size}"
-            raise cannot_open(inner.name, f"offset {asked} lie beyond its end: it has {inner.size} bytes")
+        whole = align_up(inner.size, SECTOR)
+        if start > whole:
+            why = f"Offset ({start}) cannot be greater than size of the containing file ({inner.size})"
+            raise cannot_open(inner.name, why)
+        if size is not None and start + size > whole:
+            why = f"The sum of offset ({start}) and size ({size}) has to be smaller or equal to the actual size"
+            raise cannot_open(inner.name, f"{why} of the containing file ({inner.size})")
+        left = max(0, inner.size - start)
         self._inner = inner
         self._start = start
         self.name = inner.name
         self.identity = inner.identity
-        self.size = left if size is None else size
+        self.size = left if size is None else min(left, size)
         self.limits = inner.limits
         self.fixed_size = inner.fixed_size
 

@@ -183,14 +183,14 @@ class Lab:
         """The URL and the file behind it. One for each slot, block size and size; tgtd never reopens it."""
         assert self.iscsi is not None
         with self._lock:
-            if not self._luns:
-                self.iscsi.add_target(self._iqn)
             if (slot, place, size) not in self._luns:
+                # Each has a target of its own: a new LUN is a unit attention for those who use another one there.
+                iqn = self.iscsi.add_target(f"{self._iqn}.{len(self._luns)}")
                 backing = self.directory / f"lun-{slot}-{place}-{size}"
                 with backing.open("wb") as file:
                     file.truncate(size)
-                number = self.iscsi.add_lun(self._iqn, backing, block_size=LUNS[place])
-                self._luns[slot, place, size] = (self.iscsi.url(self._iqn, number), backing)
+                number = self.iscsi.add_lun(iqn, backing, block_size=LUNS[place])
+                self._luns[slot, place, size] = (self.iscsi.url(iqn, number), backing)
             return self._luns[slot, place, size]
 
 
@@ -327,10 +327,10 @@ def _spelled(option: Option, case: Case) -> list[str]:
 def arguments(case: Case, program: Program, words: list[str]) -> list[str]:
     """The command line; `words` are the names of the images."""
     command = list(program.command)
-    for option in case.options:
-        command += _spelled(option, case) if program.speaks_mpconv else option
     if program.speaks_mpconv and case.workers is not None:
         command += ["--workers", str(case.workers)]
+    for option in case.options:
+        command += _spelled(option, case) if program.speaks_mpconv else option
     # An option that lacks its value has to be the last word.
     return (
         command[: len(program.command)] + words + command[len(program.command) :]

@@ -67,7 +67,7 @@ def survey(
     budget: int = 80,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Survey:
-    """Run the cases of these numbers. Of failures alike, `shrink_each` are shrunk, with `budget` runs each."""
+    """Run these cases. Of failures that look alike, `shrink_each` (at least 1) are shrunk, with `budget` runs each."""
     made = Survey()
     cases = [make_case(seed, number, lab.remote) for number in numbers]
     alike: dict[Signature, list[tuple[int, Case, list[Difference]]]] = {}

@@ -122,7 +122,7 @@ def test_mpconv_is_given_its_own_names(lab):
     mpconv = Program(("mpconv", "convert"), speaks_mpconv=True)
     case = replace(COPY, spelling="long", workers=2)
     last = recipe(case, mpconv).splitlines()[-1]
-    assert last == "mpconv convert --oob-writes --parallel 3 --source-format raw --workers 2 a.raw b.raw target.raw"
+    assert last == "mpconv convert --workers 2 --oob-writes --parallel 3 --source-format raw a.raw b.raw target.raw"
     assert recipe(case, Program(("qemu-img", "convert"))).endswith("-W -m 3 -f raw a.raw b.raw target.raw")
 
 

@@ -35,17 +35,17 @@ def image(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-m", "zero"], "'zero' is not a valid integer"),
-        (["-m", "0"], "1<=x<=1024"),
-        (["-m", "-3"], "1<=x<=1024"),
-        (["-m", "9" * 30], "1<=x<=1024"),
+        (["-m", "zero"], "between 1 and 1024"),
+        (["-m", "0"], "between 1 and 1024"),
+        (["-m", "-3"], "between 1 and 1024"),
+        (["-m", "9" * 30], "between 1 and 1024"),
         (["--workers", "0"], "1<=x<=256"),
-        (["-S", "100"], "Invalid buffer size for sparse output specified: '100'"),
+        (["-S", "100"], "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512"),
         (["-S", "17M"], "Invalid buffer size"),
         (["-S", "-4k"], "Invalid buffer size"),
         (["-S", "many"], "Invalid buffer size"),
-        (["-O", "vmdk"], "'vmdk' is not"),
-        (["--no-such-option"], "No such option"),
+        (["-O", "vmdk"], "cannot write vmdk images yet"),
+        (["--no-such-option"], "unrecognized option '--no-such-option'"),
     ],
 )
 def test_nonsense_in_options(image, tmp_path, arguments, message):
@@ -54,14 +54,14 @@ def test_nonsense_in_options(image, tmp_path, arguments, message):
 
 
 def test_names_left_out_or_too_many(image):
-    assert "Missing argument" in refused(image)
-    assert "unexpected extra argument" in refused(image, image, image, "x")
+    assert "Must specify image file name" in refused(image)
+    assert "Must specify image file name" in refused()
 
 
 @pytest.mark.parametrize("url", ["http://host/image", "nbd://host/x", "NFSS://host/x"])
 def test_an_unknown_scheme(image, tmp_path, url):
-    assert f"unknown protocol '{url.split(':')[0].lower()}'" in refused(url, tmp_path / "b.raw")
-    assert "unknown protocol" in refused(image, url)
+    assert f"Unknown protocol '{url.split(':')[0]}'" in refused(url, tmp_path / "b.raw")
+    assert "Unknown protocol" in refused(image, url)
 
 
 @pytest.mark.parametrize(

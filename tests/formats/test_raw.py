@@ -93,8 +93,8 @@ def test_the_padding_is_data_with_the_last_sector():
     assert walk(image(b"x" * 1000)) == [Extent(0, 1024)]
 
 
-def test_a_zero_tail_off_a_sector_ends_in_one_sector_of_data():
-    assert walk(image(bytes(1500), Extent(0, 1500, ZERO))) == [Extent(0, 1024, ZERO), Extent(1024, 512)]
+def test_the_padding_of_a_zero_tail_is_zero_with_it():
+    assert walk(image(bytes(1500), Extent(0, 1500, ZERO))) == [Extent(0, 1536, ZERO)]
 
 
 def test_a_status_that_starts_in_the_padding_is_data():

@@ -20,7 +20,9 @@ numbers = st.integers(0, LARGEST)
 sizes = st.integers(1, LARGEST)
 texts = st.text(max_size=200)
 
-places = st.builds(Place, url=texts, offset=numbers, size=st.none() | numbers, direct=st.booleans(), shared=st.booleans())
+places = st.builds(
+    Place, url=texts, offset=numbers, size=st.none() | numbers, direct=st.booleans(), shared=st.booleans()
+)
 jobs = st.builds(
     Job,
     id=numbers,

@@ -50,6 +50,42 @@ def test_the_bench_times_both_programs_and_checks_the_bytes(tmp_path):
     assert not any(path.name.startswith("mpconv-bench-") for path in tmp_path.iterdir())
 
 
+def test_the_bench_limits_the_link_and_says_what_it_needs_itself(tmp_path):
+    results = tmp_path / "results.json"
+    done = script(
+        "bench", "--size", 64, "--rounds", 1, "--cache", "unsafe", "--dir", tmp_path, "--link", 800,
+        "--only", "qemu-img -m 8", "--rows", "link-nfs-iscsi,link-nfs3-iscsi,link-nfs41-iscsi", "--json", results,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(results.read_text())
+    [data, image] = facts["link"].values()
+    possible = 64 * 8 * 1.048576 / 800
+    assert image > possible and data == image * 40 / 64
+    assert set(facts["rows"]) == {"link-nfs-iscsi", "link-nfs3-iscsi", "link-nfs41-iscsi"}
+    for row in facts["rows"].values():
+        assert row["unsafe"]["qemu-img -m 8"]["seconds"][0] > 0.98 * possible
+    assert f"the link itself needs {image:.2f} s for image, 64 MiB" in done.stdout
+
+
+def test_the_bench_counts_what_is_left_of_old_data_and_compares(tmp_path):
+    results = tmp_path / "results.json"
+    done = script(
+        "bench", "--size", 16, "--rounds", 1, "--cache", "unsafe", "--dir", "/dev/shm",
+        "--only", "qemu-img,qemu-img -m 8", "--rows", "zero-iscsi,sparse-8T,compare", "--json", results,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(results.read_text())["rows"]
+    assert rows["zero-iscsi"]["unsafe"]["qemu-img -m 8"]["left_kib"][0] < 64
+    assert 0 < rows["sparse-8T"]["unsafe"]["qemu-img -m 8"]["left_kib"][0] < 1024
+    assert list(rows["compare"]["unsafe"]) == ["qemu-img"]
+    assert "left KiB" in done.stdout
+
+
+def test_the_bench_knows_its_rows():
+    done = script("bench", "--rows", "nfs-iscsi,link-smb")
+    assert (done.returncode, done.stderr) == (1, "bench: no such row: link-smb\n")
+
+
 def test_the_bench_notices_wrong_bytes(tmp_path):
     """A program that copies nothing must not be timed."""
     liar = tmp_path / "liar"
@@ -62,3 +98,15 @@ def test_the_bench_notices_wrong_bytes(tmp_path):
     assert done.returncode == 1
     assert "the result differs from the template" in done.stderr
     assert os.listdir(tmp_path) == ["liar"]
+
+
+def test_the_bench_notices_a_comparison_that_sees_nothing(tmp_path):
+    blind = tmp_path / "blind"
+    blind.write_text("#!/bin/sh\nexit 0\n")
+    blind.chmod(0o755)
+    done = script(
+        "bench", "--size", 8, "--rounds", 1, "--cache", "unsafe", "--dir", tmp_path, "--only", "mpconv",
+        "--rows", "compare", "--mpconv", blind,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "ended with 0, not 1" in done.stderr

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +45,7 @@ def make_interface(name: str, peer: str, address: str) -> None:
 class Link:
     """Two namespaces, a veth pair between them, and at both ends tbf, which lets `mbit` Mbit/s of frames out.
 
-    Both have to be inside `in_own_namespaces`: names and mounts are not cleaned up.
+    Only inside `in_own_namespaces`: nothing is cleaned up here.
     """
 
     here = "10.99.1.1"
@@ -79,15 +78,6 @@ class Link:
     def speed(self, size: int = 256 * _MIB) -> float:
         """Bytes a second that one TCP connection carries: the lower of the two ways'."""
         return size / max(self._transfer(size, outwards=outwards) for outwards in (True, False))
-
-    def both_ways(self, size: int = 256 * _MIB) -> float:
-        """Bytes a second each way that two connections carry at once, one each way."""
-        seconds: list[float] = []
-        other = threading.Thread(target=lambda: seconds.append(self._transfer(size, outwards=False)))
-        other.start()
-        seconds.append(self._transfer(size, outwards=True))
-        other.join()
-        return size / max(seconds)
 
     def _transfer(self, size: int, *, outwards: bool) -> float:
         """Seconds from the first byte's leaving to the word that the last has come."""

@@ -20,6 +20,8 @@ def test_commands_have_the_length_their_group_code_asks_for() -> None:
         scsi.read_capacity16(32),
         scsi.get_lba_status(5, 64),
         scsi.unmap(24),
+        scsi.write_same16(1, 2, unmap=True),
+        scsi.extended_copy(108),
     ):
         assert len(cdb) == lengths[cdb[0] >> 5], cdb.hex()
 
@@ -29,8 +31,52 @@ def test_read_and_write_name_block_and_count() -> None:
     assert scsi.write16(1, 2048).hex() == "8a000000000000000001000008000000"
 
 
+def test_write_same() -> None:
+    assert scsi.write_same16(0x0102030405060708, 0x0A0B0C0D, unmap=False).hex() == "930001020304050607080a0b0c0d0000"
+    assert scsi.write_same16(1, 2048, unmap=True).hex() == "9308000000000000000100000800" + "0000"
+
+
 def test_unmap_parameters() -> None:
     assert scsi.unmap_parameters(8, 16).hex() == "0016001000000000" + "0000000000000008" + "00000010" + "00000000"
+
+
+def test_extended_copy_as_spc_4_lays_it_out() -> None:
+    assert scsi.extended_copy(108).hex() == "83" + "00" + "00" * 8 + "0000006c" + "00" + "00"
+    source, target = (bytes.fromhex("01030010") + bytes([0x60, *bytes(14), number]) for number in (1, 2))
+    found = scsi.copy_parameters(7, source, target, 4096, source_lba=0x0102030405060708, lba=9, blocks=0x1234).hex()
+    header = "07" + "10" + "0040" + "00000000" + "0000001c" + "00000000"
+    descriptor = "e4" + "00" + "0000" + "01030010" + "60" + "00" * 14 + "{}" + "00000000" + "00" + "001000"
+    segment = "02" + "00" + "0018" + "0000" + "0001" + "0000" + "1234" + "0102030405060708" + "0000000000000009"
+    assert found == header + descriptor.format("01") + descriptor.format("02") + segment
+
+
+@pytest.mark.parametrize(("fifth", "offered"), [(0x00, False), (0x08, True), (0xF7, False)])
+def test_third_party_copies_are_offered(fifth: int, offered: bool) -> None:
+    assert scsi.parse_third_party_copy(bytes(5) + bytes([fifth]) + bytes(30)) is offered
+
+
+NAA, LOCAL, EUI = "01030008" + "5" * 16, "01030008" + "3" * 16, "01020008" + "0" * 15 + "1"
+VENDOR, PORT, CUT = "02010004" + "41424344", "01130008" + "5" * 16, "01030010" + "5" * 16
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "name"),
+    [
+        (NAA, NAA),
+        (VENDOR + EUI + NAA, NAA),
+        (VENDOR + LOCAL + EUI, EUI),
+        (LOCAL, None),
+        (PORT, None),
+        (VENDOR, None),
+        (CUT, None),
+        ("", None),
+    ],
+)
+def test_the_name_of_a_lun_in_the_whole_world(descriptors: str, name: str | None) -> None:
+    data = bytes.fromhex("0083" + f"{len(descriptors) // 2:04x}" + descriptors)
+    expected = None if name is None else bytes.fromhex("01" + name[2:4] + "00" + name[6:])
+    assert scsi.parse_designator(data) == expected
+    assert scsi.parse_designator(bytes(2) + data[2:]) is None
 
 
 @pytest.mark.parametrize(("flags", "thin", "zeroes"), [("0000", 0, 0), ("8000", 1, 0), ("c000", 1, 1), ("4003", 0, 1)])
@@ -39,13 +85,32 @@ def test_capacity(flags: str, thin: int, zeroes: int) -> None:
     assert scsi.parse_capacity(data) == scsi.Capacity(2048, 4096, bool(thin), bool(zeroes))
 
 
+def test_block_limits() -> None:
+    head = "00b0003c00800000" + "00000100" + "00000040"
+    unmap = "00000fff" + "00000001" + "00000010" + "80000008"
+    same = "0000000100000002"
+    page = bytes.fromhex(head + "00000000" + unmap + same) + bytes(20)
+    assert scsi.parse_block_limits(page) == scsi.BlockLimits(256, 64, 4095, 1, 16, 8, (1 << 32) + 2)
+    invalid = page[:32] + bytes.fromhex("00000008") + page[36:]
+    assert scsi.parse_block_limits(invalid).unmap_aligned == 0, "without UGAVALID"
+    assert scsi.parse_block_limits(page[:28] + bytes(36)).unmap_granule == 1
+
+
+def test_block_limits_that_end_before_those_of_unmap() -> None:
+    page = bytes.fromhex("00b0000c00000000" + "00000100" + "00000040") + bytes(48)
+    assert scsi.parse_block_limits(page) == scsi.BlockLimits(largest_transfer=256, optimal_transfer=64)
+
+
 def test_pages_that_are_not_what_was_asked_for_say_nothing() -> None:
-    limits = bytes.fromhex("00b0003c0080000000000100000000000000000000000fff") + bytes(40)
-    assert scsi.parse_block_limits(limits) == scsi.BlockLimits(256, 4095)
-    assert scsi.parse_block_limits(b"\0\0" + limits[2:]) == scsi.BlockLimits(0, 0)
-    assert scsi.parse_unmap_supported(bytes.fromhex("00b2000400e40200"))
-    assert not scsi.parse_unmap_supported(bytes.fromhex("00b2000400640200"))
-    assert not scsi.parse_unmap_supported(bytes.fromhex("0000000400e40200"))
+    limits = bytes.fromhex("0000003c0080000000000100000000000000000000000fff") + bytes(40)
+    assert scsi.parse_block_limits(limits) == scsi.BlockLimits()
+    for page, unmap, write_same in (
+        ("00b2000400e40200", True, True),
+        ("00b2000400800200", True, False),
+        ("00b2000400640200", False, True),
+        ("0000000400e40200", False, False),
+    ):
+        assert scsi.parse_provisioning(bytes.fromhex(page)) == scsi.Provisioning(unmap, write_same)
 
 
 def test_lba_status() -> None:
@@ -55,6 +120,12 @@ def test_lba_status() -> None:
     assert scsi.parse_lba_status(answer) == [(0, 8, True), (8, 16, False)]
     assert scsi.parse_lba_status(answer[:39]) == [(0, 8, True)]
     assert scsi.parse_lba_status(bytes(64)) == []
+
+
+@pytest.mark.parametrize(("state", "mapped"), [(0, True), (1, False), (2, False), (3, True), (4, True), (0xF1, False)])
+def test_only_deallocated_and_anchored_blocks_are_unmapped(state: int, mapped: bool) -> None:
+    answer = (20).to_bytes(4, "big") + bytes(4) + bytes(8) + (8).to_bytes(4, "big") + bytes([state, 0, 0, 0])
+    assert scsi.parse_lba_status(answer) == [(0, 8, mapped)]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,12 @@
-"""A map of the holes of a file on an NFS server, by NFSv4.2 SEEK over a connection of its own.
+"""What NFSv3 cannot do, over an NFSv4.2 connection of its own: a map of a file's holes (SEEK), and holes made
+(DEALLOCATE).
 
-No libnfs speaks NFSv4.2, and NFSv3 shows no holes. This asks for metadata alone; the data travels elsewhere.
+No libnfs speaks NFSv4.2. Metadata alone goes this way, but for a few bytes that prove that it is the same file; the
+data travels elsewhere.
 """
 
+from mpconv.transports.nfs4.deallocator import Deallocator
 from mpconv.transports.nfs4.hole_map import FileFacts, HoleMap, connect
+from mpconv.transports.nfs4.opening import Where
 
-__all__ = ["FileFacts", "HoleMap", "connect"]
+__all__ = ["Deallocator", "FileFacts", "HoleMap", "Where", "connect"]

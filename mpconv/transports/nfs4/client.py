@@ -1,4 +1,4 @@
-"""One NFSv4.2 session with one file open, for questions about its holes: no data, no callbacks, one call at a time.
+"""One NFSv4.2 session with one file open, to find and make its holes: no callbacks, one call at a time.
 
 Everything here may raise: `OSError` and `EOFError` for the connection, `TimeoutError` for a server that is silent,
 `Refused` for its errors, `Malformed` for nonsense.
@@ -29,7 +29,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Client:
-    """A connection. `seconds`: how long any one answer may take."""
+    """A connection. `seconds`: how long any one answer may take; may be changed."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, uid: int, gid: int, seconds: float
@@ -37,7 +37,7 @@ class Client:
         self._reader = reader
         self._writer = writer
         self._who = compound.credential(uid, gid)
-        self._seconds = seconds
+        self.seconds = seconds
         self._xid = random.getrandbits(31)
         self._number = 0
         self._in_step = True
@@ -52,7 +52,7 @@ class Client:
         self._in_step = False
         self._xid = (self._xid + 1) & 0xFFFFFFFF
         self._writer.write(compound.call(self._xid, self._who, list(operations)))
-        async with asyncio.timeout(self._seconds):
+        async with asyncio.timeout(self.seconds):
             reply = Reply(await self._record(), self._xid)
         self._in_step = True
         return reply
@@ -101,11 +101,11 @@ class Client:
                 return attributes
             start, first = compound.put_handle(self._handle), Op.PUTFH
 
-    async def open(self) -> None:
-        """Open it for reading: without that some servers answer SEEK with nonsense."""
+    async def open(self, *, writing: bool) -> None:
+        """Open it: without that some servers answer SEEK with nonsense."""
         assert self._client is not None
         reply = await self._in_session(
-            compound.put_handle(self._handle), compound.open_for_reading(self._client, b"mpconv")
+            compound.put_handle(self._handle), compound.open_file(self._client, b"mpconv", writing=writing)
         )
         reply.skip(Op.PUTFH)
         self._state = reply.state()
@@ -123,11 +123,29 @@ class Client:
         reply.skip(Op.PUTFH)
         return reply.found()
 
+    async def read(self, offset: int, count: int) -> bytes:
+        """Not more than `count` bytes."""
+        assert self._state is not None
+        reply = await self._in_session(compound.put_handle(self._handle), compound.read(self._state, offset, count))
+        reply.skip(Op.PUTFH)
+        return reply.data()
+
+    async def deallocate(self, offset: int, length: int) -> Attributes:
+        """Make a range a hole, and tell of the file as it is then. The file must be open for writing."""
+        assert self._state is not None
+        reply = await self._in_session(
+            compound.put_handle(self._handle),
+            compound.deallocate(self._state, offset, length),
+            compound.get_attributes(),
+        )
+        reply.skip(Op.PUTFH, Op.DEALLOCATE)
+        return reply.attributes()
+
     async def close(self) -> None:
         """Say goodbye, if the server still listens, and hang up. Never raises, but when cancelled."""
         try:
             with contextlib.suppress(OSError, EOFError, Refused, Malformed):
-                async with asyncio.timeout(min(self._seconds, _GOODBYE_SECONDS)):
+                async with asyncio.timeout(min(self.seconds, _GOODBYE_SECONDS)):
                     await self._say_goodbye()
         finally:
             self.hang_up()

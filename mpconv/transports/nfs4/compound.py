@@ -1,4 +1,4 @@
-"""NFSv4.2 compounds (RFC 8881, RFC 7862), as far as a map of a file's holes needs them. Pure.
+"""NFSv4.2 compounds (RFC 8881, RFC 7862), as far as finding and making a file's holes needs them. Pure.
 
 A request is a list of encoded operations. A reply is read operation by operation with `Reply.take`, which raises
 `Refused` for any status but OK.
@@ -29,7 +29,7 @@ _WORDS = {
     ACCESS: "permission denied", NOT_A_DIRECTORY: "not a directory", 22: "invalid argument", 70: "stale file handle",
     10004: "not supported", 10006: "server fault", 10008: "delayed", 10011: "expired", 10013: "in grace",
     10021: "minor version mismatch", 10022: "stale client", 10029: "symbolic link", 10044: "illegal operation",
-    10052: "bad session", 10016: "wrong security",
+    10052: "bad session", 10016: "wrong security", 10015: "share denied", 10038: "not open for this", 30: "read-only",
 }  # fmt: skip
 
 
@@ -43,12 +43,14 @@ class Op(enum.IntEnum):
     OPEN = 18
     PUTFH = 22
     PUTROOTFH = 24
+    READ = 25
     EXCHANGE_ID = 42
     CREATE_SESSION = 43
     DESTROY_SESSION = 44
     SEQUENCE = 53
     DESTROY_CLIENTID = 57
     RECLAIM_COMPLETE = 58
+    DEALLOCATE = 62
     SEEK = 69
 
 
@@ -156,17 +158,27 @@ def get_attributes() -> bytes:
     return words(Op.GETATTR, 2, _WANTED & 0xFFFFFFFF, _WANTED >> 32)
 
 
-def open_for_reading(client: int, owner: bytes) -> bytes:
-    """The current file (CLAIM_FH); deny none, no delegation wanted."""
-    read, no_delegation, deny_none, no_create, claim_fh = 1, 0x400, 0, 0, 4
+def open_file(client: int, owner: bytes, *, writing: bool) -> bytes:
+    """The current file (CLAIM_FH), for reading at least; deny none, no delegation wanted."""
+    access, no_delegation, deny_none, no_create, claim_fh = 3 if writing else 1, 0x400, 0, 0, 4
     return (
-        words(Op.OPEN, 0, read | no_delegation, deny_none) + long(client) + opaque(owner) + words(no_create, claim_fh)
+        words(Op.OPEN, 0, access | no_delegation, deny_none) + long(client) + opaque(owner) + words(no_create, claim_fh)
     )
 
 
 def seek(state: bytes, offset: int, what: What) -> bytes:
     """The next data or the next hole, at or after `offset`."""
     return words(Op.SEEK) + state + long(offset) + words(what)
+
+
+def read(state: bytes, offset: int, count: int) -> bytes:
+    """A few bytes: an answer has 4 KiB in all."""
+    return words(Op.READ) + state + long(offset) + words(count)
+
+
+def deallocate(state: bytes, offset: int, length: int) -> bytes:
+    """Make a range a hole; the file's size stays (RFC 7862, 15.4)."""
+    return words(Op.DEALLOCATE) + state + long(offset) + long(length)
 
 
 def close(state: bytes) -> bytes:
@@ -262,6 +274,12 @@ class Reply:
             reader.long(),
             *struct.unpack(">qI", reader.fixed(12)),
         )
+
+    def data(self) -> bytes:
+        """Of READ."""
+        reader = self.take(Op.READ)
+        reader.word()
+        return reader.opaque(LARGEST_REPLY)
 
     def found(self) -> tuple[bool, int]:
         """Of SEEK: whether the end of the file came first, and the offset."""

@@ -11,17 +11,15 @@ import asyncio
 import bisect
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mpconv.extent import Extent, Kind, merged
 from mpconv.transports.nfs4 import compound
-from mpconv.transports.nfs4.client import Client, dial
+from mpconv.transports.nfs4.client import Client
 from mpconv.transports.nfs4.compound import Attributes, Op, Refused, What
+from mpconv.transports.nfs4.opening import Lie, Read, Unsure, Where, open_file, said
 from mpconv.units import GiB, KiB, MiB
-
-Read = Callable[[int, memoryview], Awaitable[None]]
-"""Fill a buffer from an offset of the same file, over another protocol: a transport's `read_into`."""
 
 _log = logging.getLogger(__name__)
 _SMALLEST_HOLE = 64 * KiB
@@ -33,14 +31,6 @@ _FIRST_SKIP = GiB // 4
 _SAMPLE = 4 * KiB
 _SAMPLES, _MANY_SAMPLES = 8, 64
 _SLACK = MiB
-
-
-class Lie(Exception):
-    """The server said what cannot be."""
-
-
-class Unsure(Exception):
-    """There is no telling whether the map is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,54 +52,20 @@ class FileFacts:
         )
 
 
-async def connect(
-    host: str, port: int, path: str, *, facts: FileFacts, read: Read, uid: int, gid: int, seconds: float = 5.0
-) -> HoleMap | None:
-    """A map of the file at `path`, which must be the one that `facts` tell of; None when there is none to be had.
+async def connect(where: Where, *, facts: FileFacts, read: Read, seconds: float = 5.0) -> HoleMap | None:
+    """A map of the file there, which must be the one that `facts` tell of; None when there is none to be had.
 
     `seconds`: for connecting in all, and for any one answer later; a tenth of it for a stretch of the map, twelve times
     as much for all of it.
     """
     if facts.used >= facts.size:
         return None
-    client: Client | None = None
     try:
-        async with asyncio.timeout(seconds):
-            client = await dial(host, port, uid, gid, seconds)
-            await client.begin()
-            attributes = await _find(client, path, facts)
-            await client.open()
+        client, attributes = await open_file(where, facts.are_of, seconds=seconds)
     except Exception as error:
-        _log.info("no map of the holes of %s: %s", path, _said(error))
-        if client is not None:
-            await client.close()
+        _log.info("no map of the holes of %s: %s", where.path, said(error))
         return None
-    except BaseException:
-        if client is not None:
-            client.hang_up()
-        raise
-    return HoleMap(client, path, facts, attributes, read, seconds)
-
-
-async def _find(client: Client, path: str, facts: FileFacts) -> Attributes:
-    """Look the path up; a server's tree for version 4 may begin further down than its exports are named."""
-    names = [name for name in path.encode(errors="surrogateescape").split(b"/") if name not in (b"", b".")]
-    missing: Refused | None = None
-    while names:
-        try:
-            attributes = await client.look_up(names)
-            if facts.are_of(attributes):
-                return attributes
-        except Refused as error:
-            if error.status not in (compound.NO_ENTRY, compound.NOT_A_DIRECTORY, compound.ACCESS):
-                raise
-            missing = missing or error
-        names = names[1:]
-    raise missing or Unsure("it is another file, or has just changed")
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+    return HoleMap(client, where.path, facts, attributes, read, seconds)
 
 
 class HoleMap:
@@ -171,7 +127,7 @@ class HoleMap:
             self.withdrawn = [extent for extent in known if extent.kind is Kind.ZERO]
             self._give_up(str(error))
         except Exception as error:
-            self._give_up(_said(error))
+            self._give_up(said(error))
         else:
             if self._end == begin:  # it was not closed meanwhile
                 self._add(extents)

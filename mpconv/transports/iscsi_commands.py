@@ -1,0 +1,254 @@
+"""The command layer of iSCSI: SCSI commands to one LUN by libiscsi, many in flight on one session.
+
+What always holds: the library does not reconnect (a reconnect would hide a target's crash and what its cache
+lost); every command's status and residual are looked at; UNIT ATTENTION, BUSY and TASK SET FULL are tried again.
+Whatever else a command meets is raised as `Refused`, after everything that was started with it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mpconv.errors import MpconvError, Retryable
+from mpconv.transports import scsi
+from mpconv.transports.base import CLOSED, Buffer
+from mpconv.transports.bindings import libiscsi
+from mpconv.transports.bindings.libiscsi import ffi
+from mpconv.transports.iscsi_login import logout
+from mpconv.transports.pump import Pump
+from mpconv.transports.requests import Batch, Requests
+from mpconv.units import MiB
+
+_TRIES = 8
+PIECE = MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How a command that did not do what it should ended, and at which byte of the LUN. `why`: more than its status
+    tells.
+
+    No exception, so that lists of them may lie in the frames that one is raised through: that would be garbage that
+    refers to itself, and CPython 3.11 crashes when it collects such with a memoryview in it (gh-77894).
+    """
+
+    status: int
+    key: int
+    ascq: int
+    at: int | None
+    why: str = ""
+
+    def __str__(self) -> str:
+        return self.why or scsi.words(self.status, self.key, self.ascq)
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same command may succeed a moment later on the same session."""
+        return self.status in (scsi.BUSY, scsi.TASK_SET_FULL) or (
+            self.status == scsi.CHECK_CONDITION and self.key == scsi.UNIT_ATTENTION
+        )
+
+    @property
+    def lost(self) -> bool:
+        """Whether only a new connection can help."""
+        return self.status in (scsi.CANCELLED, scsi.FAILED, scsi.TIMED_OUT)
+
+    @property
+    def unsupported(self) -> bool:
+        """Whether the target does not know the command, or not in this form."""
+        return self.status == scsi.CHECK_CONDITION and self.key == scsi.ILLEGAL_REQUEST
+
+
+class Refused(Exception):
+    """A command was refused."""
+
+    def __init__(self, how: Refusal) -> None:
+        super().__init__(str(how))
+        self.how = how
+
+
+class Commands:
+    """One session and one LUN. OSError when the target has ended the connection already.
+
+    `block`: bytes of the LUN's blocks; `piece`: the most bytes that one READ or WRITE moves. Both are set by who asks
+    the LUN what it is.
+    """
+
+    block = 512
+    piece = PIECE
+
+    def __init__(self, library: Any, context: Any, lun: int) -> None:
+        self._lib = library
+        self._context = context
+        self._lun = lun
+        self._requests = Requests()
+        self._on_answer = ffi.callback("iscsi_command_cb", self._answered)
+        self.lost_why: str | None = None
+        with socket.socket(fileno=os.dup(library.iscsi_get_fd(context))) as connection:
+            self.peer: tuple[str, int] = connection.getpeername()[:2]
+        self._pump = Pump(
+            library.iscsi_get_fd(context),
+            partial(library.iscsi_which_events, context),
+            partial(library.iscsi_service, context),
+            self._lost,
+        )
+
+    def _answered(self, context: Any, status: int, task: Any, tag: Any) -> None:
+        self._requests.answered(int(ffi.cast("uintptr_t", tag)), status, ffi.cast("struct scsi_task *", task))
+
+    def _lost(self) -> None:
+        self.lost_why = "the connection to the target was lost"
+        self._requests.fail_all(Retryable(self.lost_why))
+
+    def _queue(
+        self,
+        batch: Batch,
+        cdb: bytes,
+        data: Any,
+        length: int,
+        refused: list[Refusal],
+        *,
+        reads: bool,
+        at: int | None = None,
+        exact: bool = False,
+    ) -> None:
+        """Start one command; its refusal, if any, is put into `refused`. `exact`: all of `data` must be moved."""
+        if self.lost_why is not None:
+            refused.append(Refusal(scsi.CANCELLED, 0, 0, at))
+            return
+        task = self._lib.scsi_create_task(len(cdb), cdb, 0 if not length else 1 if reads else 2, length)
+        if length:
+            pointer = ffi.cast("unsigned char *", data)
+            add = self._lib.scsi_task_add_data_in_buffer if reads else self._lib.scsi_task_add_data_out_buffer
+            if add(task, length, pointer) != 0:
+                self._lib.scsi_free_scsi_task(task)
+                refused.append(Refusal(scsi.FAILED, 0, 0, at, "libiscsi could not take a buffer"))
+                return
+
+        def finish(status: int, answered: Any) -> MpconvError | None:
+            if status != scsi.GOOD:
+                sense = ffi.new("struct scsi_sense *")
+                if status == scsi.CHECK_CONDITION:
+                    self._lib.scsi_task_get_status(answered, sense)
+                refused.append(Refusal(status, sense.key, sense.ascq, at))
+            elif exact and answered.residual_status and answered.residual:
+                refused.append(_short(answered, length, reads, at))
+            self._lib.scsi_free_scsi_task(answered)
+            return None
+
+        tag = self._requests.add(batch, finish, (data, task))
+        started = self._lib.iscsi_scsi_command_async(
+            self._context, self._lun, task, self._on_answer, ffi.NULL, ffi.cast("void *", tag)
+        )
+        if started != 0:
+            self._requests.fail_one(tag, Retryable("libiscsi refused a command"))
+        self._pump.kick()
+
+    @staticmethod
+    async def _end(batch: Batch, refused: list[Refusal], at: int | None) -> None:
+        """Wait for all of it. Without an answer, the connection was lost."""
+        try:
+            await batch.future
+        except Retryable as error:
+            if not any(refusal.lost for refusal in refused):
+                refused.append(Refusal(scsi.CANCELLED, 0, 0, at, str(error)))
+
+    async def _command(
+        self,
+        cdb: bytes,
+        data: Any,
+        length: int,
+        *,
+        reads: bool = False,
+        at: int | None = None,
+        exact: bool = False,
+        tried: int = 0,
+    ) -> None:
+        """One command, again while it is only busy."""
+        for attempt in range(tried, _TRIES):
+            if attempt:
+                await asyncio.sleep(0 if attempt == 1 else 0.005 * 2**attempt)
+            batch, refused = Batch(), list[Refusal]()
+            batch.left += 1
+            self._queue(batch, cdb, data, length, refused, reads=reads, at=at, exact=exact)
+            batch.ended(None)
+            await self._end(batch, refused, at)
+            if not refused:
+                return
+            if not refused[0].passing or attempt == _TRIES - 1:
+                raise Refused(refused[0])
+
+    async def tell(self, cdb: bytes, data: bytearray | None = None, *, at: int | None = None) -> None:
+        """A command that takes `data`, or nothing."""
+        await self._command(cdb, None if data is None else ffi.from_buffer(data), len(data or b""), at=at)
+
+    async def ask(self, cdb: bytes, length: int, *, at: int | None = None) -> bytes:
+        """A command that answers `length` bytes at most; zeros follow a shorter answer."""
+        answer = ffi.new("unsigned char[]", length)
+        await self._command(cdb, answer, length, reads=True, at=at)
+        return bytes(ffi.buffer(answer))
+
+    async def ask_if_known(self, cdb: bytes, length: int) -> bytes:
+        """Zeros where the target refuses to tell."""
+        try:
+            return await self.ask(cdb, length)
+        except Refused as refused:
+            if refused.how.lost:
+                raise
+            return bytes(length)
+
+    async def transfer(self, offset: int, buffer: Buffer, *, reads: bool) -> None:
+        """Whole blocks, in pieces that are in flight together."""
+        make = scsi.read16 if reads else scsi.write16
+        batch, refused = Batch(), list[Refusal]()
+        batch.left += 1  # or a piece that is refused at once would end the batch before the next one is queued
+        for start in range(0, len(buffer), self.piece):
+            part = buffer[start : start + self.piece]
+            at = offset + start
+            pointer = ffi.from_buffer(part, require_writable=reads)
+            cdb = make(at // self.block, len(part) // self.block)
+            self._queue(batch, cdb, pointer, len(part), refused, reads=reads, at=at, exact=True)
+        batch.ended(None)
+        await self._end(batch, refused, offset)
+        if refused:
+            await self._again(offset, buffer, refused, make, reads=reads)
+
+    async def _again(self, offset: int, buffer: Buffer, refused: list[Refusal], make: Any, *, reads: bool) -> None:
+        """The pieces that were only put off, one after the other. Of those that cannot be had the first is raised: a
+        target with many threads may have refused them in any order.
+        """
+        lasting = [refusal for refusal in refused if not refusal.passing]
+        if lasting:
+            raise Refused(min(lasting, key=lambda refusal: (not refusal.lost, refusal.at or 0)))
+        for refusal in refused:
+            at = refusal.at
+            assert at is not None
+            part = buffer[at - offset : at - offset + self.piece]
+            pointer = ffi.from_buffer(part, require_writable=reads)
+            cdb = make(at // self.block, len(part) // self.block)
+            await self._command(cdb, pointer, len(part), reads=reads, at=at, exact=True, tried=1)
+
+    async def close(self) -> None:
+        """Log out when nothing is under way; else cut the connection, and everything ends as lost."""
+        if self._context is None:
+            return
+        self._pump.stop()
+        context, self._context = self._context, None
+        connected, self.lost_why = self.lost_why is None, CLOSED
+        if connected and not len(self._requests):
+            await logout(self._lib, context)
+            return
+        self._lib.iscsi_destroy_context(context)
+        self._requests.fail_all(Retryable(CLOSED))
+
+
+def _short(task: Any, length: int, reads: bool, at: int | None) -> Refusal:
+    """A transfer whose length differs from what was asked for, though its status is good."""
+    moved = length - task.residual if task.residual_status == libiscsi.UNDERFLOW else length + task.residual
+    why = f"the target {'returned' if reads else 'took'} {moved} of {length} bytes"
+    return Refusal(scsi.GOOD, 0, 0, at, why)

@@ -1,0 +1,416 @@
+"""Zeros, block status and limits of a LUN: tgt, and tgt behind a relay that makes it behave as other targets do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from mpconv.errors import Fatal
+from mpconv.extent import Kind
+from mpconv.transports import iscsi as iscsi_transport
+from mpconv.transports.base import Access
+from mpconv.transports.iscsi import IscsiTransport
+from mpconv.transports.iscsi_commands import Refused
+from mpconv.units import GiB, KiB, MiB
+from tests.conftest import Lun
+from tests.support.iscsi_relay import SERVICE_ACTION, UNKNOWN, UNMAP, WRITE, WRITE_SAME, Change, page, relayed
+
+
+def refusing(*codes: int) -> Change:
+    """A target that does not know these commands."""
+
+    def change(cdb: bytearray, data: bytearray) -> None:
+        if cdb[0] in codes:
+            cdb[0] = UNKNOWN
+
+    return change
+
+
+def pretending(cdb: bytearray, data: bytearray) -> None:
+    """A target that answers GOOD to UNMAP and does nothing: tgt does, for no blocks."""
+    if cdb[0] == UNMAP:
+        data[16:20] = bytes(4)
+
+
+def blocks_of(cdb: bytes) -> tuple[int, int]:
+    return struct.unpack_from(">QI", cdb, 2)
+
+
+def unmapped(data: bytes) -> tuple[int, int]:
+    return struct.unpack_from(">QI", data, 8)
+
+
+def filled(lun: Lun, start: int = 0, end: int | None = None) -> bytes:
+    """What lies in the backing file, asserted to be zeros between the two and old data elsewhere."""
+    found = lun.backing.read_bytes()
+    end = len(found) if end is None else end
+    assert not found[start:end].strip(b"\0")
+    assert not (found[:start] + found[end:]).strip(b"\xa5")
+    return found
+
+
+def room(lun: Lun) -> int:
+    return lun.backing.stat().st_blocks * 512
+
+
+@pytest.mark.parametrize("size", [8 * GiB, 9 * GiB + 4096])
+def test_a_large_lun_is_zeroed_and_its_room_given_back(lun: Callable[..., Lun], size: int) -> None:
+    made = lun(size)
+    places = [0, GiB - 4096, 4 * GiB - 4096, 4 * GiB, 7 * GiB + 12288, size - 65536]
+    with made.backing.open("r+b") as file:
+        for at in places:
+            file.seek(at)
+            file.write(b"\xa5" * 65536)
+    assert room(made) >= 4 * 65536
+
+    async def run() -> None:
+        store = await iscsi_transport.connect(made.url, Access.WRITE)
+        assert await store.zero(0, size)
+        assert "UNMAP" in store.zeroing
+        for at in places:
+            buffer = memoryview(bytearray(b"\xee" * 65536))
+            await store.read_into(at, buffer)
+            assert bytes(buffer) == bytes(65536), at
+        await store.close()
+
+    asyncio.run(run())
+    assert room(made) == 0
+
+
+@pytest.mark.parametrize(("offset", "length"), [(512, 4 * MiB - 1024), (1, 4 * MiB - 2), (MiB + 511, 514)])
+@pytest.mark.parametrize("thin", [True, False])
+def test_every_byte_of_odd_ranges_and_no_other(lun: Callable[..., Lun], offset: int, length: int, thin: bool) -> None:
+    made = lun(4 * MiB, old_data=True, thin=thin)
+
+    async def run() -> None:
+        store = await iscsi_transport.connect(made.url, Access.WRITE)
+        assert await store.zero(offset, length)
+        assert store.zeroing == (
+            "blocks are unmapped (UNMAP)" if thin else "the target repeats a block of zeros (WRITE SAME)"
+        )
+        await store.close()
+
+    asyncio.run(run())
+    filled(made, offset, offset + length)
+
+
+def test_unmap_that_is_not_there_is_asked_for_once(lun: Callable[..., Lun]) -> None:
+    made = lun(8 * MiB, old_data=True)
+
+    async def run() -> None:
+        async with relayed(made.url, refusing(UNMAP)) as (store, relay):
+            assert "(UNMAP)" in store.zeroing
+            assert await store.zero(0, 4 * MiB)
+            assert store.zeroing == "blocks are unmapped (WRITE SAME)"
+            assert await store.zero(4 * MiB, 4 * MiB)
+            assert len(relay.of(UNMAP)) == 1
+            assert [cdb[1] for cdb, _ in relay.of(WRITE_SAME)] == [0x08, 0x08]
+            assert not relay.of(WRITE)
+
+    asyncio.run(run())
+    filled(made)
+    assert room(made) == 0
+
+
+def test_unmap_that_does_nothing_is_found_out(lun: Callable[..., Lun]) -> None:
+    made = lun(8 * MiB, old_data=True)
+
+    async def run() -> None:
+        async with relayed(made.url, pretending) as (store, relay):
+            assert await store.zero(MiB, 4 * MiB)
+            assert store.zeroing == "blocks are unmapped (WRITE SAME)"
+            assert len(relay.of(UNMAP)) == 1
+            status = await store.block_status(0, 8 * MiB)
+            assert [extent.kind for extent in status] == [Kind.DATA], "its word on zeros counts for nothing now"
+
+    asyncio.run(run())
+    filled(made, MiB, 5 * MiB)
+
+
+def test_write_same_that_cannot_unmap(lun: Callable[..., Lun]) -> None:
+    made = lun(20 * MiB, old_data=True)
+
+    async def run() -> None:
+        def change(cdb: bytearray, data: bytearray) -> None:
+            if cdb[0] == UNMAP or (cdb[0] == WRITE_SAME and cdb[1] & 0x08):
+                cdb[0] = UNKNOWN
+
+        async with relayed(made.url, change) as (store, relay):
+            assert await store.zero(0, 20 * MiB)
+            assert store.zeroing == "the target repeats a block of zeros (WRITE SAME)"
+            sent = [(cdb[1], *blocks_of(cdb), data) for cdb, data in relay.of(WRITE_SAME)]
+            assert sent == [(8, 0, 40960, bytes(512)), (0, 0, 32768, bytes(512)), (0, 32768, 8192, bytes(512))]
+
+    asyncio.run(run())
+    filled(made)
+
+
+def test_nothing_cheap(lun: Callable[..., Lun]) -> None:
+    made = lun(MiB, old_data=True)
+
+    async def run() -> None:
+        async with relayed(made.url, refusing(UNMAP, WRITE_SAME)) as (store, relay):
+            for _ in range(3):
+                assert not await store.zero(0, MiB)
+            assert store.zeroing == "zeros are written"
+            assert (len(relay.of(UNMAP)), len(relay.of(WRITE_SAME))) == (1, 2)
+
+    asyncio.run(run())
+    filled(made, 0, 0)
+
+
+def test_a_medium_error_is_not_a_missing_command(lun: Callable[..., Lun]) -> None:
+    """tgt unmaps behind the end of a file that was cut, and then cannot read the samples."""
+    made = lun(MiB, old_data=True)
+
+    async def run() -> None:
+        async with relayed(made.url) as (store, relay):
+            os.truncate(made.backing, 0)
+            with pytest.raises(Fatal, match=r"error while writing at byte .* unrecovered read error") as caught:
+                await store.zero(4096, 8192)
+            assert caught.value.offset is not None and 4096 <= caught.value.offset < 12288
+            assert "(UNMAP)" in store.zeroing
+            assert not relay.of(WRITE_SAME)
+
+    asyncio.run(run())
+
+
+def test_limits_and_granules_of_unmap(lun: Callable[..., Lun]) -> None:
+    """At most 1000 blocks a command; granules of 16 blocks from block 8 on."""
+    made = lun(4 * MiB, old_data=True)
+
+    async def run() -> None:
+        limits = page(0xB0, 20, struct.pack(">IIII", 1000, 1, 16, 0x80000008))
+        async with relayed(made.url, answer=limits) as (store, relay):
+            assert await store.zero(512, 4 * MiB - 1024)
+            sent = [unmapped(data) for _, data in relay.of(UNMAP)]
+            assert sum(blocks for _, blocks in sent) == 8176 // 16 * 16
+            assert sorted(sent)[0] == (8, 992)
+            assert all(lba % 16 == 8 and blocks % 16 == 0 and blocks <= 992 for lba, blocks in sent)
+            assert 1 < relay.together[UNMAP] <= 4
+            written = sorted(blocks_of(cdb) for cdb, _ in relay.of(WRITE))
+            assert written == [(1, 7), (8184, 7)]
+            assert await store.zero(512, 4 * MiB - 1024)
+            assert len(relay.of(WRITE)) == 2, "edges that are zero already are left alone"
+
+    asyncio.run(run())
+    filled(made, 512, 4 * MiB - 512)
+
+
+@pytest.mark.parametrize("counts", [(0, 1), (1000, 0)])
+def test_no_unmap_where_its_limit_is_nothing(lun: Callable[..., Lun], counts: tuple[int, int]) -> None:
+    made = lun(MiB, old_data=True)
+
+    async def run() -> None:
+        async with relayed(made.url, answer=page(0xB0, 20, struct.pack(">II", *counts))) as (store, relay):
+            assert await store.zero(0, MiB)
+            assert not relay.of(UNMAP)
+
+    asyncio.run(run())
+    filled(made)
+
+
+def test_the_limit_of_write_same(lun: Callable[..., Lun]) -> None:
+    made = lun(MiB, old_data=True, thin=False)
+
+    async def run() -> None:
+        async with relayed(made.url, answer=page(0xB0, 36, struct.pack(">Q", 100))) as (store, relay):
+            assert await store.zero(0, MiB)
+            sent = sorted(blocks_of(cdb) for cdb, _ in relay.of(WRITE_SAME))
+            assert sent == [(lba, min(100, 2048 - lba)) for lba in range(0, 2048, 100)]
+            assert 1 < relay.together[WRITE_SAME] <= 4
+
+    asyncio.run(run())
+    filled(made)
+
+
+@pytest.mark.parametrize(("blocks", "bytes_"), [(0, 0), (8192, 4 * MiB), (1 << 20, 16 * MiB)])
+def test_the_transfer_that_is_wished_for(lun: Callable[..., Lun], blocks: int, bytes_: int) -> None:
+    made = lun(MiB)
+
+    async def run() -> None:
+        async with relayed(made.url, answer=page(0xB0, 12, struct.pack(">I", blocks))) as (store, _):
+            assert store.limits.optimal_write == bytes_
+            assert (store.limits.largest_read, store.limits.largest_write) == (MiB, MiB)
+            assert await store.disk_size() is None
+
+    asyncio.run(run())
+
+
+async def walk(store: IscsiTransport) -> list[tuple[int, int, Kind]]:
+    """The whole map, neighbours of one kind as they came."""
+    found, at = [], 0
+    while at < store.size:
+        for extent in await store.block_status(at, store.size - at):
+            assert extent.start == at
+            found.append((extent.start, extent.length, extent.kind))
+            at = extent.end
+    return found
+
+
+def test_a_map_of_many_extents_in_few_calls(lun: Callable[..., Lun]) -> None:
+    made = lun(5000 * 128 * KiB)
+    with made.backing.open("r+b") as file:
+        for at in range(0, 5000 * 128 * KiB, 128 * KiB):
+            file.seek(at)
+            file.write(b"\xa5" * 4096)
+
+    async def run() -> None:
+        async with relayed(made.url) as (store, relay):
+            before = len(relay.of(SERVICE_ACTION))
+            found = await walk(store)
+            assert found[:2] == [(0, 4096, Kind.DATA), (4096, 124 * KiB, Kind.ZERO)]
+            assert len(found) == 10_000
+            assert len(relay.of(SERVICE_ACTION)) - before == 3
+
+    asyncio.run(run())
+
+
+def test_a_hole_of_more_blocks_than_32_bits_count(lun: Callable[..., Lun]) -> None:
+    """tgt tells of no blocks then; all but a few of them are known to be zeros all the same."""
+    tera = 1024 * GiB
+    made = lun(8 * tera)
+    with made.backing.open("r+b") as file:
+        file.seek(5 * tera)
+        file.write(b"\xa5" * 4096)
+
+    async def run() -> None:
+        async with relayed(made.url) as (store, relay):
+            before = len(relay.of(SERVICE_ACTION))
+            found = await walk(store)
+            assert len(relay.of(SERVICE_ACTION)) - before <= 12
+            data = [(start, length) for start, length, kind in found if kind is Kind.DATA]
+            assert (5 * tera, 4096) in data
+            assert sum(length for _, length in data) <= 4096 + 8 * 512
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"), [(0, Kind.DATA), (1, Kind.ZERO), (2, Kind.ZERO), (3, Kind.DATA), (4, Kind.DATA)]
+)
+def test_states_of_blocks(lun: Callable[..., Lun], state: int, kind: Kind) -> None:
+    made = lun(MiB)
+
+    async def run() -> None:
+        def change(cdb: bytearray, data: bytearray) -> None:
+            if cdb[:2] == b"\x9e\x12":
+                data[8 + 12] = state
+
+        async with relayed(made.url, answer=change) as (store, _):
+            assert await walk(store) == [(0, MiB, kind)]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("flags", "kind"), [(0xC0, Kind.ZERO), (0x80, Kind.DATA), (0x40, Kind.DATA)])
+def test_no_zeros_without_the_lun_s_promise(lun: Callable[..., Lun], flags: int, kind: Kind) -> None:
+    """LBPME and LBPRZ of READ CAPACITY(16), both."""
+    made = lun(MiB)
+
+    async def run() -> None:
+        def change(cdb: bytearray, data: bytearray) -> None:
+            if cdb[:2] == b"\x9e\x10":
+                data[14] = flags
+
+        async with relayed(made.url, answer=change) as (store, relay):
+            assert await walk(store) == [(0, MiB, kind)]
+            assert await store.zero(0, MiB)
+            assert bool(relay.of(UNMAP)) == (kind is Kind.ZERO)
+
+    asyncio.run(run())
+
+
+def test_a_status_that_begins_before_and_ends_behind_what_was_asked_for(lun: Callable[..., Lun]) -> None:
+    made = lun(MiB)
+    with made.backing.open("r+b") as file:
+        for at in (0, 512 * KiB):
+            file.seek(at)
+            file.write(b"\xa5" * 64 * KiB)
+
+    async def run() -> None:
+        def change(cdb: bytearray, data: bytearray) -> None:
+            if cdb[:2] == b"\x9e\x12":
+                cdb[2:10] = bytes(8)
+
+        async with relayed(made.url, change) as (store, _):
+            found = await store.block_status(512 * KiB + 700, 200 * KiB)
+            assert [(extent.start, extent.end, extent.kind) for extent in found] == [
+                (512 * KiB + 700, 576 * KiB, Kind.DATA),
+                (576 * KiB, 712 * KiB + 700, Kind.ZERO),
+            ]
+
+    asyncio.run(run())
+
+
+def test_a_status_that_is_refused_is_asked_for_once(lun: Callable[..., Lun]) -> None:
+    made = lun(MiB)
+
+    async def run() -> None:
+        def change(cdb: bytearray, data: bytearray) -> None:
+            if cdb[:2] == b"\x9e\x12":
+                cdb[1] = 0x1F
+
+        async with relayed(made.url, change) as (store, relay):
+            for _ in range(3):
+                assert await walk(store) == [(0, MiB, Kind.DATA)]
+            assert sum(cdb[1] == 0x12 for cdb, _ in relay.of(SERVICE_ACTION)) == 1
+
+    asyncio.run(run())
+
+
+def test_what_is_left_of_a_lun_whose_file_was_cut(lun: Callable[..., Lun]) -> None:
+    """The error names the piece that failed first, in the order of the bytes; the rest is read on the same session."""
+    made = lun(16 * MiB)
+    whole = random.Random(1).randbytes(16 * MiB)
+    made.backing.write_bytes(whole)
+
+    async def run() -> None:
+        store = await iscsi_transport.connect(made.url, Access.READ)
+        os.truncate(made.backing, 8 * MiB + 512)
+        for _ in range(20):
+            with pytest.raises(Fatal, match=r"error while reading at byte 8388608 .*unrecovered read error") as caught:
+                await store.read_into(4 * MiB, memoryview(bytearray(12 * MiB)))
+            assert caught.value.offset == 8 * MiB
+        lost = []
+        for at in range(8 * MiB - 2048, 8 * MiB + 2048, 512):
+            block = memoryview(bytearray(512))
+            try:
+                await store.read_into(at, block)
+            except Fatal as error:
+                assert error.offset == at
+                lost.append(at)
+            else:
+                assert bytes(block) == whole[at : at + 512]
+        assert lost == [8 * MiB + 512, 8 * MiB + 1024, 8 * MiB + 1536]
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_an_error_is_no_garbage_that_refers_to_itself(lun: Callable[..., Lun]) -> None:
+    """With a memoryview in it, CPython 3.11 would crash when it is collected."""
+    made = lun(4 * MiB)
+
+    async def run() -> None:
+        store = await iscsi_transport.connect(made.url, Access.READ)
+        os.truncate(made.backing, 0)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                with contextlib.suppress(Fatal):
+                    await store.read_into(0, memoryview(bytearray(4 * MiB)))
+            assert not [found for found in gc.get_objects() if isinstance(found, Refused)]
+        finally:
+            gc.enable()
+        await store.close()
+
+    asyncio.run(run())
