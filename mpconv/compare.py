@@ -24,6 +24,7 @@ class Options:
 
     strict: bool = False
     shared: bool = False
+    in_order: bool = False
     requests: int | None = None
     workers: int | None = None
     probe: tuple[bool, bool] = (False, False)

@@ -18,6 +18,8 @@ from mpconv.units import SECTOR, MiB, align_up, human
 from mpconv.workers.launch.local import LocalWorkers
 
 LEASE = 16 * MiB
+_LEASE_IN_ORDER = 64 * MiB
+"""Larger: between one lease and the next nothing is written for as long as it takes to say so."""
 BUFFER = 2 * MiB
 _LARGEST_BUFFER = 16 * MiB
 _WORTH_A_WORKER = 64 * MiB
@@ -29,6 +31,8 @@ _FEWEST_REQUESTS = 8
 class Effort(Protocol):
     """How much to do at a time. None: what suits the image and the machine."""
 
+    @property
+    def in_order(self) -> bool: ...
     @property
     def requests(self) -> int | None: ...
     @property
@@ -66,11 +70,12 @@ def workers_for(size: int, cores: int, options: Effort) -> tuple[int, int]:
     """Worker processes, and buffers in flight over all of them, for an image of `size` bytes.
 
     More than 8 processes on one host gain nothing on one server, and a small image is copied before a second one has
-    started. qemu-img's 8 requests are the least in flight; each process drives four more without effort.
+    started. In order one process writes at a time, and alone it need not stop between one lease and the next. qemu-img's
+    8 requests are the least in flight; each process drives four more without effort.
     """
     count = options.workers
     if count is None:
-        count = max(1, min(cores, _MOST_WORKERS, size // _WORTH_A_WORKER + 1))
+        count = 1 if options.in_order else max(1, min(cores, _MOST_WORKERS, size // _WORTH_A_WORKER + 1))
     total = options.requests if options.requests is not None else max(_FEWEST_REQUESTS, _REQUESTS_EACH * count)
     return min(count, total), total
 
@@ -142,7 +147,7 @@ async def _run(
         salvage=options.salvage,
         offload=options.offload,
         buffer_size=max(BUFFER, min(_LARGEST_BUFFER, target.limits.optimal_write)),
-        lease_size=LEASE,
+        lease_size=_LEASE_IN_ORDER if options.in_order else LEASE,
     )
     coordinator = Coordinator(job, source, local, count, observer, rate=options.rate)
     try:

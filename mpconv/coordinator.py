@@ -71,7 +71,7 @@ class Coordinator:
         self._observer = observer
         self._state = core.CoordinatorState(
             job.size,
-            in_order=job.in_order,
+            in_order=job.in_order and count > 1,  # one worker keeps the order by itself: it gets the leases ascending
             zero_initialised=job.zero_initialised,
             durable=job.durable,
             writes_zeros=not job.sparse_size,

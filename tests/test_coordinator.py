@@ -47,7 +47,7 @@ def run(*frames: bytes) -> Coordinator:
             id=1, sources=[Place(url="memory:source")], targets=[Place(url="null:")], size=SIZE, in_order=True,
             sparse_size=4096, zero_initialised=False, requests=1, durable=True,
         )  # fmt: skip
-        coordinator = Coordinator(job, source, Hostile(*frames), 1, Observer())
+        coordinator = Coordinator(job, source, Hostile(*frames), 2, Observer())
         async with asyncio.timeout(20):
             await coordinator.run()
         return coordinator

@@ -20,7 +20,7 @@ from mpconv.core.rate import Rate
 from mpconv.core.sequence import WriteSequence
 from mpconv.errors import ProtocolError
 from mpconv.extent import Extent, Kind
-from mpconv.units import SECTOR, GiB, MiB, align_up
+from mpconv.units import SECTOR, GiB, MiB, align_down, align_up
 
 LEASE_SECONDS = 30.0
 ZERO_LEASE = GiB
@@ -269,7 +269,9 @@ class CoordinatorState:
         if self._skips(extent):
             return extent.length
         if extent.kind is not Kind.DATA and not self.writes_zeros:
-            return ZERO_LEASE if self.rate is None else max(self.buffer_size, min(ZERO_LEASE, self.rate.per_second))
+            if self.rate is None:
+                return ZERO_LEASE
+            return max(self.buffer_size, align_down(min(ZERO_LEASE, self.rate.per_second), self.buffer_size))
         if self.rate is not None:
             return self.buffer_size
         left = self.size - self.bytes_done

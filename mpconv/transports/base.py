@@ -80,6 +80,8 @@ class Transport(abc.ABC):
     """A store that was just created and reads as zeros."""
     fixed_size: bool = True
     """False: writes of any size are taken (null:)."""
+    ordered: bool = False
+    """Requests are sent over one connection, in the order in which they are made."""
     creatable: bool = True
     """False: nothing is made under such a URL; what is there is written into (LUNs, devices, null:)."""
 

@@ -16,7 +16,7 @@ import stat
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 from mpconv.errors import Fatal, InUse, MpconvError, NoSuchImage, Retryable
@@ -40,6 +40,7 @@ from mpconv.units import MiB, align_down, align_up
 _SHRUNK = "the file ends here: it has shrunk"
 _THREADS = 8
 _BLKGETSIZE64 = 0x80081272
+_BLKROGET = 0x125E
 _NO_COPY = UNSUPPORTED | {errno.EXDEV, errno.EBADF, errno.EPERM, errno.ETXTBSY, errno.EOVERFLOW}
 """Not between these two, or not by this kernel (EPERM: containers forbid what they do not know)."""
 _PREALLOCATED = 16 * MiB
@@ -184,7 +185,8 @@ class FileTransport(Transport):
     async def preallocate(self, how: str) -> None:
         """Take up the room for all bytes of a file that was just made: "falloc", or "full" with zeros written.
 
-        Fatal, and the room is given back, when there is not so much.
+        Else for the first block, as qemu-img does: who finds out by reading which blocks direct I/O wants (QEMU does)
+        learns it from no hole. Fatal, and the room is given back, when there is not enough for all.
         """
         what = "Could not preallocate new data"
         try:
@@ -196,9 +198,12 @@ class FileTransport(Transport):
                 for at in range(0, self.size, _PREALLOCATED):
                     await self.write(at, zeros[: self.size - at])
                 await self.flush()
+                return
         except MpconvError as error:
             os.ftruncate(self._fd, 0)
             raise Fatal(f"{self.name}: error while converting raw: {what}: {error.why}") from error
+        with suppress(MpconvError):  # the next write tells of a full disk
+            await self.write(0, memoryview(bytes(min(self.size, BLOCK))))
 
     def made(self, *, locked: bool) -> None:
         """The file is there: of the locks those of a target are enough now."""
@@ -257,6 +262,8 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
     with ExitStack() as opened:
         fd = os.open(path, flags | (0 if create_size is None else os.O_CREAT), 0o644)
         opened.callback(os.close, fd)
+        if mode is not None and stat.S_ISBLK(mode) and flags & os.O_RDWR and _read_only(fd):
+            raise cannot_open(url, f"The device is not writable: {os.strerror(errno.EACCES)}")
         if opening.locked:
             _lock(fd, url, access, create_size)
         direct = -1
@@ -269,6 +276,11 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
         store = FileTransport(url, fd, direct, created=create_size is not None)
         opened.pop_all()
     return store
+
+
+def _read_only(fd: int) -> bool:
+    """Such a device may be opened for writing; only the writes fail."""
+    return bool(struct.unpack("i", fcntl.ioctl(fd, _BLKROGET, bytes(4)))[0])
 
 
 def _lock(fd: int, url: str, access: Access, create_size: int | None) -> None:

@@ -31,8 +31,10 @@ class Locks:
 
 SOURCE = Locks(frozenset({_READ}), frozenset({_WRITE, _RESIZE}))
 TARGET = Locks(frozenset({_READ, _WRITE}))
-CREATING = Locks(frozenset({_WRITE, _RESIZE}), frozenset({_RESIZE}))
-"""What `qemu-img convert` holds on its source, on its target, and on the target while that is made."""
+CREATING = Locks(frozenset({_WRITE, _RESIZE}), frozenset({_WRITE, _RESIZE}))
+"""What `qemu-img convert` holds on its source, on its target, and on the target while that is made; only that it lets
+others write meanwhile, and so cuts off what another qemu-img is writing.
+"""
 
 
 def hold(fd: int, locks: Locks) -> str | None:

@@ -34,6 +34,7 @@ class IscsiTransport(Transport):
     """One session and one LUN."""
 
     creatable = False
+    ordered = True
 
     def __init__(self, address: Address, library: Any, context: Any) -> None:
         self.name = address.name

@@ -32,6 +32,8 @@ _REASON = re.compile(r"\(-(\d+)\)")
 class NfsTransport(Transport):
     """One mounted export and one open file on it."""
 
+    ordered = True
+
     def __init__(self, name: str, session: Session) -> None:
         self.name = name
         self.size = session.size

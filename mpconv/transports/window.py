@@ -28,6 +28,7 @@ class Window(Transport):
         self.size = left if size is None else min(left, size)
         self.limits = inner.limits
         self.fixed_size = inner.fixed_size
+        self.ordered = inner.ordered
 
     def _at(self, operation: str, offset: int, length: int) -> int:
         self.check_bounds(operation, offset, length)

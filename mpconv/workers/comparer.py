@@ -46,19 +46,20 @@ class Comparer:
         """Compare until cancelled. Any error ends it."""
         both = [buffers.make(self.job.buffer_size) for _ in range(2)]
         while True:
-            lease, piece = await self.pieces.next()
-            if piece.kind is Kind.DATA:
-                views = [buffer[: piece.length] for buffer in both]
+            piece = await self.pieces.next()
+            extent = piece.extent
+            if extent.kind is Kind.DATA:
+                views = [buffer[: extent.length] for buffer in both]
                 await asyncio.gather(
                     *(
-                        _read(image, piece.start, view)
+                        _read(image, extent.start, view)
                         for image, view in zip((self.first, self.second), views, strict=True)
                     )
                 )
                 at = first_difference(*views)
                 if at is not None:
-                    self.reports.differs(piece.start + at)
-            await self.pieces.written(lease, piece)
+                    self.reports.differs(extent.start + at)
+            await self.pieces.written(piece)
 
 
 async def _read(image: Image, offset: int, view: memoryview) -> None:

@@ -9,11 +9,17 @@ from mpconv.formats.opening import Image
 from mpconv.job import Job
 from mpconv.transports.base import Transport
 from mpconv.workers import buffers
-from mpconv.workers.pieces import HeldLease, Pieces, Reports
+from mpconv.workers.pieces import Piece, Pieces, Reports
 from mpconv.workers.salvage import read_what_can_be
 from mpconv.workers.zeros import Run, find_runs
 
 _ZEROS_IN_FLIGHT = 4
+_WRITES_TOGETHER = 4
+"""In order, buffers that are written at a time over a connection that keeps their order.
+
+One at a time, each ends in a stop of a round trip or two, and on a busy link these are long: their small packets queue
+behind what is read. At 1 Gbit/s each way that was 99 MiB/s of 114.
+"""
 
 
 class Copier:
@@ -24,7 +30,8 @@ class Copier:
         self.source = source
         self.targets = targets
         self.reports = reports
-        self.pieces = Pieces(job, reports)
+        ordered = all(target.ordered for target in targets) and not job.write_through
+        self.pieces = Pieces(job, reports, together=_WRITES_TOGETHER if ordered else 1)
         self.alignment = max(target.limits.alignment for target in targets)
         self._offloads = job.offload
         self._said: dict[str, str] = {}
@@ -33,36 +40,39 @@ class Copier:
         """Copy until cancelled. Any error ends it."""
         buffer = buffers.make(self.job.buffer_size)
         while True:
-            lease, piece = await self.pieces.next()
-            if piece.kind is Kind.DATA and self._offloads and await self._offload(lease, piece):
-                await self.pieces.written(lease, piece)
-                continue
-            if piece.kind is Kind.DATA:
-                view = buffer[: piece.length]
-                await self._read(piece, view)
-                runs = find_runs(view, piece.start, sparse_size=self.job.sparse_size, alignment=self.alignment)
+            piece = await self.pieces.next()
+            extent = piece.extent
+            offloading = extent.kind is Kind.DATA and self._offloads
+            if offloading:
+                await self.pieces.may_write(piece)
+                if await self._offload(extent):
+                    await self.pieces.written(piece)
+                    continue
+            if extent.kind is Kind.DATA:
+                view = buffer[: extent.length]
+                await self._read(extent, view)
+                runs = find_runs(view, extent.start, sparse_size=self.job.sparse_size, alignment=self.alignment)
             else:
                 view = buffer[:0]
-                runs = [(0, piece.length, True)]
-            await self.pieces.may_write(lease, piece)
-            for target in self.targets:
-                await self._write(target, piece, view, runs)
-            lease.zeros += sum(length for _, length, zero in runs if zero)
-            await self.pieces.written(lease, piece)
+                runs = [(0, extent.length, True)]
+            if not offloading:
+                await self.pieces.may_write(piece)
+            await self._write(piece, view, runs)
+            piece.lease.zeros += sum(length for _, length, zero in runs if zero)
+            await self.pieces.written(piece)
 
-    async def _read(self, piece: Extent, view: memoryview) -> None:
+    async def _read(self, extent: Extent, view: memoryview) -> None:
         if not self.job.salvage:
-            await self.source.read_into(piece.start, view)
+            await self.source.read_into(extent.start, view)
             return
-        lost = await read_what_can_be(self.source, piece.start, view)
+        lost = await read_what_can_be(self.source, extent.start, view)
         for why, ranges in lost.items():
             self.reports.lost(ranges, why)
 
-    async def _offload(self, lease: HeldLease, piece: Extent) -> bool:
-        """Have the piece copied where it lies. Once that cannot be, it is not tried again."""
-        await self.pieces.may_write(lease, piece)
-        at = piece.start
-        for store, offset, length in self.source.locate(piece.start, piece.length):
+    async def _offload(self, extent: Extent) -> bool:
+        """Have the bytes copied where it lies. Once that cannot be, it is not tried again."""
+        at = extent.start
+        for store, offset, length in self.source.locate(extent.start, extent.length):
             for target in self.targets:
                 if not await target.copy_from(store, offset, at, length):
                     self._offloads = False
@@ -71,16 +81,22 @@ class Copier:
             at += length
         for target in self.targets:
             await self._through(target)
-        return at == piece.end
+        return at == extent.end
 
-    async def _write(self, target: Transport, piece: Extent, view: memoryview, runs: list[Run]) -> None:
-        for offset, length, zero in runs:
-            start = piece.start + offset
-            if not zero:
-                await target.write(start, view[offset : offset + length])
-            elif not self.job.zero_initialised and not await self._zero(target, start, length):
-                await self._write_zeros(target, start, length)
-        await self._through(target)
+    async def _write(self, piece: Piece, view: memoryview, runs: list[Run]) -> None:
+        if self.job.zero_initialised:
+            runs = [run for run in runs if not run[2]]
+        for target in self.targets:
+            for run in runs:
+                offset, length, zero = run
+                start = piece.extent.start + offset
+                if run is runs[-1] and target is self.targets[-1]:
+                    await self.pieces.sending_the_last(piece)
+                if not zero:
+                    await target.write(start, view[offset : offset + length])
+                elif not await self._zero(target, start, length):
+                    await self._write_zeros(target, start, length)
+            await self._through(target)
 
     async def _through(self, target: Transport) -> None:
         if self.job.write_through:

@@ -1,7 +1,8 @@
 """The leases a worker holds, cut into pieces of one buffer; its coroutines take those of the oldest lease first.
 
-So a connection sees ascending offsets. In order, the pieces of a lease are written one after another, once the lease
-holds its token.
+So a connection sees ascending offsets. In order, pieces are written in the order in which they came, once their lease
+holds its token: one after another, or a few under way together where the connection keeps the order in which they are
+sent.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ class HeldLease:
     epoch: int
     extent: Extent
     token: asyncio.Event
-    pieces: deque[Extent] = field(default_factory=deque)
+    pieces: deque[Piece] = field(default_factory=deque)
     left: int = 0
     zeros: int = 0
     ready: bool = False
-    written_to: int = 0
-    turn: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A buffer's worth of a lease, or zeros of any length. `turn`: its place in the order of writing, from 0."""
+
+    lease: HeldLease
+    extent: Extent
+    turn: int
 
 
 class Reports:
@@ -58,14 +66,21 @@ class Reports:
 
 
 class Pieces:
-    """What there is to do. `waiting`: pieces that nobody has taken yet."""
+    """What there is to do. `waiting`: pieces that nobody has taken yet. `together`: how many pieces may be written at a
+    time in order.
+    """
 
-    def __init__(self, job: Job, reports: Reports) -> None:
+    def __init__(self, job: Job, reports: Reports, *, together: int = 1) -> None:
         self.job = job
         self.reports = reports
         self.waiting = 0
+        self._together = together
         self._leases: deque[HeldLease] = deque()
         self._arrived = asyncio.Condition()
+        self._came = 0
+        self._turn = 0
+        self._under_way = 0
+        self._turns = asyncio.Condition()
 
     async def add(self, lease: HeldLease) -> None:
         """A lease has come. Zeros that need no buffer stay in one piece."""
@@ -73,15 +88,16 @@ class Pieces:
         buffered = extent.kind is Kind.DATA or not self.job.sparse_size
         step = self.job.buffer_size if buffered else extent.length
         for at in range(extent.start, extent.end, step):
-            lease.pieces.append(Extent(at, min(step, extent.end - at), extent.kind))
+            cut = Extent(at, min(step, extent.end - at), extent.kind)
+            lease.pieces.append(Piece(lease, cut, self._came))
+            self._came += 1
         lease.left = len(lease.pieces)
-        lease.written_to = extent.start
         async with self._arrived:
             self._leases.append(lease)
             self.waiting += lease.left
             self._arrived.notify(lease.left)
 
-    async def next(self) -> tuple[HeldLease, Extent]:
+    async def next(self) -> Piece:
         """The next piece, once there is one."""
         async with self._arrived:
             while not self._leases:
@@ -92,25 +108,38 @@ class Pieces:
                 self._leases.popleft()
             self.waiting -= 1
         self.reports.hungry()
-        return lease, piece
+        return piece
 
-    async def may_write(self, lease: HeldLease, piece: Extent) -> None:
-        """Wait for the lease's token and, in order, for the pieces before this one."""
+    async def may_write(self, piece: Piece) -> None:
+        """Wait for the lease's token and, in order, for the piece's turn."""
+        lease = piece.lease
         if not lease.token.is_set():
             if not lease.ready:
                 lease.ready = True
                 self.reports.ready(lease)
             await lease.token.wait()
-        if self.job.in_order and lease.written_to < piece.start:
-            async with lease.turn:
-                await lease.turn.wait_for(lambda: lease.written_to >= piece.start)
+        if not self.job.in_order:
+            return
+        if self._turn < piece.turn or self._under_way == self._together:
+            async with self._turns:
+                await self._turns.wait_for(lambda: self._turn >= piece.turn and self._under_way < self._together)
+        self._under_way += 1
 
-    async def written(self, lease: HeldLease, piece: Extent) -> None:
+    async def sending_the_last(self, piece: Piece) -> None:
+        """The piece's last request goes out before anything else runs: in order, the next piece may follow it."""
+        if self.job.in_order and self._together > 1:
+            async with self._turns:
+                self._turn = piece.turn + 1
+                self._turns.notify_all()
+
+    async def written(self, piece: Piece) -> None:
         """The piece is done with."""
+        lease = piece.lease
         lease.left -= 1
         if self.job.in_order:
-            async with lease.turn:
-                lease.written_to = piece.end
-                lease.turn.notify_all()
+            async with self._turns:
+                self._under_way -= 1
+                self._turn = max(self._turn, piece.turn + 1)
+                self._turns.notify_all()
         if lease.left == 0:
             self.reports.done(lease)

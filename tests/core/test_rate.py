@@ -51,27 +51,27 @@ def drive(state: CoordinatorState, *, zeros: int = 0) -> list[tuple[float, Exten
 
 def state(size: int, kind: Kind = Kind.DATA, **options: bool) -> CoordinatorState:
     made = CoordinatorState(
-        size, **{"in_order": False, "zero_initialised": False, "durable": False, **options}, rate=1000, buffer_size=100
+        size, **{"in_order": False, "zero_initialised": False, "durable": False, **options}, rate=5120, buffer_size=512
     )
     made.handle(StatusFound((Extent(0, size, kind),)), 0.0)
     return made
 
 
 def test_the_last_lease_is_granted_when_all_of_it_is_paid():
-    granted = drive(state(5000))
+    granted = drive(state(25600))
     assert granted[-1][0] == pytest.approx(5.0)
-    assert [extent.length for _, extent in granted] == [100] * 50, "single buffers: the same pieces as without a rate"
+    assert [extent.length for _, extent in granted] == [512] * 50, "single buffers: the same pieces as without a rate"
 
 
 def test_zeros_that_are_written_count_too():
-    assert drive(state(5000, Kind.ZERO))[-1][0] == pytest.approx(5.0)
+    assert drive(state(25600, Kind.ZERO))[-1][0] == pytest.approx(5.0)
 
 
 def test_zeros_that_need_no_write_cost_nothing():
-    made = state(5000, Kind.ZERO, zero_initialised=True)
+    made = state(25600, Kind.ZERO, zero_initialised=True)
     assert made.finished
 
 
 def test_zeros_found_in_data_are_given_back_where_they_were_not_written():
-    assert drive(state(5000, zero_initialised=True), zeros=50)[-1][0] == pytest.approx(2.5, abs=0.1)
-    assert drive(state(5000), zeros=50)[-1][0] == pytest.approx(5.0)
+    assert drive(state(25600, zero_initialised=True), zeros=256)[-1][0] == pytest.approx(2.5, abs=0.1)
+    assert drive(state(25600), zeros=256)[-1][0] == pytest.approx(5.0)

@@ -1,7 +1,7 @@
 """A small NFSv4.2 server in the test's own event loop, with one file, that tells the truth or whatever it is told to.
 
-It knows just the operations that a map of holes needs, and checks what real servers check: sequence numbers, handles,
-the state of the open.
+It knows just the operations that finding and making holes needs, and checks what real servers check: sequence numbers,
+handles, the state of the open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mpconv.transports.nfs4.xdr import Reader, long, opaque, words
 NXIO, MINOR_VERSION_MISMATCH = 6, 10021
 _CLIENT, _SESSION, _HANDLE, _STATE = 7, b"s" * 16, b"the-file", b"o" * 16
 _ROOT = b"the-root"
-_NO_ENTRY, _STALE, _BAD_STATE, _MISORDERED = 2, 70, 10025, 10063
+_NO_ENTRY, _STALE, _BAD_STATE, _OPEN_MODE, _MISORDERED = 2, 70, 10025, 10038, 10063
 
 Answer = tuple[int, bool, int]
 """Of SEEK: status, whether the end came first, the offset."""
@@ -37,12 +37,17 @@ class Trouble(enum.Enum):
     HUGE_RECORD = enum.auto()
     EMPTY_FRAGMENTS = enum.auto()
     OTHER_XID = enum.auto()
+    DENIED = enum.auto()
+    NO_RESULTS = enum.auto()
+    OTHER_OPERATION = enum.auto()
+    DRIP = enum.auto()
 
 
 @dataclass
 class FakeNfs4:
     """`data`: the ranges [start, end) of data. `seek`: in place of the truth. `trouble`: what happens, or the status
-    that is answered, at an operation, from its call number `after` on.
+    that is answered, at an operation, from its call number `after` on. `store`: the bytes of a file that is written to;
+    `elsewhere`: those that version 4 has under the same name. `deallocate`: in place of zeros, with the range.
     """
 
     size: int
@@ -52,6 +57,9 @@ class FakeNfs4:
     trouble: dict[Op, Trouble | int] = field(default_factory=dict)
     after: int = 0
     change: Callable[[], int] = lambda: 1
+    store: bytearray = field(default_factory=bytearray)
+    elsewhere: bytearray | None = None
+    deallocate: Callable[[int, int], None] | None = None
     calls: Counter[Op] = field(default_factory=Counter)
     port: int = 0
 
@@ -75,11 +83,18 @@ class FakeNfs4:
         return FileFacts(self.size, 42, 1000, 5, sum(end - start for start, end in self.data))
 
     async def read(self, offset: int, buffer: memoryview) -> None:
-        """The file's bytes: x where there is data."""
+        """The file's bytes: those of the store, or x where there is data."""
+        if self.store:
+            buffer[:] = self.store[offset : offset + len(buffer)]
+            return
         for start, end in self.data:
             first, last = max(start - offset, 0), min(end - offset, len(buffer))
             if first < last:
                 buffer[first:last] = b"x" * (last - first)
+
+    async def write(self, offset: int, buffer: memoryview) -> None:
+        """Into the store."""
+        self.store[offset : offset + len(buffer)] = buffer
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -169,7 +184,9 @@ class FakeNfs4:
                 values += long(self.size) + long(42) + struct.pack(">qI", 1000, 5)
                 return 0, words(len(wanted), *wanted) + opaque(values)
             case Op.OPEN:
-                request.fixed(20)
+                request.word()
+                self._writable = bool(request.word() & 2)
+                request.fixed(12)
                 request.opaque(1024)
                 assert (request.word(), request.word()) == (0, 4)
                 return 0, _STATE + words(0) + long(1) + long(1) + words(0, 0, 0)
@@ -179,6 +196,19 @@ class FakeNfs4:
                     return _BAD_STATE, b""
                 status, ended, found = (self.seek or self.truth)(offset, what)
                 return status, words(int(ended)) + long(found)
+            case Op.READ:
+                state, offset, count = request.fixed(16), request.long(), request.word()
+                if (state, self._handle) != (_STATE, _HANDLE):
+                    return _BAD_STATE, b""
+                seen = self.store if self.elsewhere is None else self.elsewhere
+                return 0, words(0) + opaque(bytes(seen[offset : offset + count]))
+            case Op.DEALLOCATE:
+                state, offset, length = request.fixed(16), request.long(), request.long()
+                if (state, self._handle) != (_STATE, _HANDLE):
+                    return _BAD_STATE, b""
+                if not self._writable:
+                    return _OPEN_MODE, b""
+                (self.deallocate or self.zero)(offset, length)
             case Op.CLOSE:
                 request.word()
                 return 0, request.fixed(16)
@@ -187,6 +217,11 @@ class FakeNfs4:
             case Op.DESTROY_CLIENTID:
                 request.long()
         return 0, b""
+
+    def zero(self, offset: int, length: int) -> None:
+        """What an honest server does."""
+        length = max(0, min(length, len(self.store) - offset))
+        self.store[offset : offset + length] = bytes(length)
 
     def truth(self, offset: int, what: What) -> Answer:
         """What an honest server says; as the Linux kernel's, with NXIO where there is no more data."""
@@ -219,5 +254,16 @@ async def _make_trouble(trouble: Trouble, writer: asyncio.StreamWriter, xid: int
             writer.write(words(0, 0, 0, 0))
         case Trouble.OTHER_XID:
             writer.write(words(0x80000018, xid ^ 1, 1, 0, 0, 0, 0))
+        case Trouble.DENIED:
+            writer.write(words(0x80000014, xid, 1, 1, 0, 2))
+        case Trouble.NO_RESULTS:
+            writer.write(words(0x80000024, xid, 1, 0, 0, 0, 0, 0, 0, 0))
+        case Trouble.OTHER_OPERATION:
+            writer.write(words(0x8000002C, xid, 1, 0, 0, 0, 0, 0, 1, 3, 0))
+        case Trouble.DRIP:
+            while not writer.is_closing():
+                writer.write(words(1) + b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
     await writer.drain()
     return True

@@ -14,7 +14,7 @@ from mpconv.transports import iscsi
 from mpconv.transports.base import Access
 from mpconv.transports.iscsi import IscsiTransport
 
-INQUIRY, UNMAP, EXTENDED_COPY, WRITE, WRITE_SAME, SERVICE_ACTION = 0x12, 0x42, 0x83, 0x8A, 0x93, 0x9E
+INQUIRY, UNMAP, EXTENDED_COPY, READ, WRITE, WRITE_SAME, SERVICE_ACTION = 0x12, 0x42, 0x83, 0x88, 0x8A, 0x93, 0x9E
 _HEADER, _COMMAND, _RESPONSE, _DATA_IN = 48, 0x01, 0x21, 0x25
 UNKNOWN = 0xC0
 

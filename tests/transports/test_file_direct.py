@@ -56,18 +56,12 @@ def cached(path: Path) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def drop(path: Path) -> None:
-    """The pages of the file that are on disk leave the page cache; others stay."""
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
-
-
 def dropped(path: Path) -> None:
+    """Nothing of the file is in the page cache."""
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
-    drop(path)
     assert cached(path) == 0
 
 
@@ -114,22 +108,6 @@ def test_whole_blocks_pass_the_page_cache_by(path: Path, shift: int) -> None:
         await usual.read_into(MiB, buffer)
         assert cached(path) >= 512
         await usual.close()
-
-    asyncio.run(run())
-
-
-def test_a_flush_covers_both_descriptors(path: Path) -> None:
-    async def run() -> None:
-        dropped(path)
-        store = await opened(path)
-        buffer = buffers.make(MiB)
-        await store.write(MiB - 1, buffer[: 8192 + 2])
-        drop(path)
-        assert cached(path) == 2, "they are not on disk yet"
-        await store.flush()
-        drop(path)
-        assert cached(path) == 0
-        await store.close()
 
     asyncio.run(run())
 

@@ -105,10 +105,16 @@ def test_a_source_of_qemus_is_no_target_of_ours(image: Path, tmp_path: Path) -> 
     assert image.stat().st_size == 5
 
 
-def test_a_target_of_qemus_is_no_source_of_ours(image: Path, tmp_path: Path) -> None:
+def test_a_target_of_qemus_is_no_source_of_ours_and_not_made_anew(image: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.raw"
-    with qemu_img_convert(image, target), pytest.raises(InUse, match='Failed to get shared "write" lock'):
-        connected(target, Access.READ)
+    with qemu_img_convert(image, target):
+        with pytest.raises(InUse, match='Failed to get shared "write" lock'):
+            connected(target, Access.READ)
+        with pytest.raises(InUse) as caught:
+            connected(target, Access.WRITE, create_size=5)
+        assert str(caught.value) == f'{target}: error while converting raw: Failed to get shared "write" lock {HINT}'
+        assert target.stat().st_size == SIZE
+        closed(connected(target, Access.WRITE))
 
 
 def test_our_source_cannot_be_written_by_qemu(image: Path, tmp_path: Path) -> None:
@@ -154,8 +160,8 @@ def test_the_bytes_that_are_locked_are_qemu_imgs(image: Path, tmp_path: Path, fl
 def test_while_a_file_is_made_nobody_else_makes_it(image: Path) -> None:
     fd = os.open(image, os.O_RDWR)
     assert file_locks.hold(fd, file_locks.CREATING) is None
-    assert 'Failed to get "resize" lock' in qemu("qemu-img", "create", "-f", "raw", image, "1M")
-    with pytest.raises(InUse, match='Failed to get "resize" lock'):
+    assert 'Failed to get "write" lock' in qemu("qemu-img", "create", "-f", "raw", image, "1M")
+    with pytest.raises(InUse, match='Failed to get "write" lock'):
         connected(image, Access.WRITE, create_size=5)
     assert image.read_bytes() == b"\xa5" * SIZE
     os.close(fd)

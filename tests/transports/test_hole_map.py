@@ -14,7 +14,7 @@ import pytest
 from mpconv.extent import Extent, Kind, merged
 from mpconv.transports import nfs as nfs_transport
 from mpconv.transports.base import Access
-from mpconv.transports.nfs4 import FileFacts, HoleMap, connect
+from mpconv.transports.nfs4 import FileFacts, HoleMap, Where, connect, hole_map
 from mpconv.transports.nfs4.compound import Op, What
 from mpconv.transports.nfs4.xdr import Malformed, Reader, opaque, words
 from mpconv.units import GiB, KiB, MiB
@@ -89,9 +89,8 @@ async def real_map(server: NfsServer, path: Path, *, name: str | None = None, us
         os.preadv(descriptor, [buffer], offset)
 
     where = str(path) if name is None else name
-    return await connect(
-        "127.0.0.1", server.port, where, facts=facts(path, used), read=read, uid=os.getuid(), gid=os.getgid()
-    )
+    place = Where("127.0.0.1", server.port, where, os.getuid(), os.getgid())
+    return await connect(place, facts=facts(path, used), read=read)
 
 
 ISLANDS = {
@@ -234,16 +233,8 @@ TRUTH = list(
 
 
 async def fake_map(server: FakeNfs4, path: str | None = None, seconds: float = SECONDS) -> HoleMap | None:
-    return await connect(
-        "127.0.0.1",
-        server.port,
-        path or server.path,
-        facts=server.facts,
-        read=server.read,
-        uid=0,
-        gid=0,
-        seconds=seconds,
-    )
+    where = Where("127.0.0.1", server.port, path or server.path, 0, 0)
+    return await connect(where, facts=server.facts, read=server.read, seconds=seconds)
 
 
 def test_the_truth_and_a_goodbye() -> None:
@@ -364,6 +355,21 @@ def test_a_server_that_never_ends(step: int) -> None:
     assert server.calls[Op.SEEK] < 100_000
 
 
+def test_a_server_that_always_finds_one_more_small_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each just large enough to count, so that it pays: the number of calls ends it."""
+    monkeypatch.setattr(hole_map, "_CALLS", 500)
+    monkeypatch.setattr(hole_map, "_ALL_CALLS", 2000)
+    server = FakeNfs4(8 * TiB, [])
+    server.seek = lambda offset, what: every(68 * KiB, offset, what)
+    found, extents = refusing(server, seconds=5)
+    assert found is not None
+    assert found.doubt == "there is no end of holes"
+    assert 2000 <= found.calls <= 2500
+    assert sum(extent.kind is Z for extent in extents) >= 900, "what was found until then is kept"
+    assert extents[-1].kind is D
+    assert extents[-1].length > 7 * TiB
+
+
 def test_a_slow_server_that_always_finds_something() -> None:
     """A great hole in every answer, so that it seems to pay: the time for the whole walk ends it."""
     server = FakeNfs4(2**62, [])
@@ -465,9 +471,8 @@ def test_samples_that_cannot_be_read(how: str) -> None:
             await asyncio.Event().wait()
 
         async with FakeNfs4(SIZE, DATA) as server:
-            found = await connect(
-                "127.0.0.1", server.port, server.path, facts=server.facts, read=read, uid=0, gid=0, seconds=0.1
-            )
+            where = Where("127.0.0.1", server.port, server.path, 0, 0)
+            found = await connect(where, facts=server.facts, read=read, seconds=0.1)
             assert found is not None
             assert await whole(found) == [Extent(0, SIZE)]
 
@@ -480,12 +485,8 @@ def test_nobody_listens() -> None:
             pass
         assert await fake_map(server) is None
         for host in ("no such host", "256.0.0.1", "", "x" * 300):
-            assert (
-                await connect(
-                    host, server.port, "/x", facts=server.facts, read=server.read, uid=0, gid=0, seconds=SECONDS
-                )
-                is None
-            )
+            where = Where(host, server.port, "/x", 0, 0)
+            assert await connect(where, facts=server.facts, read=server.read, seconds=SECONDS) is None
 
     asyncio.run(run())
 

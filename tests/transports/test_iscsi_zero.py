@@ -20,7 +20,7 @@ from mpconv.transports.iscsi import IscsiTransport
 from mpconv.transports.iscsi_commands import Refused
 from mpconv.units import GiB, KiB, MiB
 from tests.conftest import Lun
-from tests.support.iscsi_relay import SERVICE_ACTION, UNKNOWN, UNMAP, WRITE, WRITE_SAME, Change, page, relayed
+from tests.support.iscsi_relay import READ, SERVICE_ACTION, UNKNOWN, UNMAP, WRITE, WRITE_SAME, Change, page, relayed
 
 
 def refusing(*codes: int) -> Change:
@@ -82,6 +82,18 @@ def test_a_large_lun_is_zeroed_and_its_room_given_back(lun: Callable[..., Lun], 
 
     asyncio.run(run())
     assert room(made) == 0
+
+
+def test_every_gib_is_sampled(lun: Callable[..., Lun]) -> None:
+    async def run() -> None:
+        async with relayed(lun(3 * GiB).url) as (store, relay):
+            assert await store.zero(0, 3 * GiB)
+            assert sorted(unmapped(data) for _, data in relay.of(UNMAP)) == [(n * 2097152, 2097152) for n in range(3)]
+            read = {blocks_of(cdb)[0] for cdb, _ in relay.of(READ)}
+            assert read >= {0, 2097151, 2097152, 4194303, 4194304, 6291455}
+            assert len(relay.of(READ)) <= 9
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(("offset", "length"), [(512, 4 * MiB - 1024), (1, 4 * MiB - 2), (MiB + 511, 514)])
@@ -204,12 +216,12 @@ def test_limits_and_granules_of_unmap(lun: Callable[..., Lun]) -> None:
     filled(made, 512, 4 * MiB - 512)
 
 
-@pytest.mark.parametrize("counts", [(0, 1), (1000, 0)])
-def test_no_unmap_where_its_limit_is_nothing(lun: Callable[..., Lun], counts: tuple[int, int]) -> None:
+@pytest.mark.parametrize("counts", [(0, 1, 1), (1000, 0, 1), (1000, 1, 1001)])
+def test_no_unmap_where_its_limit_is_less_than_a_granule(lun: Callable[..., Lun], counts: tuple[int, int, int]) -> None:
     made = lun(MiB, old_data=True)
 
     async def run() -> None:
-        async with relayed(made.url, answer=page(0xB0, 20, struct.pack(">II", *counts))) as (store, relay):
+        async with relayed(made.url, answer=page(0xB0, 20, struct.pack(">III", *counts))) as (store, relay):
             assert await store.zero(0, MiB)
             assert not relay.of(UNMAP)
 
@@ -222,7 +234,8 @@ def test_the_limit_of_write_same(lun: Callable[..., Lun]) -> None:
 
     async def run() -> None:
         async with relayed(made.url, answer=page(0xB0, 36, struct.pack(">Q", 100))) as (store, relay):
-            assert await store.zero(0, MiB)
+            halves = await asyncio.gather(store.zero(0, 500 * KiB), store.zero(500 * KiB, 524 * KiB))
+            assert halves == [True, True]
             sent = sorted(blocks_of(cdb) for cdb, _ in relay.of(WRITE_SAME))
             assert sent == [(lba, min(100, 2048 - lba)) for lba in range(0, 2048, 100)]
             assert 1 < relay.together[WRITE_SAME] <= 4

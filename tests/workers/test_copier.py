@@ -443,3 +443,23 @@ def test_how_zeros_are_made_is_said_once():
     size = 3 * BUFFER
     reports = play(Recorder(bytes(size)), Recorder(OLD * size), script=copies(Extent(0, size)), sparse_size=4 * KiB)
     assert reports.words == ["zeros on 'memory:recorder': zeros are written"]
+
+
+@pytest.mark.parametrize(("ordered", "through", "together"), [(False, False, 1), (True, False, 4), (True, True, 1)])
+def test_in_order_a_connection_that_keeps_the_order_takes_a_few_pieces_at_a_time(ordered, through, together):
+    """They are sent ascending all the same, also where zeros between them take other requests."""
+    block = b"\x01" * 4 * KiB
+    content = (block * 2) * 6 + (block + bytes(4 * KiB)) * 3 + (bytes(4 * KiB) + block) * 3
+    target = Recorder(OLD * len(content))
+    target.ordered = ordered
+    play(
+        Recorder(content),
+        target,
+        script=copies(Extent(0, len(content))),
+        in_order=True,
+        requests=8,
+        write_through=through,
+    )
+    assert target.content == content
+    assert target.wrote == sorted(target.wrote)
+    assert target.most_under_way == together

@@ -19,10 +19,11 @@ from mpconv.errors import MpconvError
 from mpconv.transports.nfs4.client import Client
 from mpconv.transports.nfs4.compound import Attributes
 from mpconv.transports.nfs4.opening import Lie, Read, Unsure, Where, Write, open_file, said
-from mpconv.units import GiB, KiB, MiB
+from mpconv.units import GiB, KiB, MiB, align_down
 
 _log = logging.getLogger(__name__)
 SMALLEST = MiB
+"""From here on it pays: on loopback 1 MiB takes 0.5 ms either way, 16 MiB 4 ms and not 16; and flushes are shorter."""
 _PIECE = GiB
 _SAMPLE = 4 * KiB
 _MARK = 32
@@ -75,8 +76,7 @@ class Deallocator:
         async with self._lock:
             if self.doubt is None:
                 try:
-                    for start in range(offset, offset + length, _PIECE):
-                        await self._deallocate(start, min(_PIECE, offset + length - start))
+                    await self._make_holes(await self._connected(offset), offset, offset + length)
                     self._works = True
                 except MpconvError:
                     raise
@@ -102,20 +102,24 @@ class Deallocator:
         if client is not None:
             client.hang_up() if not politely else await client.close()
 
-    async def _deallocate(self, start: int, length: int) -> None:
-        client = await self._connected(start)
-        if not self._same(await client.deallocate(start, length)):
-            raise Lie("the file has become another one")
-        self._used_at = asyncio.get_running_loop().time()
-        last = start + length - _SAMPLE
-        samples = {start, last, random.randint(start, last), random.randint(start, last)}
-        results = await asyncio.gather(*map(self._sample, samples), return_exceptions=True)
-        for result in results:
-            if result is not None:
-                raise result
+    async def _make_holes(self, client: Client, start: int, stop: int) -> None:
+        """Piece by piece, cut where no block is cut: of one that two pieces share nothing would be freed."""
+        while start < stop:
+            end = min(align_down(start + _PIECE, _PIECE), stop)
+            if not self._same(await client.deallocate(start, end - start)):
+                raise Lie("the file has become another one")
+            self._used_at = asyncio.get_running_loop().time()
+            sample = min(_SAMPLE, end - start)
+            last = end - sample
+            places = {start, last, random.randint(start, last), random.randint(start, last)}
+            results = await asyncio.gather(*(self._sample(at, sample) for at in places), return_exceptions=True)
+            for result in results:
+                if result is not None:
+                    raise result
+            start = end
 
-    async def _sample(self, at: int) -> None:
-        buffer = bytearray(_SAMPLE)
+    async def _sample(self, at: int, length: int) -> None:
+        buffer = bytearray(length)
         await self._read(at, memoryview(buffer))
         if any(buffer):
             raise Lie(f"the server answers OK, and byte {at} on is not zero")

@@ -24,6 +24,8 @@ from mpconv.units import GiB, KiB, MiB
 _log = logging.getLogger(__name__)
 _SMALLEST_HOLE = 64 * KiB
 _CALLS = 16384
+_ALL_CALLS = 512 * 1024
+"""So many extents take up 70 MB, as many calls 20 s on loopback."""
 _STRETCH_SHARE = 0.1
 _WALK_SHARE = 12
 _WORTH = 64 * MiB
@@ -145,6 +147,8 @@ class HoleMap:
             self._skip *= 2
         if self._end < self.size and self._walking >= self._seconds * _WALK_SHARE:
             self._give_up("it takes too long")
+        if self._end < self.size and self.calls >= _ALL_CALLS:
+            self._give_up("there is no end of holes")
 
     def _add(self, extents: Iterable[Extent]) -> None:
         last = self._known[-1:]

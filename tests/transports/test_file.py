@@ -1,0 +1,227 @@
+"""Local files: room, zeros, holes, and copies where the bytes lie."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mpconv import transports
+from mpconv.errors import Fatal, Retryable
+from mpconv.extent import Extent, Kind
+from mpconv.transports.base import Access, Opening, Transport
+from mpconv.units import KiB, MiB, align_up
+from tests.support.allocation import allocation
+
+TiB = 1 << 40
+
+
+async def opened(path: Path, access: Access = Access.WRITE) -> Transport:
+    return await transports.connect(str(path), access)
+
+
+def content(length: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+@pytest.mark.parametrize("size", [0, 1, 512, 4097, 5 * MiB + 513, 40 * MiB])
+@pytest.mark.parametrize("how", ["off", "falloc", "full"])
+@pytest.mark.parametrize("direct", [False, True], ids=["cached", "direct"])
+def test_preallocated_as_by_qemu_img(tmp_path: Path, how: str, size: int, direct: bool) -> None:
+    theirs, ours = tmp_path / "theirs.raw", tmp_path / "ours.raw"
+    ours.write_bytes(b"\xa5" * MiB)
+    size_theirs = align_up(size, 512)  # qemu-img makes whole sectors
+    command = ["qemu-img", "create", "-q", "-f", "raw", "-o", f"preallocation={how}", str(theirs), str(size_theirs)]
+    subprocess.run(command, check=True)
+
+    async def run() -> None:
+        opening = Opening(direct=direct, locked=True, preallocation=how)
+        store = await transports.connect(str(ours), Access.WRITE, create_size=size, opening=opening)
+        assert store.zero_initialised
+        assert store.size == size
+        assert await store.disk_size() == ours.stat().st_blocks * 512
+        await store.close()
+
+    asyncio.run(run())
+    assert ours.stat().st_size == size
+    if size == size_theirs:
+        assert allocation(ours) == allocation(theirs)
+    assert ours.read_bytes() == bytes(size)
+    assert ours.stat().st_blocks == theirs.stat().st_blocks
+    assert ours.stat().st_blocks * 512 == align_up(min(size, 4096) if how == "off" else size, 4096)
+
+
+def test_the_disk_size_is_qemu_imgs(tmp_path: Path) -> None:
+    path = tmp_path / "image.raw"
+
+    async def run() -> None:
+        store = await transports.connect(str(path), Access.WRITE, create_size=TiB)
+        for offset in (0, 5 * MiB + 1, TiB - 4096):
+            await store.write(offset, memoryview(bytearray(b"x" * 4096)))
+        await store.flush()
+        info = subprocess.run(["qemu-img", "info", "--output=json", str(path)], check=True, capture_output=True).stdout
+        assert f'"actual-size": {await store.disk_size()},'.encode() in info
+        assert await store.disk_size() == 4 * 4096
+        await store.close()
+        with pytest.raises(Retryable):
+            await store.disk_size()
+
+    asyncio.run(run())
+
+
+def test_zeros_give_the_room_back(tmp_path: Path) -> None:
+    path = tmp_path / "image.raw"
+    path.write_bytes(content(5 * MiB))
+
+    async def run() -> None:
+        store = await opened(path)
+        assert await store.zero(MiB + 1, 3 * MiB)
+        assert store.zeroing == "holes are punched"
+        await store.close()
+
+    asyncio.run(run())
+    data = content(5 * MiB)
+    assert path.read_bytes() == data[: MiB + 1] + bytes(3 * MiB) + data[4 * MiB + 1 :]
+    assert path.stat().st_blocks * 512 == 2 * MiB + 4096, "all whole pages are holes"
+
+
+def test_zeros_to_the_end_keep_the_size(tmp_path: Path) -> None:
+    path = tmp_path / "image.raw"
+    path.write_bytes(content(MiB + 77))
+
+    async def run() -> None:
+        store = await opened(path)
+        assert await store.zero(0, MiB + 77)
+        await store.close()
+
+    asyncio.run(run())
+    assert path.read_bytes() == bytes(MiB + 77)
+    assert path.stat().st_blocks * 512 == 4096, "the last block, which is no whole one"
+
+
+def test_a_failure_to_zero_is_an_error_and_not_forgotten_means(tmp_path: Path) -> None:
+    path = tmp_path / "image.raw"
+    path.write_bytes(content(MiB))
+
+    async def run() -> None:
+        store = await opened(path, Access.READ)
+        with pytest.raises(Fatal, match=r"error while writing at byte 4096 of .*: Bad file descriptor"):
+            await store.zero(4096, 4096)
+        assert store.zeroing == "holes are punched"
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_8_tib_with_four_extents_take_milliseconds(tmp_path: Path) -> None:
+    path = tmp_path / "image.raw"
+    places = [0, 3 * MiB, 4 * TiB + 64 * KiB, 8 * TiB - 4096]
+
+    async def run() -> None:
+        store = await transports.connect(str(path), Access.WRITE, create_size=8 * TiB)
+        for offset in places:
+            await store.write(offset, memoryview(bytearray(b"x" * 4096)))
+        began = time.perf_counter()
+        extents = await store.block_status(0, store.size)
+        assert time.perf_counter() - began < 0.2
+        assert [extent for extent in extents if extent.kind is Kind.DATA] == [Extent(at, 4096) for at in places]
+        assert extents[-1].end == 8 * TiB
+        assert len(extents) == 7
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_status_of_a_file_that_shrinks(tmp_path: Path) -> None:
+    path = tmp_path / "image.raw"
+    path.write_bytes(content(MiB))
+
+    async def run() -> None:
+        store = await opened(path, Access.READ)
+        os.truncate(path, 8192)
+        assert await store.block_status(0, 8192) == [Extent(0, 8192)]
+        with pytest.raises(Fatal, match="has shrunk") as caught:
+            await store.block_status(0, MiB)
+        assert caught.value.offset == 8192
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_it_grows_and_never_shrinks(tmp_path: Path) -> None:
+    path = tmp_path / "image.raw"
+    path.write_bytes(content(1000))
+
+    async def run() -> None:
+        store = await opened(path)
+        assert all(await asyncio.gather(*(store.extend(size) for size in (5000, 3 * MiB, 4096, 10))))
+        assert store.size == 3 * MiB
+        await store.write(3 * MiB - 1, memoryview(b"x"))
+        await store.close()
+        with pytest.raises(Retryable):
+            await store.extend(4 * MiB)
+
+    asyncio.run(run())
+    assert path.read_bytes() == content(1000) + bytes(3 * MiB - 1001) + b"x"
+
+
+RANGES = [(0, 0, 0), (0, 0, 3 * MiB), (0, 4096, 8192), (1, 2, 5000), (MiB + 7, 513, MiB), (3 * MiB - 1, 0, 1)]
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["cached", "direct"])
+def test_copies_where_the_bytes_lie(tmp_path: Path, direct: bool) -> None:
+    source, target = tmp_path / "source.raw", tmp_path / "target.raw"
+    source.write_bytes(content(3 * MiB))
+    opening = Opening(direct=direct)
+
+    async def run() -> None:
+        reader = await transports.connect(str(source), Access.READ, opening=opening)
+        writer = await transports.connect(str(target), Access.WRITE, create_size=4 * MiB, opening=opening)
+        model = bytearray(4 * MiB)
+        for source_offset, offset, length in RANGES:
+            assert await writer.copy_from(reader, source_offset, offset, length)
+            model[offset : offset + length] = content(3 * MiB)[source_offset : source_offset + length]
+            assert target.read_bytes() == model
+        await asyncio.gather(
+            *(writer.copy_from(reader, at, 3 * MiB - at - 65_536, 65_536) for at in range(0, 3 * MiB, 65_536))
+        )
+        for at in range(0, 3 * MiB, 65_536):
+            model[3 * MiB - at - 65_536 : 3 * MiB - at] = content(3 * MiB)[at : at + 65_536]
+        assert target.read_bytes() == model
+        await reader.close()
+        with pytest.raises(Retryable, match="closed"):
+            await writer.copy_from(reader, 0, 0, 1)
+        await writer.close()
+        with pytest.raises(Retryable, match="closed"):
+            await writer.copy_from(writer, 0, 0, 1)
+
+    asyncio.run(run())
+
+
+def test_no_copy_from_what_cannot_be_copied_from(tmp_path: Path) -> None:
+    source, target = tmp_path / "source.raw", tmp_path / "target.raw"
+    source.write_bytes(content(MiB))
+    target.write_bytes(bytes(MiB))
+
+    async def run() -> None:
+        reader, writer, read_only = await opened(source, Access.READ), await opened(target), await opened(target)
+        memory = await transports.connect("memory:source", Access.WRITE, create_size=MiB)
+        assert not await writer.copy_from(memory, 0, 0, 4096)
+        assert not await writer.copy_from(writer, 0, 100, 4096), "the kernel refuses ranges that overlap"
+        with pytest.raises(Fatal, match="beyond the end"):
+            await writer.copy_from(reader, MiB - 1, 0, 2)
+        with pytest.raises(Fatal, match="beyond the end"):
+            await writer.copy_from(reader, 0, MiB - 1, 2)
+        assert not await reader.copy_from(writer, 0, 0, 4096), "it is open for reading"
+        os.truncate(source, 5000)
+        assert not await writer.copy_from(reader, 4096, 0, 4096), "reading then finds that it has shrunk"
+        for store in (reader, writer, read_only, memory):
+            await store.close()
+
+    asyncio.run(run())
+    assert source.read_bytes() == content(MiB)[:5000]
