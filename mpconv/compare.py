@@ -17,13 +17,13 @@ from mpconv.workers.launch.local import LocalWorkers
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to compare. `strict`: sizes and block status count too; `shared`: a program may have the images open.
+    """How to compare. `strict`: sizes and block status count too. `probe`: whether each is refused when it looks like
+    another format than raw.
 
-    `probe`: whether each is refused when it looks like another format than raw.
+    No locks are taken: qemu-img takes none here that would be in a writer's way, or he in its.
     """
 
     strict: bool = False
-    shared: bool = False
     in_order: bool = False
     requests: int | None = None
     workers: int | None = None
@@ -56,7 +56,7 @@ async def _compare(
     images: list[Image] = []
     try:
         for place, probe in zip(places, options.probe, strict=True):
-            images.append(await open_source([place], locked=not options.shared, trusting=trusting))
+            images.append(await open_source([place], trusting=trusting))
             if probe:
                 await check_formats(images[-1])
         first, second = images

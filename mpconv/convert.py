@@ -10,8 +10,9 @@ from typing import Protocol
 from mpconv import transports
 from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.coordinator import Coordinator, Observer
-from mpconv.errors import InUse, MpconvError, NoSuchImage, StatusWithdrawn, UsageError
+from mpconv.errors import Fatal, InUse, MpconvError, NoSuchImage, StatusWithdrawn, UsageError
 from mpconv.formats.opening import Image, check_formats, open_source
+from mpconv.formats.raw import RawImage
 from mpconv.job import Job, Place
 from mpconv.transports.base import Access, Opening, Transport
 from mpconv.units import SECTOR, MiB, align_up, human
@@ -46,8 +47,8 @@ class Options:
     `requests` and `workers`: None for what suits the image and the machine. `create`: make the target anew.
     `target_is_zero`: it exists and reads as zeros. `rate`: bytes a second, 0 for no limit. `shared`: a program may
     have the source open. `salvage`: what cannot be read becomes zeros. `offload`: have data copied where it lies.
-    `probe`: refuse sources that look like another format than raw. `refusal`: why it cannot be, said once the sources
-    are open, as qemu-img does.
+    `probe`, `probe_target`: refuse what looks like another format than raw. `refusal`: why it cannot be, said once the
+    sources are open, as qemu-img does.
     """
 
     in_order: bool = True
@@ -63,6 +64,7 @@ class Options:
     salvage: bool = False
     offload: bool = False
     probe: bool = False
+    probe_target: bool = False
     refusal: str | None = None
 
 
@@ -70,8 +72,8 @@ def workers_for(size: int, cores: int, options: Effort) -> tuple[int, int]:
     """Worker processes, and buffers in flight over all of them, for an image of `size` bytes.
 
     More than 8 processes on one host gain nothing on one server, and a small image is copied before a second one has
-    started. In order one process writes at a time, and alone it need not stop between one lease and the next. qemu-img's
-    8 requests are the least in flight; each process drives four more without effort.
+    started. In order one process writes at a time, and alone it need not stop between one lease and the next.
+    qemu-img's 8 requests are the least in flight; each process drives four more without effort.
     """
     count = options.workers
     if count is None:
@@ -92,14 +94,21 @@ async def convert(
     it was only a part.
     """
     try:
-        await _copy(sources, target, options, local, observer, trusting=True)
+        await _copy(sources, target, options, local, observer, on_warning, trusting=True)
     except StatusWithdrawn as error:
         on_warning(f"{error}: the copy begins anew and reads everything")
-        await _copy(sources, target, options, local, observer, trusting=False)
+        await _copy(sources, target, options, local, observer, on_warning, trusting=False)
 
 
 async def _copy(
-    sources: list[Place], place: Place, options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
+    sources: list[Place],
+    place: Place,
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
+    on_warning: Callable[[str], None],
+    *,
+    trusting: bool,
 ) -> None:
     source = await open_source(sources, locked=not options.shared, trusting=trusting)
     target: Transport | None = None
@@ -115,6 +124,9 @@ async def _copy(
             raise UsageError(
                 f"output file is smaller than input file ({target.size} of {source.size} bytes) in '{target.name}'"
             )
+        if options.probe_target:
+            await check_formats(RawImage(target))
+            on_warning(f"Image format was not specified for '{target.name}' and probing guessed raw")
         await _run(sources, source, place, target, options, local, observer)
     finally:
         await source.close()
@@ -182,6 +194,9 @@ async def _open_target(source: Image, place: Place, options: Options) -> Transpo
         if same is not None:
             raise same from None
         raise
+    except Fatal:
+        if not options.create or not transports.is_local(place.url):
+            raise  # of a file the attempt to make it tells what is wrong, as with qemu-img
     if existing is not None:
         same = _same(source, existing)
         if same is not None:

@@ -79,7 +79,6 @@ def compare(
     display = make_display(kind, sys.stdout, sys.stderr)
     options = job.Options(
         strict=strict,
-        shared=force_share,
         requests=parallel,
         workers=workers,
         probe=(probed(names[:1], first_format, image_opts), probed(names[1:], second_format, image_opts)),

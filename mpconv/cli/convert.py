@@ -10,7 +10,7 @@ import click
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind
 from mpconv.cli.opening import places, probed
-from mpconv.cli.params import Requests, Size, SparseSize
+from mpconv.cli.params import Requests, Size, SparseSize, last_of
 from mpconv.cli.refusals import check_combination, check_lists, check_protocol, created_as, help_text
 from mpconv.errors import UsageError
 
@@ -24,19 +24,36 @@ from mpconv.errors import UsageError
 )
 @click.option("-W", "--oob-writes", is_flag=True, help="Write out of order: faster.")
 @click.option(
-    "-m", "--parallel", type=Requests(), help="Buffers in flight, over all workers (default: 4 a worker, at least 8)."
+    "-m",
+    "--parallel",
+    type=Requests(),
+    multiple=True,
+    callback=last_of,
+    help="Buffers in flight, over all workers (default: 4 a worker, at least 8).",
 )
 @click.option(
     "--workers", type=click.IntRange(1, 256), help="Worker processes (default: by cores and size, at most 8)."
 )
-@click.option("-S", "--sparse-size", type=SparseSize(), help="Shortest zero run to look for, default 4k; 0: none.")
+@click.option(
+    "-S",
+    "--sparse-size",
+    type=SparseSize(),
+    multiple=True,
+    callback=last_of,
+    help="Shortest zero run to look for, default 4k; 0: none.",
+)
 @click.option("--target-is-zero", is_flag=True, help="With -n: the target reads as zeros, so none are written.")
 @click.option(
     "-t", "--target-cache", metavar="MODE", default="writeback", help=f"{', '.join(CACHE_MODES)}; default writeback."
 )
 @click.option("-T", "--source-cache", metavar="MODE", default="writeback", help="The same for the sources.")
 @click.option(
-    "-r", "--rate-limit", type=Size("rate limit"), default=0, help="Bytes written per second, for the whole job."
+    "-r",
+    "--rate-limit",
+    type=Size("rate limit"),
+    multiple=True,
+    callback=last_of,
+    help="Bytes written per second, for the whole job.",
 )
 @click.option("-C", "--copy-range-offloading", is_flag=True, help="Have data copied where it lies, where that can be.")
 @click.option("--salvage", is_flag=True, help="What cannot be read becomes zeros; the lost ranges are listed.")
@@ -109,11 +126,12 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         requests=options["parallel"],
         workers=options["workers"],
         cache=target_cache,
-        rate=options["rate_limit"],
+        rate=options["rate_limit"] or 0,
         shared=options["force_share"],
         salvage=options["salvage"],
         offload=options["copy_range_offloading"],
         probe=probed(sources, options["source_format"], options["image_opts"]),
+        probe_target=options["target_image_opts"] and probed([target], None, True),
         refusal=refusal,
     )
     with report:

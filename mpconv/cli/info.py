@@ -23,7 +23,7 @@ def info(
     from mpconv.cli.opening import opened  # noqa: PLC0415
 
     async def ask() -> inspection.Info:
-        async with opened(name, fmt, image_opts, force_share) as (_, image):
+        async with opened(name, fmt, image_opts) as (_, image):
             return await inspection.info(image)
 
     found = asyncio.run(ask())

@@ -31,7 +31,7 @@ def map_(
     from mpconv.cli.opening import opened  # noqa: PLC0415
 
     async def ask() -> None:
-        async with opened(name, fmt, image_opts, force_share) as (place, image):
+        async with opened(name, fmt, image_opts) as (place, image):
             extents = await inspection.block_map(image, start_offset, max_length, warn)
             if as_json:
                 show(inspection.map_json(extents, start_offset, place.offset))

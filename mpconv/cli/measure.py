@@ -46,7 +46,7 @@ def measure(
         raise UsageError("--size N cannot be used together with a filename.")
 
     async def ask(name: str) -> int:
-        async with opened(name, fmt, image_opts, force_share) as (_, image):
+        async with opened(name, fmt, image_opts) as (_, image):
             return image.size
 
     if names:

@@ -59,12 +59,15 @@ def unknown_target_format(fmt: str) -> str:
 
 
 @asynccontextmanager
-async def opened(name: str, fmt: str | None, image_opts: bool, force_share: bool) -> AsyncIterator[tuple[Place, Image]]:
-    """One image, open for reading while the context lasts; of a format that was not given the header is looked at."""
+async def opened(name: str, fmt: str | None, image_opts: bool) -> AsyncIterator[tuple[Place, Image]]:
+    """One image, open for reading while the context lasts; of a format that was not given the header is looked at.
+
+    No locks are taken: of a raw image that a program writes to qemu-img tells as well, with `-U` and without.
+    """
     from mpconv.formats.opening import check_formats, open_source  # noqa: PLC0415 - `places` does without
 
     where = places([name], fmt, image_opts)
-    image = await open_source(where, locked=not force_share)
+    image = await open_source(where)
     try:
         if probed([name], fmt, image_opts):
             await check_formats(image)

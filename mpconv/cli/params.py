@@ -10,6 +10,11 @@ from mpconv.units import SECTOR, TooLarge, parse_size
 _LARGEST = (1 << 63) - 1
 
 
+def last_of(ctx: click.Context, param: click.Parameter, values: tuple[int, ...]) -> int | None:
+    """Of an option given more than once the last value counts, but each must be right. None: it is not given."""
+    return values[-1] if values else None
+
+
 class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """Bytes, with qemu-img's suffixes. `what` names the value in messages."""
 

@@ -25,6 +25,11 @@ def module_of(url: str) -> str:
     raise UsageError(f"Could not open '{redacted(url)}': Unknown protocol '{match.group(1)}'")
 
 
+def is_local(url: str) -> bool:
+    """Whether it names a file or a device of this host."""
+    return module_of(url) == f"{__name__}.file"
+
+
 def redacted(url: str) -> str:
     """The URL without a password, and without parameters where one may be among them."""
     match = re.fullmatch(r"([^/?]*://)([^?]*)@([^@?]*)(\?.*)?", url, re.DOTALL)

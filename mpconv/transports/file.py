@@ -120,22 +120,29 @@ class FileTransport(Transport):
         if not isinstance(source, FileTransport) or source._device or self._device:
             return False
         source._check("reading", source_offset, length)
+        held = os.fdopen(os.dup(source._fd), "rb", buffering=0)  # the source does not wait for us when it is closed
 
         def copy() -> bool:
             done = 0
-            while done < length:
-                try:
-                    count = os.copy_file_range(source._fd, self._fd, length - done, source_offset + done, offset + done)
-                except OSError as error:
-                    if error.errno in _NO_COPY:
+            with held:
+                while done < length:
+                    count = os.copy_file_range(
+                        held.fileno(), self._fd, length - done, source_offset + done, offset + done
+                    )
+                    if count == 0:
                         return False
-                    raise
-                if count == 0:
-                    return False
-                done += count
+                    done += count
             return True
 
-        return await self._run("writing", offset, copy)
+        def copied() -> bool:
+            try:
+                return copy()
+            except OSError as error:
+                if error.errno in _NO_COPY:
+                    return False
+                raise
+
+        return await self._run("writing", offset, copied)
 
     async def extend(self, size: int) -> bool:
         self._check("writing", None, 0)
@@ -257,7 +264,11 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
     path = _path(url)
     mode = _mode(path)
     if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):  # to open a FIFO would block
-        raise cannot_open(url, os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else _NOT_A_STORE)
+        if not stat.S_ISDIR(mode):
+            raise cannot_open(url, _NOT_A_STORE)
+        if create_size is not None:
+            raise cannot_create(url, os.strerror(errno.EISDIR))
+        raise cannot_open(url, f"'file' driver requires '{path}' to be a regular file")
     flags = os.O_CLOEXEC | (os.O_RDONLY if access is Access.READ and create_size is None else os.O_RDWR)
     with ExitStack() as opened:
         fd = os.open(path, flags | (0 if create_size is None else os.O_CREAT), 0o644)

@@ -98,8 +98,15 @@ class NfsTransport(Transport):
         self._check("reading", offset, len(buffer))
         if not buffer:
             return
-        step = self.limits.largest_read
         batch = Batch()
+        self._queue_reads(batch, offset, buffer)
+        await self._end(batch, "reading", offset)
+
+    def _queue_reads(self, batch: Batch, offset: int, buffer: Buffer) -> None:
+        """Not in the coroutine itself: an error's traceback would hold its frame and the pieces in it, in a cycle by way
+        of the future; and Python before 3.12.4 crashes when it collects a memoryview that cffi has exported (gh-77894).
+        """
+        step = self.limits.largest_read
         batch.left += 1  # or a piece that is refused at once would end the batch before the next one is queued
         for start in range(0, len(buffer), step):
             piece = buffer[start : start + step]
@@ -131,7 +138,6 @@ class NfsTransport(Transport):
         self._awaited += len(buffer)
         self._expect()
         self._pump.kick()
-        await self._end(batch, "reading", offset)
 
     def _expect(self) -> None:
         """All that is awaited but for one answer, which may be nearly here already."""
@@ -141,8 +147,12 @@ class NfsTransport(Transport):
         self._check("writing", offset, len(buffer))
         if not buffer:
             return
-        step = self.limits.largest_write
         batch = Batch()
+        self._queue_writes(batch, offset, buffer)
+        await self._end(batch, "writing", offset)
+
+    def _queue_writes(self, batch: Batch, offset: int, buffer: Buffer) -> None:
+        step = self.limits.largest_write
         batch.left += 1
         for start in range(0, len(buffer), step):
             piece = buffer[start : start + step]
@@ -166,7 +176,6 @@ class NfsTransport(Transport):
             )
         batch.ended(None)
         self._pump.kick()
-        await self._end(batch, "writing", offset)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Holes by NFSv4.2, where the server tells them and proves right; else all of it is data."""

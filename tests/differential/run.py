@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.differential.cases import ABSENT, FILE, FOLDER, LUNS, NFS, Case, Image, Option
@@ -65,6 +65,23 @@ INTENDED_WORDS = (
     Rewrite("said once", r"Could not open '([^'\n]*)': (?=Could not open '\1': )", ""),
     Rewrite("a hint of qemu-img", r"[ \n]?Is another process using the image \[[^\n]*\]\?", ""),
     Rewrite("a hint of qemu-img", r"[ \n]?Try '[^'\n]* --help' for more information\.?", ""),
+    Rewrite("how much too small it is", r"(output file is smaller than input file) \([^)]*\) in '[^'\n]*'", r"\1"),
+    Rewrite(
+        "source and target are one image: qemu-img runs into its own lock",
+        r"(\S+: error while converting raw: |Could not open '[^'\n]*': )Failed to get \"write\" lock",
+        "the same image",
+    ),
+    Rewrite("and mpconv says what is wrong", r"source and target are the same image: '[^'\n]*'", "the same image"),
+    Rewrite(
+        "mpconv's lines begin with its name",
+        r"(mpconv: warning|WARNING): (Image format was not specified for '[^'\n]*' and probing guessed raw)\.?",
+        r"\2",
+    ),
+    Rewrite(
+        "formats that mpconv does not know yet",
+        r"(Image is not in \w+ format|mpconv cannot read \w+ images yet \(-f raw takes its bytes as they are\))",
+        "another format",
+    ),
     Rewrite("mpconv has no cap at 16 (spec/convert.md, -m)", r"(number of coroutines is between 1 and) \d+", r"\1 N"),
 )
 
@@ -87,6 +104,10 @@ INTENDED_EXITS = (
         (0, 1),
     ),
 )
+
+
+UNTOUCHED = ("Invalid cache option", "invalid parameter value", "Unsupported preallocation mode")
+"""What mpconv refuses before it makes the target; qemu-img leaves an empty one."""
 
 
 @dataclass(frozen=True)
@@ -384,6 +405,13 @@ def _intended_exit(case: Case, qemu: Outcome, mpconv: Outcome) -> bool:
     )
 
 
+def _grown(case: Case, theirs: Stored, ours: Stored) -> bool:
+    """With direct I/O qemu-img lengthens a target that is there to whole blocks; mpconv leaves its size alone."""
+    direct = {"none", "off", "directsync"} & set(case.values("-t"))
+    tail = theirs.content[len(ours.content) :]
+    return bool(direct) and case.has("-n") and len(tail) < _BLOCK and not any(tail)
+
+
 def differences(case: Case, qemu: Outcome, mpconv: Outcome) -> list[Difference]:
     """Everything that differs."""
     if mpconv.code is None or qemu.code is None:
@@ -405,11 +433,15 @@ def differences(case: Case, qemu: Outcome, mpconv: Outcome) -> list[Difference]:
     elif _PROGRESS.sub("", mpconv.stdout).strip():
         found.append(Difference("stdout", repr(qemu.stdout), repr(mpconv.stdout)))
     compare("changed sources", qemu.changed_sources, mpconv.changed_sources)
+    if qemu.code == mpconv.code == 1 and any(words in qemu.stderr for words in UNTOUCHED):
+        return found
     compare("files", qemu.names, mpconv.names)
     theirs, ours = qemu.target, mpconv.target
     compare("target exists", theirs is not None, ours is not None)
     if theirs is None or ours is None:
         return found
+    if _grown(case, theirs, ours):
+        theirs = replace(theirs, content=theirs.content[: len(ours.content)])
     if len(theirs.content) != len(ours.content):
         compare("size", len(theirs.content), len(ours.content))
     elif theirs.content != ours.content:

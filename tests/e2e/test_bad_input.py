@@ -79,7 +79,7 @@ def test_a_url_that_is_none(tmp_path, url):
 
 def test_local_names(image, tmp_path):
     assert "No such file or directory" in refused(tmp_path / "missing", tmp_path / "b.raw")
-    assert "Is a directory" in refused(tmp_path, tmp_path / "b.raw")
+    assert f"'file' driver requires '{tmp_path}' to be a regular file" in refused(tmp_path, tmp_path / "b.raw")
     assert "Is a directory" in refused(image, tmp_path)
     assert "No such file or directory" in refused(image, tmp_path / "no/such/b.raw")
     assert "No such file or directory" in refused("-n", image, tmp_path / "b.raw")

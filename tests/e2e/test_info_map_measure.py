@@ -236,8 +236,7 @@ def test_an_image_that_a_guest_has_open(tmp_path):
         while b"wrote" not in guest.stdout.readline():
             pass
         for command in ("info", "map", "measure"):
-            code, _, error = outcome(OURS, [command, "-f", "raw", image])
-            assert code == 1 and 'Failed to get shared "write" lock' in error
+            same(command, "-f", "raw", image)
             same(command, "-U", "-f", "raw", image)
     finally:
         guest.communicate(b"quit\n", timeout=20)

@@ -71,8 +71,8 @@ def test_preallocation(tmp_path, preallocation, sparse):
     make_image(tmp_path / "a.raw", 5 * MiB)
     for program, name in ((done, "b.raw"), (qemu, "c.raw")):
         program(*sparse, "-o", f"preallocation={preallocation}", tmp_path / "a.raw", tmp_path / name)
-    assert identical(tmp_path / "a.raw", tmp_path / "b.raw")
     assert allocation(tmp_path / "b.raw") == allocation(tmp_path / "c.raw")
+    assert identical(tmp_path / "a.raw", tmp_path / "b.raw")
 
 
 @pytest.mark.parametrize("offload", [(), ("-C",)])
@@ -223,10 +223,10 @@ class TestInUse:
     def test_a_target_in_use_is_refused_and_not_touched(self, slow):
         make_image(slow / "c.raw", MiB)
         for options in ((), ("-n",), ("-U",)):
-            ran = mpconv("convert", *options, slow / "c.raw", slow / "b.raw")
+            ran = mpconv("convert", *options, slow / "c.raw", slow / "a.raw")
             assert ran.returncode == 1 and 'Failed to get "write" lock' in ran.stderr, ran.stderr
             assert ran.stderr.count("\n") == 1
-        assert (slow / "b.raw").stat().st_size == 16 * MiB
+        assert (slow / "a.raw").read_bytes() == b"\1" * (16 * MiB)
 
     def test_a_source_that_is_written_to_is_refused_unless_shared(self, slow):
         ran = mpconv("convert", slow / "b.raw", slow / "c.raw")
@@ -241,8 +241,11 @@ class TestInUse:
             assert running.stdout is not None
             while json.loads(running.stdout.readline())["done"] == 0:
                 pass
-            for refused in (["info", "b.raw"], ["convert", "b.raw", "c.raw"], ["convert", "-n", "a.raw", "b.raw"]):
-                ran = subprocess.run(["qemu-img", *refused], cwd=tmp_path, capture_output=True, text=True, check=False)
+            (tmp_path / "d.raw").write_bytes(b"\2" * MiB)
+            for refused in (["b.raw", "c.raw"], ["d.raw", "a.raw"], ["-n", "d.raw", "a.raw"]):
+                ran = subprocess.run(
+                    ["qemu-img", "convert", *refused], cwd=tmp_path, capture_output=True, text=True, check=False
+                )
                 assert ran.returncode == 1 and "lock" in ran.stderr, refused
             running.terminate()
             running.stdout.read()

@@ -203,6 +203,31 @@ def test_copies_where_the_bytes_lie(tmp_path: Path, direct: bool) -> None:
     asyncio.run(run())
 
 
+def test_a_source_that_is_closed_during_a_copy(tmp_path: Path) -> None:
+    """Its descriptor's number goes to another file at once, which must not be copied instead."""
+    source, target, other = tmp_path / "source.raw", tmp_path / "target.raw", tmp_path / "other.raw"
+    source.write_bytes(content(32 * MiB))
+    other.write_bytes(content(32 * MiB, 2))
+
+    async def run() -> None:
+        reader = await opened(source, Access.READ)
+        writer = await transports.connect(str(target), Access.WRITE, create_size=32 * MiB)
+        before = len(os.listdir("/proc/self/fd"))
+        starts = range(0, 32 * MiB, MiB)
+        copies = [asyncio.create_task(writer.copy_from(reader, at, at, MiB)) for at in [*starts] * 8]
+        await asyncio.sleep(0)
+        await reader.close()
+        others = [os.open(other, os.O_RDONLY) for _ in range(4)]
+        assert await asyncio.gather(*copies) == [True] * len(copies)
+        for fd in others:
+            os.close(fd)
+        assert len(os.listdir("/proc/self/fd")) == before - 1, "only the source's own is gone"
+        await writer.close()
+
+    asyncio.run(run())
+    assert target.read_bytes() == source.read_bytes()
+
+
 def test_no_copy_from_what_cannot_be_copied_from(tmp_path: Path) -> None:
     source, target = tmp_path / "source.raw", tmp_path / "target.raw"
     source.write_bytes(content(MiB))
