@@ -15,7 +15,7 @@ from mpconv.formats.opening import Image, check_formats, open_source
 from mpconv.formats.raw import RawImage
 from mpconv.job import Job, Place
 from mpconv.transports.base import Access, Opening, Transport
-from mpconv.units import SECTOR, MiB, align_up, human
+from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
 
 LEASE = 16 * MiB
@@ -118,9 +118,7 @@ async def _copy(
         if options.refusal is not None:
             raise UsageError(options.refusal)
         target = await _open_target(source, place, options)
-        if target.fixed_size and target.size < source.size <= align_up(target.size, SECTOR):
-            await target.extend(source.size)
-        if target.fixed_size and target.size < source.size:
+        if target.fixed_size and target.writable < source.size:
             raise UsageError(
                 f"output file is smaller than input file ({target.size} of {source.size} bytes) in '{target.name}'"
             )

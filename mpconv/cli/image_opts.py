@@ -18,7 +18,7 @@ import msgspec
 from mpconv.cli.create_opts import pairs, parse_bytes, parse_switch
 from mpconv.errors import UsageError
 from mpconv.job import Place
-from mpconv.units import SECTOR, GiB
+from mpconv.units import GiB
 
 _FORMATS = frozenset(
     ("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "vdi", "vhdx", "vmdk", "vpc")
@@ -159,8 +159,6 @@ def _raw(node: _Node, direct: bool, writable: bool, *, alone: str) -> Place:
                 f"The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  actual size of "
                 f"the containing file ({place.size})"
             )
-    if size is not None and size % SECTOR:
-        raise node.refuse(f"Specified size is not multiple of {SECTOR}")
     if size is None and place.size is not None:
         size = place.size - offset
     return msgspec.structs.replace(place, offset=place.offset + offset, size=size)

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from mpconv.errors import Fatal, MpconvError
 from mpconv.extent import Extent
-from mpconv.units import MiB
+from mpconv.units import SECTOR, MiB, align_up
 
 Buffer = memoryview
 
@@ -80,10 +80,17 @@ class Transport(abc.ABC):
     """A store that was just created and reads as zeros."""
     fixed_size: bool = True
     """False: writes of any size are taken (null:)."""
+    grows: bool = False
+    """A write may make it longer, up to the next whole sector: qemu-img counts the last sector as whole."""
     ordered: bool = False
     """Requests are sent over one connection, in the order in which they are made."""
     creatable: bool = True
     """False: nothing is made under such a URL; what is there is written into (LUNs, devices, null:)."""
+
+    @property
+    def writable(self) -> int:
+        """Up to which byte it may be written."""
+        return align_up(self.size, SECTOR) if self.grows else self.size
 
     @abc.abstractmethod
     async def read_into(self, offset: int, buffer: Buffer) -> None:
@@ -106,11 +113,6 @@ class Transport(abc.ABC):
     async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
         """Copy from another store to byte `offset` of this one; False: it cannot."""
         self._check("writing", offset, length)
-        return False
-
-    async def extend(self, size: int) -> bool:
-        """Make the store `size` bytes long, with zeros at its end; False: its size cannot change."""
-        self._check("writing", None, 0)
         return False
 
     async def disk_size(self) -> int | None:
@@ -136,7 +138,8 @@ class Transport(abc.ABC):
 
     def check_bounds(self, operation: str, offset: int, length: int) -> None:
         """Fatal unless the range lies inside the store."""
-        if offset < 0 or offset + length > self.size:
+        end = self.writable if operation == "writing" else self.size
+        if offset < 0 or offset + length > end:
             raise self.error(Fatal, operation, offset, f"beyond the end: it has {self.size} bytes")
 
     def error(self, kind: type[MpconvError], operation: str, offset: int | None, why: str) -> MpconvError:
@@ -152,6 +155,6 @@ def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
     return kind(f"Could not open '{name}': {why}")
 
 
-def cannot_create(name: str, why: str) -> Fatal:
-    """qemu-img's words for a store that cannot be made."""
-    return Fatal(f"{name}: error while converting raw: Could not create '{name}': {why}")
+def cannot_create(name: str, why: str, path: str | None = None) -> Fatal:
+    """qemu-img's words for a store that cannot be made. `path`: as the file system knows it."""
+    return Fatal(f"{name}: error while converting raw: Could not create '{name if path is None else path}': {why}")

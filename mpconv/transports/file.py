@@ -66,9 +66,8 @@ class FileTransport(Transport):
             self.size = info.st_size
         self.limits = Limits(BLOCK if direct >= 0 else 1, largest_read=16 * MiB, largest_write=16 * MiB)
         self.zero_initialised = created and not self._device
-        self.creatable = not self._device
+        self.creatable = self.grows = not self._device
         self._zeroing = Zeroing(fd, device=self._device)
-        self._extending = asyncio.Lock()
         self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
 
@@ -143,16 +142,6 @@ class FileTransport(Transport):
                 raise
 
         return await self._run("writing", offset, copied)
-
-    async def extend(self, size: int) -> bool:
-        self._check("writing", None, 0)
-        if self._device:
-            return False
-        async with self._extending:  # in another order they would cut off what was added
-            if size > self.size:
-                await self._run("writing", None, lambda: os.ftruncate(self._fd, size))
-                self.size = size
-        return True
 
     async def disk_size(self) -> int | None:
         return await self._run("asking for the disk size", None, lambda: os.fstat(self._fd).st_blocks * 512)
@@ -248,7 +237,7 @@ async def connect(
     except OSError as error:
         why = os.strerror(error.errno or 0)
         if create_size is not None:
-            raise cannot_create(url, why) from error
+            raise cannot_create(url, why, _path(url)) from error
         raise cannot_open(url, why, NoSuchImage if error.errno == errno.ENOENT else Fatal) from error
     if create_size is not None:
         try:
@@ -267,7 +256,9 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
         if not stat.S_ISDIR(mode):
             raise cannot_open(url, _NOT_A_STORE)
         if create_size is not None:
-            raise cannot_create(url, os.strerror(errno.EISDIR))
+            raise cannot_create(url, os.strerror(errno.EISDIR), path)
+        if access is Access.WRITE:
+            raise cannot_open(url, os.strerror(errno.EISDIR))
         raise cannot_open(url, f"'file' driver requires '{path}' to be a regular file")
     flags = os.O_CLOEXEC | (os.O_RDONLY if access is Access.READ and create_size is None else os.O_RDWR)
     with ExitStack() as opened:

@@ -37,12 +37,6 @@ class MemoryTransport(Transport):
         self._store[offset : offset + length] = bytes(length)
         return True
 
-    async def extend(self, size: int) -> bool:
-        self._check("writing", None, 0)
-        self._store.extend(bytes(size - self.size))
-        self.size = size
-        return True
-
     async def flush(self) -> None:
         self._check("flushing", None, 0)
 

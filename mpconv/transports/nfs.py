@@ -32,7 +32,7 @@ _REASON = re.compile(r"\(-(\d+)\)")
 class NfsTransport(Transport):
     """One mounted export and one open file on it."""
 
-    ordered = True
+    ordered = grows = True
 
     def __init__(self, name: str, session: Session) -> None:
         self.name = name
@@ -103,8 +103,8 @@ class NfsTransport(Transport):
         await self._end(batch, "reading", offset)
 
     def _queue_reads(self, batch: Batch, offset: int, buffer: Buffer) -> None:
-        """Not in the coroutine itself: an error's traceback would hold its frame and the pieces in it, in a cycle by way
-        of the future; and Python before 3.12.4 crashes when it collects a memoryview that cffi has exported (gh-77894).
+        """Not in the coroutine itself: an error's traceback would hold its frame and the pieces in it, in a cycle that
+        refers to the error; and some Pythons crash when they collect a memoryview that cffi has exported (3.11 does).
         """
         step = self.limits.largest_read
         batch.left += 1  # or a piece that is refused at once would end the batch before the next one is queued

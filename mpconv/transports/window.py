@@ -20,6 +20,8 @@ class Window(Transport):
         if size is not None and start + size > whole:
             why = f"The sum of offset ({start}) and size ({size}) has to be smaller or equal to the actual size"
             raise cannot_open(inner.name, f"{why} of the containing file ({inner.size})")
+        if size is not None and size % SECTOR:
+            raise cannot_open(inner.name, f"Specified size is not multiple of {SECTOR}")
         left = max(0, inner.size - start)
         self._inner = inner
         self._start = start
@@ -29,6 +31,7 @@ class Window(Transport):
         self.limits = inner.limits
         self.fixed_size = inner.fixed_size
         self.ordered = inner.ordered
+        self.grows = inner.grows and size is None
 
     def _at(self, operation: str, offset: int, length: int) -> int:
         self.check_bounds(operation, offset, length)

@@ -118,7 +118,6 @@ def test_what_qemu_opens_is_found_too(folder: Path, text: str, place: Place) -> 
         f"{RAW},detect-zeroes=huh",
         f"{RAW},detect-zeroes=unmap",
         f"{RAW},node-name=1huh",
-        f"{RAW},size=1",
         f"{RAW},size=huh",
         f"{RAW},size=",
         f"{RAW},size=1.5",

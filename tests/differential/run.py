@@ -65,6 +65,8 @@ INTENDED_WORDS = (
     Rewrite("said once", r"Could not open '([^'\n]*)': (?=Could not open '\1': )", ""),
     Rewrite("a hint of qemu-img", r"[ \n]?Is another process using the image \[[^\n]*\]\?", ""),
     Rewrite("a hint of qemu-img", r"[ \n]?Try '[^'\n]* --help' for more information\.?", ""),
+    Rewrite("said once, with the file's name", r"Could not open '<[^'\n]*>': (?=Could not open ')", ""),
+    Rewrite("a space too many", r"equal to the  actual size", "equal to the actual size"),
     Rewrite("how much too small it is", r"(output file is smaller than input file) \([^)]*\) in '[^'\n]*'", r"\1"),
     Rewrite(
         "source and target are one image: qemu-img runs into its own lock",
@@ -392,6 +394,9 @@ def _same_knowledge(case: Case) -> bool:
         return False
     if case.target.place == NFS and case.has("-n"):
         return False  # qemu-img's NFS driver cannot zero; it writes the zeros
+    direct = {"none", "off", "directsync"} & set(case.values("-t"))
+    if direct and case.has("-n") and case.target.size % _BLOCK:
+        return False  # with direct I/O it writes whole blocks, also where they should be zero
     # Nor does it learn where the source has holes.
     return not any(piece.kind == "hole" for image in case.sources if image.place == NFS for piece in image.pieces)
 

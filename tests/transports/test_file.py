@@ -153,21 +153,24 @@ def test_status_of_a_file_that_shrinks(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_it_grows_and_never_shrinks(tmp_path: Path) -> None:
-    path = tmp_path / "image.raw"
-    path.write_bytes(content(1000))
+@pytest.mark.parametrize("data", [b"", b"\1" * 212], ids=["zeros", "data"])
+def test_a_write_into_the_last_sector_s_padding_makes_it_longer_and_zeros_do_not(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.raw"
+    path.write_bytes(b"\xa5" * 1000)
 
     async def run() -> None:
-        store = await opened(path)
-        assert all(await asyncio.gather(*(store.extend(size) for size in (5000, 3 * MiB, 4096, 10))))
-        assert store.size == 3 * MiB
-        await store.write(3 * MiB - 1, memoryview(b"x"))
+        store = await transports.connect(str(path), Access.WRITE)
+        assert (store.size, store.writable) == (1000, 1024)
+        with pytest.raises(Fatal, match="beyond the end"):
+            await store.write(1000, memoryview(bytearray(25)))
+        if data:
+            await store.write(812, memoryview(bytearray(data)))
+        else:
+            await store.zero(512, 512)
         await store.close()
-        with pytest.raises(Retryable):
-            await store.extend(4 * MiB)
 
     asyncio.run(run())
-    assert path.read_bytes() == content(1000) + bytes(3 * MiB - 1001) + b"x"
+    assert path.read_bytes() == (b"\xa5" * 812 + data if data else b"\xa5" * 512 + bytes(488))
 
 
 RANGES = [(0, 0, 0), (0, 0, 3 * MiB), (0, 4096, 8192), (1, 2, 5000), (MiB + 7, 513, MiB), (3 * MiB - 1, 0, 1)]

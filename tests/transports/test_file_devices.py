@@ -89,7 +89,6 @@ def test_a_device_does_what_a_bytearray_does(
     async def run() -> None:
         store = await opened(device, opening)
         assert (store.size, store.creatable, store.zero_initialised) == (size, False, False)
-        assert not await store.extend(2 * SIZE)
         assert await store.block_status(512, 4096) == [Extent(512, 4096)]
         assert await store.disk_size() == 0, "as qemu-img's"
         zeroed = 0

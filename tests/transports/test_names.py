@@ -23,7 +23,7 @@ def test_the_scheme_chooses(url, module):
     "url", ["http://user:secret@h/x", "s3://user%secret@h/x", "x://a%b@secret@h/y?password=secret"]
 )
 def test_an_unknown_scheme_shows_no_password(url):
-    with pytest.raises(UsageError, match="unknown protocol") as caught:
+    with pytest.raises(UsageError, match="Unknown protocol") as caught:
         module_of(url)
     assert "secret" not in str(caught.value)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -191,6 +193,31 @@ def test_close_ends_zeros_under_way(nfs: NfsServer) -> None:
 
     with_store(nfs.url(path.name), run)
     assert path.stat().st_size == 64 * MiB
+
+
+def test_errors_leave_nothing_that_cannot_be_collected(nfs: NfsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 crashes when it collects a memoryview that cffi has exported; before that it complains of it."""
+    path, told = nfs.path("collected"), list[object]()
+    old_file(path, 16 * MiB)
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    async def run(store: Transport) -> None:
+        buffers = [memoryview(bytearray(4096)) for _ in range(32)]
+        tasks = [
+            asyncio.create_task((store.write if n % 2 else store.read_into)(n * 4096, buffer))
+            for n, buffer in enumerate(buffers)
+        ]
+        await asyncio.sleep(0)
+        await store.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            with pytest.raises(Retryable, match="closed"):
+                assert result is not None
+                raise result
+
+    with_store(nfs.url(path.name), run)
+    gc.collect()
+    assert not told
 
 
 def test_a_copy_into_a_file_full_of_old_data(nfs: NfsServer, tmp_path: Path) -> None:
