@@ -142,7 +142,7 @@ async def _run(
     observer: Observer,
 ) -> None:
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options)
-    zeros = options.target_is_zero or (options.create and options.sparse_size > 0 and target.zero_initialised)
+    zeros = options.sparse_size > 0 and (options.target_is_zero or (options.create and target.zero_initialised))
     job = Job(
         id=1,
         sources=sources,

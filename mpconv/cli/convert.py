@@ -10,9 +10,10 @@ import click
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind
 from mpconv.cli.opening import places, probed
-from mpconv.cli.params import Requests, Size, SparseSize, last_of
-from mpconv.cli.refusals import check_combination, check_lists, check_protocol, created_as, help_text
-from mpconv.errors import UsageError
+from mpconv.cli.params import OptionList, Requests, Size, Snapshot, SparseSize, last_of
+from mpconv.cli.refusals import check_combination, check_protocol, created_as, help_text
+from mpconv.errors import MpconvError, UsageError
+from mpconv.job import Place
 
 
 @click.command(cls=WithProgressKind)
@@ -20,7 +21,12 @@ from mpconv.errors import UsageError
 @click.option("-O", "--target-format", metavar="FMT", help="The target's format, default raw.")
 @click.option("-n", "--no-create", is_flag=True, help="The target exists: write into it, do not make it.")
 @click.option(
-    "-o", "--target-format-options", metavar="K=V,...", multiple=True, help="How to make it; 'help' lists them."
+    "-o",
+    "--target-format-options",
+    type=OptionList(),
+    metavar="K=V,...",
+    multiple=True,
+    help="How to make it; 'help' lists them.",
 )
 @click.option("-W", "--oob-writes", is_flag=True, help="Write out of order: faster.")
 @click.option(
@@ -67,7 +73,7 @@ from mpconv.errors import UsageError
 @click.option("-c", "--compress", is_flag=True, help="Compress: raw cannot.")
 @click.option("-B", "--backing", metavar="FILE", help="The target's backing file: raw has none.")
 @click.option("-F", "--backing-format", metavar="FMT", help="Its format.")
-@click.option("-l", "--snapshot", metavar="SNAP", help="Copy an internal snapshot: raw has none.")
+@click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot: raw has none.")
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: raw has none.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
 @click.argument("names", nargs=-1, metavar="SOURCE... TARGET")
@@ -76,7 +82,6 @@ def convert(names: tuple[str, ...], **options: Any) -> int:
 
     SOURCE and TARGET are paths, nfs://HOST/EXPORT/FILE, iscsi://[USER@]HOST[:PORT]/TARGET/LUN, or null:.
     """
-    check_lists(options)
     check_combination(options)
     *sources, target = names if len(names) > 1 else ("", "")
     text = help_text(options, target)
@@ -90,6 +95,18 @@ def convert(names: tuple[str, ...], **options: Any) -> int:
     return _run(sources, target, options)
 
 
+def _target(name: str, options: dict[str, Any], *, direct: bool) -> tuple[Place, str | None]:
+    """Where the target lies; and why it cannot be used, which is said once the sources are open."""
+    if not options["no_create"]:
+        check_protocol(name)
+        return Place(url=name, direct=direct), None
+    image_opts = options["target_image_opts"]
+    try:
+        return places([name], options["target_format"], image_opts, direct, writable=True)[0], None
+    except MpconvError as error:
+        return Place(url="null:"), str(error)
+
+
 def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     # Imported here: --help does without, and the fork server imports its part while we import ours.
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
@@ -99,10 +116,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     from_places = places(
         sources, options["source_format"], options["image_opts"], CACHE_MODES[options["source_cache"]].direct
     )
-    target_format = options["target_format"] if options["no_create"] else None  # what is made is looked at later
-    if not options["no_create"]:
-        check_protocol(target)
-    [to_place] = places([target], target_format, options["target_image_opts"], target_cache.direct, writable=True)
+    to_place, unusable = _target(target, options, direct=target_cache.direct)
     local = LocalWorkers.preloading([*from_places, to_place])
 
     from mpconv import convert as job  # noqa: PLC0415
@@ -132,7 +146,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         offload=options["copy_range_offloading"],
         probe=probed(sources, options["source_format"], options["image_opts"]),
         probe_target=options["target_image_opts"] and probed([target], None, True),
-        refusal=refusal,
+        refusal=refusal or unusable,
     )
     with report:
         run(job.convert(from_places, to_place, chosen, local, report, report.warn), display, verbose=options["verbose"])

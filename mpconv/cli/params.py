@@ -53,6 +53,34 @@ class SparseSize(Size):
         return size
 
 
+class OptionList(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`-o`: what can be joined with others by commas."""
+
+    name = "options"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from mpconv.cli.create_opts import asks_for_help  # noqa: PLC0415  (few need it)
+
+        asks_for_help([str(value)])
+        return str(value)
+
+
+class Snapshot(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`-l`: a name, or snapshot.id= and snapshot.name=."""
+
+    name = "snapshot"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if text.startswith("snapshot."):
+            from mpconv.cli.create_opts import pairs  # noqa: PLC0415  (few need it)
+
+            wrong = [name for name, _, _ in pairs(text) if name not in {"snapshot.id", "snapshot.name"}]
+            if wrong:
+                self.fail(f"Invalid parameter '{wrong[0]}'")
+        return text
+
+
 class Requests(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """`-m`."""
 

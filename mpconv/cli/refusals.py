@@ -11,20 +11,6 @@ from mpconv.errors import Fatal, MpconvError, UsageError
 Options = dict[str, Any]
 
 
-def check_lists(options: Options) -> None:
-    """What is refused as soon as it is read: `-o` and `-l` that are no lists of options."""
-    lists, snapshot = list(options["target_format_options"]), options["snapshot"] or ""
-    if not lists and not snapshot.startswith("snapshot."):
-        return
-    from mpconv.cli.create_opts import asks_for_help, pairs  # noqa: PLC0415  (few need it)
-
-    asks_for_help(lists)
-    if snapshot.startswith("snapshot."):
-        for name, _, _ in pairs(snapshot):
-            if name not in {"snapshot.id", "snapshot.name"}:
-                raise UsageError(f"Invalid parameter '{name}'")
-
-
 def help_text(options: Options, target: str) -> str | None:
     """What `-o help` prints; None: nobody asked."""
     if not options["target_format_options"]:

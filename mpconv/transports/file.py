@@ -45,6 +45,7 @@ _NO_COPY = UNSUPPORTED | {errno.EXDEV, errno.EBADF, errno.EPERM, errno.ETXTBSY, 
 """Not between these two, or not by this kernel (EPERM: containers forbid what they do not know)."""
 _PREALLOCATED = 16 * MiB
 
+_NOT_DIRECT = "filesystem does not support O_DIRECT"
 _NOT_A_STORE = "neither a regular file nor a block device"
 
 _T = TypeVar("_T")
@@ -259,6 +260,8 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
             raise cannot_create(url, os.strerror(errno.EISDIR), path)
         if access is Access.WRITE:
             raise cannot_open(url, os.strerror(errno.EISDIR))
+        if opening.direct:
+            raise cannot_open(url, _NOT_DIRECT)
         raise cannot_open(url, f"'file' driver requires '{path}' to be a regular file")
     flags = os.O_CLOEXEC | (os.O_RDONLY if access is Access.READ and create_size is None else os.O_RDWR)
     with ExitStack() as opened:
@@ -302,4 +305,4 @@ def _open_direct(fd: int, url: str, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise cannot_open(url, "filesystem does not support O_DIRECT") from error
+        raise cannot_open(url, _NOT_DIRECT) from error

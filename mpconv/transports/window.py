@@ -15,11 +15,11 @@ class Window(Transport):
     def __init__(self, inner: Transport, start: int, size: int | None) -> None:
         whole = align_up(inner.size, SECTOR)
         if start > whole:
-            why = f"Offset ({start}) cannot be greater than size of the containing file ({inner.size})"
+            why = f"Offset ({start}) cannot be greater than size of the containing file ({whole})"
             raise cannot_open(inner.name, why)
         if size is not None and start + size > whole:
             why = f"The sum of offset ({start}) and size ({size}) has to be smaller or equal to the actual size"
-            raise cannot_open(inner.name, f"{why} of the containing file ({inner.size})")
+            raise cannot_open(inner.name, f"{why} of the containing file ({whole})")
         if size is not None and size % SECTOR:
             raise cannot_open(inner.name, f"Specified size is not multiple of {SECTOR}")
         left = max(0, inner.size - start)
@@ -31,7 +31,7 @@ class Window(Transport):
         self.limits = inner.limits
         self.fixed_size = inner.fixed_size
         self.ordered = inner.ordered
-        self.grows = inner.grows and size is None
+        self.grows = inner.grows and size is None and start % SECTOR == 0
 
     def _at(self, operation: str, offset: int, length: int) -> int:
         self.check_bounds(operation, offset, length)

@@ -23,6 +23,7 @@ from tests.support.servers import IscsiServer, NfsServer
 
 _TIMEOUT = 40.0
 _BLOCK = 4096
+_SECTOR = 512
 _iqns = map("iqn.2026-11.org.mpconv:differential{}".format, itertools.count(1))
 
 LONG_NAMES = {
@@ -67,6 +68,7 @@ INTENDED_WORDS = (
     Rewrite("a hint of qemu-img", r"[ \n]?Try '[^'\n]* --help' for more information\.?", ""),
     Rewrite("said once, with the file's name", r"Could not open '<[^'\n]*>': (?=Could not open ')", ""),
     Rewrite("a space too many", r"equal to the  actual size", "equal to the actual size"),
+    Rewrite("mpconv names the file of driver options", r"'<([^'\n]*)>'", r"'\1'"),
     Rewrite("how much too small it is", r"(output file is smaller than input file) \([^)]*\) in '[^'\n]*'", r"\1"),
     Rewrite(
         "source and target are one image: qemu-img runs into its own lock",
@@ -397,6 +399,9 @@ def _same_knowledge(case: Case) -> bool:
     direct = {"none", "off", "directsync"} & set(case.values("-t"))
     if direct and case.has("-n") and case.target.size % _BLOCK:
         return False  # with direct I/O it writes whole blocks, also where they should be zero
+    odd = any(image.size % _BLOCK for image in case.sources)
+    if odd and case.has("-C") and {"none", "off", "directsync"} & {*case.values("-T"), *case.values("-t")}:
+        return False  # it cannot have the end copied, and then copies all of it by reading, without its zeros
     # Nor does it learn where the source has holes.
     return not any(piece.kind == "hole" for image in case.sources if image.place == NFS for piece in image.pieces)
 
@@ -411,16 +416,23 @@ def _intended_exit(case: Case, qemu: Outcome, mpconv: Outcome) -> bool:
 
 
 def _grown(case: Case, theirs: Stored, ours: Stored) -> bool:
-    """With direct I/O qemu-img lengthens a target that is there to whole blocks; mpconv leaves its size alone."""
+    """qemu-img made a target longer that was there: with direct I/O by a part of a block, because it writes whole ones;
+    by a part of a sector when it did not know of a hole at the end of the source, and wrote it.
+    """
     direct = {"none", "off", "directsync"} & set(case.values("-t"))
     tail = theirs.content[len(ours.content) :]
-    return bool(direct) and case.has("-n") and len(tail) < _BLOCK and not any(tail)
+    most = _BLOCK if direct else 0 if _same_knowledge(case) else _SECTOR
+    return case.has("-n") and len(tail) < most and not any(tail)
 
 
 def differences(case: Case, qemu: Outcome, mpconv: Outcome) -> list[Difference]:
     """Everything that differs."""
     if mpconv.code is None or qemu.code is None:
         return [Difference("hang", str(qemu.code), str(mpconv.code))] if qemu.code != mpconv.code else []
+    if qemu.code < 0 or "without 'resize'" in qemu.stderr:
+        return []  # it crashes; or it cannot do what mpconv can: write an odd end beside direct I/O
+    if case.target is not None and case.target.place in LUNS and not any(image.size for image in case.sources):
+        return []  # it zeroes the first sector of a LUN that it "makes"; a copy of nothing changes nothing
     found: list[Difference] = []
 
     def compare(what: str, ours: object, theirs: object) -> None:

@@ -93,6 +93,15 @@ def test_zeros_are_not_given_back_without_detection(tmp_path):
     assert allocation(tmp_path / "b.raw") == [(0, 5 * MiB, True)]
 
 
+def test_without_detection_holes_are_written_too_whatever_the_target_is_said_to_hold(tmp_path):
+    with (tmp_path / "a.raw").open("wb") as file:
+        file.truncate(MiB)
+    (tmp_path / "b.raw").write_bytes(b"\xa5" * MiB)
+    done("-S", "0", "-n", "--target-is-zero", tmp_path / "a.raw", tmp_path / "b.raw")
+    assert (tmp_path / "b.raw").read_bytes() == bytes(MiB)
+    assert allocation(tmp_path / "b.raw") == [(0, MiB, True)]
+
+
 def test_a_target_that_is_said_to_be_zero_keeps_what_it_has(tmp_path):
     (tmp_path / "a.raw").write_bytes(bytes(MiB) + b"\1" * MiB)
     for program, name in ((done, "b.raw"), (qemu, "c.raw")):
