@@ -24,7 +24,6 @@ class Options:
     """
 
     strict: bool = False
-    in_order: bool = False
     requests: int | None = None
     workers: int | None = None
     probe: tuple[bool, bool] = (False, False)

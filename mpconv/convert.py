@@ -33,8 +33,6 @@ class Effort(Protocol):
     """How much to do at a time. None: what suits the image and the machine."""
 
     @property
-    def in_order(self) -> bool: ...
-    @property
     def requests(self) -> int | None: ...
     @property
     def workers(self) -> int | None: ...
@@ -68,16 +66,17 @@ class Options:
     refusal: str | None = None
 
 
-def workers_for(size: int, cores: int, options: Effort) -> tuple[int, int]:
+def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) -> tuple[int, int]:
     """Worker processes, and buffers in flight over all of them, for an image of `size` bytes.
 
     More than 8 processes on one host gain nothing on one server, and a small image is copied before a second one has
-    started. In order one process writes at a time, and alone it need not stop between one lease and the next.
-    qemu-img's 8 requests are the least in flight; each process drives four more without effort.
+    started. `alone`: in order, over a connection that keeps the order, one process writes at a time, and alone it need
+    not stop between one lease and the next. qemu-img's 8 requests are the least in flight; each process drives four
+    more without effort.
     """
     count = options.workers
     if count is None:
-        count = 1 if options.in_order else max(1, min(cores, _MOST_WORKERS, size // _WORTH_A_WORKER + 1))
+        count = 1 if alone else max(1, min(cores, _MOST_WORKERS, size // _WORTH_A_WORKER + 1))
     total = options.requests if options.requests is not None else max(_FEWEST_REQUESTS, _REQUESTS_EACH * count)
     return min(count, total), total
 
@@ -141,7 +140,9 @@ async def _run(
     local: LocalWorkers,
     observer: Observer,
 ) -> None:
-    count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options)
+    count, requests = workers_for(
+        source.size, len(os.sched_getaffinity(0)), options, alone=options.in_order and target.ordered
+    )
     zeros = options.sparse_size > 0 and (options.target_is_zero or (options.create and target.zero_initialised))
     job = Job(
         id=1,

@@ -16,7 +16,6 @@ from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import identical, make_image
 
 MiB = 1 << 20
-LOOSE = Options(in_order=False)
 
 
 @pytest.mark.parametrize("create", [True, False])
@@ -46,17 +45,20 @@ def test_holes_that_were_a_lie_are_read_after_all(tmp_path, monkeypatch, create)
 @pytest.mark.parametrize(
     ("size", "cores", "options", "expected"),
     [
-        (1 << 40, 64, Options(), (1, 8)),
-        (1 << 40, 64, Options(workers=3), (3, 12)),
-        (0, 64, LOOSE, (1, 8)),
-        (64 * MiB - 1, 64, LOOSE, (1, 8)),
-        (1 << 40, 2, LOOSE, (2, 8)),
-        (1 << 40, 64, LOOSE, (8, 32)),
-        (1 << 40, 64, Options(in_order=False, workers=20), (20, 80)),
-        (1 << 40, 64, Options(in_order=False, requests=1), (1, 1)),
-        (1 << 40, 4, Options(in_order=False, requests=10), (4, 10)),
+        (0, 64, Options(), (1, 8)),
+        (64 * MiB - 1, 64, Options(), (1, 8)),
+        (1 << 40, 2, Options(), (2, 8)),
+        (1 << 40, 64, Options(), (8, 32)),
+        (1 << 40, 64, Options(workers=20), (20, 80)),
+        (1 << 40, 64, Options(requests=1), (1, 1)),
+        (1 << 40, 4, Options(requests=10), (4, 10)),
         (1, 1, Options(workers=3), (3, 12)),
     ],
 )
 def test_workers_and_their_buffers(size, cores, options, expected):
     assert workers_for(size, cores, options) == expected
+
+
+def test_alone_in_order_there_is_one_worker_unless_more_are_asked_for():
+    assert workers_for(1 << 40, 64, Options(), alone=True) == (1, 8)
+    assert workers_for(1 << 40, 64, Options(workers=3), alone=True) == (3, 12)
