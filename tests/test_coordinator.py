@@ -10,6 +10,7 @@ import zmq
 
 from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import WorkerLost
+from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage
 from mpconv.job import Job, Place
 from mpconv.protocol import messages
@@ -76,3 +77,37 @@ def test_what_is_no_message_and_what_is_stale_changes_nothing():
     coordinator = run(b"", b"\xff" * 100, *map(encode, steps), b"{}", *map(encode, rest))
     assert coordinator.bytes_done == SIZE
     assert coordinator.may_have_written
+
+
+class Endless:
+    """A source of which there is always more to know: a byte of a sector is data, the next sector is zero."""
+
+    size = 1 << 50
+    seams = ()
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        self.given += 1000
+        return [Extent(offset + n * 512, 512, Kind(n % 2)) for n in range(1000)]
+
+
+def test_block_status_is_walked_ahead_but_not_without_end():
+    async def main() -> int:
+        source, asked = Endless(), -1
+        job = Job(
+            id=1, sources=[Place(url="null:")], targets=[Place(url="null:")], size=source.size, in_order=True,
+            sparse_size=4096, zero_initialised=False, requests=1, durable=True,
+        )  # fmt: skip
+        coordinator = Coordinator(job, source, Hostile(), 1, Observer())
+        running = asyncio.create_task(coordinator.run())
+        while asked != source.given or not asked:
+            asked = source.given
+            for _ in range(20):
+                await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return source.given
+
+    assert 10_000 < asyncio.run(main()) < 20_000
