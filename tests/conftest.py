@@ -24,6 +24,13 @@ def nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NfsServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def registered_nfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NfsServer]:
+    """A server of one's own, for `qemu_url`: the portmapper names the one that was started last, alive or not."""
+    with NfsServer(tmp_path_factory.mktemp("registered-nfs")) as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def iscsi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IscsiServer]:
     with IscsiServer(tmp_path_factory.mktemp("iscsi")) as server:

@@ -61,8 +61,8 @@ def lab(tmp_path):
     return Lab(tmp_path / "lab")
 
 
-def test_qemu_img_does_what_qemu_img_does(nfs, iscsi, tmp_path):
-    made = survey(range(150), 3, Program(("qemu-img", "convert")), Lab(tmp_path, nfs, iscsi))
+def test_qemu_img_does_what_qemu_img_does(registered_nfs, iscsi, tmp_path):
+    made = survey(range(150), 3, Program(("qemu-img", "convert")), Lab(tmp_path, registered_nfs, iscsi))
     assert not made.failures, made.told(Program(("qemu-img", "convert")), 3)
     assert made.cases.total() == 150 and len(made.cases) > 8
 

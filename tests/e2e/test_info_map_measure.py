@@ -285,7 +285,8 @@ def test_nfs_shows_the_holes_that_a_local_map_shows(nfs):
     ]
 
 
-def test_nfs_tells_what_qemu_tells(nfs):
+def test_nfs_tells_what_qemu_tells(registered_nfs):
+    nfs = registered_nfs
     sparse(nfs.path("told.raw"), 5 * MiB + 700, (MiB, 2 * MiB))
     for command in ("info", "measure"):
         for output in ("human", "json"):
