@@ -64,7 +64,8 @@ async def _compare(
         pair = Pair(first, second)
         unlike = await pair.first_unlike(pair.size) if options.strict else None
         size = pair.size if unlike is None else unlike
-        at = await _first_difference(places, Pair(first, second), size, options, local, observer)
+        sizes = [store.size for image in images for store in image.stores]
+        at = await _first_difference(places, sizes, Pair(first, second), size, options, local, observer)
         if at is not None:
             ends = [store.size for image in images for store in image.stores if store.size <= at]
             named = max([align_down(at, SECTOR), *ends])
@@ -76,7 +77,13 @@ async def _compare(
 
 
 async def _first_difference(
-    places: tuple[Place, Place], pair: Pair, size: int, options: Options, local: LocalWorkers, observer: Observer
+    places: tuple[Place, Place],
+    sizes: list[int],
+    pair: Pair,
+    size: int,
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
 ) -> int | None:
     if not size:
         return None
@@ -84,6 +91,8 @@ async def _first_difference(
     job = Job(
         id=1,
         sources=[places[0]],
+        source_sizes=sizes[:1],
+        target_sizes=sizes[1:],
         targets=[places[1]],
         size=size,
         in_order=False,

@@ -143,10 +143,13 @@ async def _run(
     count, requests = workers_for(
         source.size, len(os.sched_getaffinity(0)), options, alone=options.in_order and target.ordered
     )
+    if not target.rewrites:
+        count = 1
     zeros = options.sparse_size > 0 and (options.target_is_zero or (options.create and target.zero_initialised))
     job = Job(
         id=1,
         sources=sources,
+        source_sizes=[store.size for store in source.stores],
         targets=[place],
         size=source.size,
         in_order=options.in_order,
@@ -160,7 +163,7 @@ async def _run(
         buffer_size=max(BUFFER, min(_LARGEST_BUFFER, target.limits.optimal_write)),
         lease_size=_LEASE_IN_ORDER if options.in_order else LEASE,
     )
-    coordinator = Coordinator(job, source, local, count, observer, rate=options.rate)
+    coordinator = Coordinator(job, source, local, count, observer, rate=options.rate, block=target.rewrites or 1)
     try:
         observer.progress(0, source.size, 0)
         if job.size:

@@ -15,7 +15,7 @@ import zmq
 
 from mpconv.core import coordination as core
 from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
-from mpconv.extent import Extent
+from mpconv.extent import Extent, WholeBlocks
 from mpconv.formats.opening import Image
 from mpconv.formats.pair import Pair
 from mpconv.job import Job
@@ -52,7 +52,10 @@ class Observer:
 
 
 class Coordinator:
-    """Runs one job with local workers."""
+    """Runs one job with local workers.
+
+    `rate`: bytes written per second at most, 0 for no limit. `block`: no two leases share a block of so many bytes.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Coordinator:
         observer: Observer,
         *,
         rate: int = 0,
+        block: int = 1,
     ) -> None:
         self._job = job
         self._source = source
@@ -76,7 +80,7 @@ class Coordinator:
             durable=job.durable,
             writes_zeros=not job.sparse_size,
             rate=rate,
-            seams=source.seams,
+            seams=[seam for seam in source.seams if seam % block == 0],
             workers=count,
             lease_size=job.lease_size,
             buffer_size=job.buffer_size,
@@ -85,6 +89,7 @@ class Coordinator:
         self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
+        self._blocks = WholeBlocks(block, job.size) if block > 1 else None
         self.may_have_written = False
         self.differs_at: int | None = None
 
@@ -139,10 +144,16 @@ class Coordinator:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
+            self._tick_once()
+
+    def _tick_once(self) -> None:
+        try:
             self._handle(core.Tick())
             missing = [self._started] if len(self._heard) < self._count else []
             if any(self._loop.time() - heard > _SILENCE for heard in (*self._heard.values(), *missing)):
                 self._fail(WorkerLost(f"a worker process has not been heard of for {_SILENCE:.0f} seconds"))
+        except Exception as error:
+            self._fail(_internal(error))
 
     async def _walk(self) -> None:
         """Block status, ahead of the cursor, but not without end."""
@@ -151,12 +162,15 @@ class Coordinator:
             while at < self._job.size:
                 extents = await self._status(at, min(_STATUS_AHEAD, self._job.size - at))
                 at = extents[-1].end
-                self._handle(core.StatusFound(tuple(extents)))
+                certain = self._blocks.feed(extents) if self._blocks else extents
+                self._handle(core.StatusFound(tuple(certain)))
                 while self._state.cursor.ahead > _EXTENTS_AHEAD:
                     self._room.clear()
                     await self._room.wait()
         except MpconvError as error:
             self._fail(error)
+        except Exception as error:
+            self._fail(_internal(error))
 
     async def _status(self, at: int, length: int) -> list[Extent]:
         try:
@@ -175,6 +189,8 @@ class Coordinator:
             self._take(name, message)
         except ProtocolError as error:
             self._fail(WorkerLost(f"a worker process broke the rules: {error}"))
+        except Exception as error:
+            self._fail(_internal(error))
 
     def _take(self, name: str, message: messages.FromWorker) -> None:
         job = self._job.id
@@ -264,3 +280,8 @@ class Coordinator:
             name,
             messages.LeaseGrant(self._job.id, epoch, extent.start, extent.length, int(extent.kind), token),
         )
+
+
+def _internal(error: Exception) -> Fatal:
+    """A defect of ours ends the job: nobody would notice the part that it stopped."""
+    return Fatal(f"internal error in the coordinator: {type(error).__name__}: {error}")

@@ -57,6 +57,46 @@ def merged(extents: Iterable[Extent]) -> Iterator[Extent]:
         yield last
 
 
+class WholeBlocks:
+    """Moves the boundaries of extents, which come in ascending order without gaps, to multiples of `block`.
+
+    A block that is data in part is data; the last one ends with the disk, at `size`.
+    """
+
+    def __init__(self, block: int, size: int) -> None:
+        self._block = block
+        self._size = size
+        self._at = 0
+        self._kinds: set[Kind] = set()
+
+    def feed(self, extents: Iterable[Extent]) -> list[Extent]:
+        """The next extents; what is certain now."""
+        found: list[Extent] = []
+        for extent in extents:
+            if self._kinds:
+                self._kinds.add(extent.kind)
+                end = min(self._at + self._block, self._size)
+                if extent.end < end:
+                    continue
+                self._give(found, end, self._mixed())
+            whole = extent.end if extent.end == self._size else extent.end - extent.end % self._block
+            if whole > self._at:
+                self._give(found, whole, extent.kind)
+            if extent.end > self._at:
+                self._kinds.add(extent.kind)
+        return found
+
+    def _give(self, found: list[Extent], end: int, kind: Kind) -> None:
+        found.append(Extent(self._at, end - self._at, kind))
+        self._at = end
+        self._kinds.clear()
+
+    def _mixed(self) -> Kind:
+        if Kind.DATA in self._kinds:
+            return Kind.DATA
+        return next(iter(self._kinds)) if len(self._kinds) == 1 else Kind.ZERO
+
+
 class Ranges:
     """A set of bytes: ascending ranges (start, end) that neither overlap nor touch.
 

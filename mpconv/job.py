@@ -33,6 +33,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     sources: list[Place]
     targets: list[Place]
+    source_sizes: list[int] = []
+    """Of the stores, in bytes, as the coordinator saw them: a worker that sees others must not go on."""
+    target_sizes: list[int] = []
+    """The same, where the target is only read."""
     size: int
     in_order: bool
     sparse_size: int

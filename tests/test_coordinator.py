@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from mpconv.coordinator import Coordinator, Observer
-from mpconv.errors import WorkerLost
+from mpconv.errors import Fatal, WorkerLost
 from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage
 from mpconv.job import Job, Place
@@ -111,3 +111,22 @@ def test_block_status_is_walked_ahead_but_not_without_end():
         return source.given
 
     assert 10_000 < asyncio.run(main()) < 20_000
+
+
+def test_a_defect_in_the_walk_ends_the_job():
+    """It would wait for ever otherwise: the workers are alive."""
+
+    class Broken(Endless):
+        async def block_status(self, offset: int, length: int) -> list[Extent]:
+            return []
+
+    async def main() -> None:
+        job = Job(
+            id=1, sources=[Place(url="null:")], targets=[Place(url="null:")], size=SIZE, in_order=True,
+            sparse_size=4096, zero_initialised=False, requests=1, durable=True,
+        )  # fmt: skip
+        async with asyncio.timeout(20):
+            await Coordinator(job, Broken(), Hostile(), 1, Observer()).run()
+
+    with pytest.raises(Fatal, match="internal error in the coordinator: IndexError"):
+        asyncio.run(main())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.extent import Extent, Kind, Ranges, merged
+from mpconv.extent import Extent, Kind, Ranges, WholeBlocks, merged
 
 spans = st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda x: (x[0], x[0] + x[1]))
 
@@ -79,3 +79,30 @@ def test_an_empty_set_has_no_first_range():
     with pytest.raises(IndexError):
         Ranges().cut_front(1)
     assert not Ranges() and not Ranges().covers(0, 1)
+
+
+parts = st.lists(st.tuples(st.integers(1, 20), st.sampled_from(list(Kind))), min_size=1, max_size=12)
+
+
+@given(parts, st.sampled_from([1, 2, 4, 8]), st.integers(1, 3))
+def test_whole_blocks_lose_no_data_and_share_no_block(lengths, block, at_a_time):
+    extents, at = [], 0
+    for length, kind in lengths:
+        extents.append(Extent(at, length, kind))
+        at += length
+    blocks = WholeBlocks(block, at)
+    found = [
+        extent
+        for first in range(0, len(extents), at_a_time)
+        for extent in blocks.feed(extents[first : first + at_a_time])
+    ]
+    assert [extent.start for extent in found] == [0, *(extent.end for extent in found[:-1])] and found[-1].end == at
+    assert all(extent.end % block == 0 for extent in found[:-1])
+    for extent in found:
+        inside = {other.kind for other in extents if other.overlaps(extent)}
+        if extent.kind is Kind.DATA:
+            assert Kind.DATA in inside
+        else:
+            assert Kind.DATA not in inside
+    data = sum(extent.length for extent in found if extent.kind is Kind.DATA)
+    assert data <= sum(-(-extent.length // block) * block + block for extent in extents if extent.kind is Kind.DATA)

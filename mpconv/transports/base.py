@@ -14,7 +14,8 @@ as often as one likes, from coroutines of one event loop; the transport keeps th
 - `zero()` leaves zeros, and may give the room they took back: `True` when it did, `False` when there is no cheap
   honest way and the caller must write zero bytes itself. What works is found out once and remembered.
 - `copy_from()` has the bytes copied where they lie, without passing through this process: `True` when all of them
-  were, `False` when that cannot be and the caller must read and write (some may have been copied then).
+  were, `False` when that cannot be and the caller must read and write: some may have been copied then, and where
+  `copy_may_spoil` something else may have been put there.
 - `block_status()` may call zeros data, never data zeros; it raises `StatusWithdrawn` when it finds that it did.
 - `flush()` returns when everything that was written through *this* connection is durable.
 - `close()` may be called twice, and after errors. Every request after it raises `Retryable`.
@@ -80,6 +81,10 @@ class Transport(abc.ABC):
     """A store that was just created and reads as zeros."""
     fixed_size: bool = True
     """False: writes of any size are taken (null:)."""
+    copy_may_spoil: bool = False
+    rewrites: int = 1
+    """Where a write ends inside a block of so many bytes, the block is read and written back whole: two processes must
+    not write into one. 0: blocks that do not lie at multiples of it."""
     grows: bool = False
     """A write may make it longer, up to the next whole sector: qemu-img counts the last sector as whole."""
     ordered: bool = False

@@ -34,7 +34,7 @@ class IscsiTransport(Transport):
     """One session and one LUN."""
 
     creatable = False
-    ordered = True
+    ordered = copy_may_spoil = True
 
     def __init__(self, address: Address, library: Any, context: Any) -> None:
         self.name = address.name
@@ -70,6 +70,7 @@ class IscsiTransport(Transport):
         self._zeroing = Zeroing(self._commands, means)
         most = self._commands.piece = align_down(min(limits.largest_transfer * block or PIECE, PIECE), block)
         optimal = min(limits.optimal_transfer * block, _LARGEST_OPTIMAL)
+        self.rewrites = block
         self.limits = Limits(alignment=block, largest_read=most, largest_write=most, optimal_write=optimal)
 
     @contextlib.contextmanager

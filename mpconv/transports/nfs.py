@@ -25,7 +25,17 @@ from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, text_
 from mpconv.transports.pump import Pump
 from mpconv.transports.requests import Batch, Requests
 
-_FATAL = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EDQUOT, errno.EFBIG}
+_FATAL = {
+    errno.EIO,
+    errno.ENXIO,
+    errno.ENOSPC,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.EDQUOT,
+    errno.EFBIG,
+}
 _REASON = re.compile(r"\(-(\d+)\)")
 
 
@@ -200,7 +210,8 @@ class NfsTransport(Transport):
         written: it goes another way.
         """
         self._check("writing", offset, length)
-        if await self._deallocator.zero(offset, length):
+        stored = min(length, self.size - offset)  # the padding of the last sector is not stored, and reads as zeros
+        if stored > 0 and await self._deallocator.zero(offset, stored):
             return True
         self._check("writing", offset, length)
         return False

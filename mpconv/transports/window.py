@@ -31,6 +31,7 @@ class Window(Transport):
         self.limits = inner.limits
         self.fixed_size = inner.fixed_size
         self.ordered = inner.ordered
+        self.rewrites = inner.rewrites if inner.rewrites and start % inner.rewrites == 0 else 0
         self.grows = inner.grows and size is None and start % SECTOR == 0
 
     def _at(self, operation: str, offset: int, length: int) -> int:

@@ -57,7 +57,9 @@ class Copier:
                 runs = [(0, extent.length, True)]
             if not offloading:
                 await self.pieces.may_write(piece)
-            await self._write(piece, view, runs)
+            spoilt = offloading and any(target.copy_may_spoil for target in self.targets)
+            zeros_are_there = self.job.zero_initialised and not spoilt
+            await self._write(piece, view, [run for run in runs if not run[2]] if zeros_are_there else runs)
             piece.lease.zeros += sum(length for _, length, zero in runs if zero)
             await self.pieces.written(piece)
 
@@ -84,8 +86,6 @@ class Copier:
         return at == extent.end
 
     async def _write(self, piece: Piece, view: memoryview, runs: list[Run]) -> None:
-        if self.job.zero_initialised:
-            runs = [run for run in runs if not run[2]]
         for target in self.targets:
             for run in runs:
                 offset, length, zero = run

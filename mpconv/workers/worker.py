@@ -111,9 +111,11 @@ class Worker(Reports):
         self._job = job
         source = await open_source(job.sources)
         self._images.append(source)
+        check_sizes(source, job.source_sizes)
         if job.compare:
             second = await open_source(job.targets)
             self._images.append(second)
+            check_sizes(second, job.target_sizes)
             self._copier = Comparer(job, source, second, self)
         else:
             self._targets = [await transports.open_place(place, Access.WRITE) for place in job.targets]
@@ -166,3 +168,10 @@ class Worker(Reports):
         if self._copier.pieces.waiting < self._copier.job.requests and self._asked < 2:
             self._asked += 1
             self._send(messages.Want(1))
+
+
+def check_sizes(image: Image, sizes: list[int]) -> None:
+    """Fatal unless the image is as long as the coordinator found it: of several, all that follow would be elsewhere."""
+    for store, size in zip(image.stores, sizes, strict=bool(sizes)):
+        if store.size != size:
+            raise Fatal(f"'{store.name}' has changed its size from {size} to {store.size} bytes while it is copied")

@@ -271,3 +271,49 @@ def test_an_image_of_another_format_is_not_taken_for_raw(tmp_path):
     assert not (tmp_path / "b.raw").exists()
     done("-f", "raw", tmp_path / "a.qcow2", tmp_path / "b.raw")
     assert Path(tmp_path / "b.raw").read_bytes()[:4] == b"QFI\xfb"
+
+
+@pytest.mark.parametrize("options", [(), ("-S", "0")])
+def test_workers_do_not_share_a_block_of_the_lun(tmp_path, lun, options):
+    """Each would read it, and put back the other's old bytes: extents that end inside blocks of 4096 bytes."""
+    with (tmp_path / "a.raw").open("wb") as file:
+        file.truncate(48 * MiB + 4096)
+        for at in range(0, 48 * MiB, 24 * 1024):
+            file.seek(at)
+            file.write(os.urandom(12 * 1024))
+    source = f"driver=raw,offset=512,size=48M,file.filename={tmp_path}/a.raw"
+    target = lun(49 * MiB, block_size=4096, old_data=True)
+    done("-n", "-W", "--workers", 4, *options, "--image-opts", source, target.url)
+    found = target.backing.read_bytes()
+    assert found[: 48 * MiB] == (tmp_path / "a.raw").read_bytes()[512 : 48 * MiB + 512]
+    assert found[48 * MiB :] == b"\xa5" * MiB
+
+
+def test_several_sources_that_meet_inside_a_block_of_the_lun(tmp_path, lun):
+    parts = []
+    for number in range(40):
+        parts.append(tmp_path / f"{number}.raw")
+        parts[-1].write_bytes(os.urandom((2 * number + 1) * 512 + MiB // 4))
+    target = lun(16 * MiB, block_size=4096, old_data=True)
+    done("-n", "-W", "--workers", 4, *parts, target.url)
+    whole = b"".join(part.read_bytes() for part in parts)
+    assert target.backing.read_bytes()[: len(whole)] == whole
+
+
+def test_a_part_of_a_lun_that_begins_inside_a_block(tmp_path, lun):
+    (tmp_path / "a.raw").write_bytes(os.urandom(40 * MiB))
+    target = lun(41 * MiB, block_size=4096, old_data=True)
+    portal, iqn, number = target.url.removeprefix("iscsi://").split("/")
+    lun_options = f"file.driver=iscsi,file.transport=tcp,file.portal={portal},file.target={iqn},file.lun={number}"
+    onto = f"driver=raw,offset=512,{lun_options}"
+    done("-n", "-W", "--workers", 4, "--target-image-opts", tmp_path / "a.raw", onto)
+    found = target.backing.read_bytes()
+    assert found == b"\xa5" * 512 + (tmp_path / "a.raw").read_bytes() + b"\xa5" * (MiB - 512)
+
+
+def test_an_nfs_target_of_odd_size_that_ends_in_zeros(tmp_path, nfs):
+    with (tmp_path / "a.raw").open("wb") as file:
+        file.truncate(4 * MiB)
+    nfs.path("odd.raw").write_bytes(b"\xa5" * (4 * MiB - 100))
+    done("-n", tmp_path / "a.raw", nfs.url("odd.raw"))
+    assert not any(nfs.path("odd.raw").read_bytes())

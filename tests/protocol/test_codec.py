@@ -27,6 +27,8 @@ jobs = st.builds(
     Job,
     id=numbers,
     sources=st.lists(places, min_size=1, max_size=3),
+    source_sizes=st.lists(numbers, max_size=3),
+    target_sizes=st.lists(numbers, max_size=3),
     targets=st.lists(places, min_size=1, max_size=3),
     size=numbers,
     in_order=st.booleans(),

@@ -463,3 +463,17 @@ def test_in_order_a_connection_that_keeps_the_order_takes_a_few_pieces_at_a_time
     assert target.content == content
     assert target.wrote == sorted(target.wrote)
     assert target.most_under_way == together
+
+
+def test_what_a_failed_copy_left_is_not_taken_for_zeros():
+    class Spoiling(Copying):
+        copy_may_spoil = True
+
+        async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
+            self._store[offset : offset + length] = b"\xee" * length
+            return False
+
+    content = b"\x01" * 4 * KiB + bytes(4 * KiB)
+    target = Spoiling(bytes(len(content)))
+    play(Recorder(content), target, script=copies(Extent(0, len(content))), offload=True, zero_initialised=True)
+    assert target.content == content
