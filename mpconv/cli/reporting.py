@@ -43,7 +43,7 @@ class Report(Observer):
     def _tell_lost(self) -> None:
         ranges = self.lost_ranges()
         self._display.lost(ranges)
-        if not ranges:
+        if not ranges or self._quiet:
             return
         total = sum(length for _, length, _ in ranges)
         self.warn(f"{total} bytes could not be read and are zeros in the target:")
@@ -66,9 +66,8 @@ class Report(Observer):
             print(f"mpconv: {text}", file=sys.stderr)
 
     def warn(self, text: str) -> None:
-        """A line for people; -q is for errors alone."""
-        if not self._quiet:
-            print(f"mpconv: warning: {text}", file=sys.stderr)
+        """A line for people. As in qemu-img, -q does not silence it."""
+        print(f"mpconv: warning: {text}", file=sys.stderr)
 
     def lost_ranges(self) -> list[tuple[int, int, str]]:
         """(start, length, why) of what could not be read, ascending, neighbours joined."""

@@ -69,6 +69,11 @@ INTENDED_WORDS = (
     Rewrite("said once, with the file's name", r"Could not open '<[^'\n]*>': (?=Could not open ')", ""),
     Rewrite("a space too many", r"equal to the  actual size", "equal to the actual size"),
     Rewrite("mpconv names the file of driver options", r"'<([^'\n]*)>'", r"'\1'"),
+    Rewrite(
+        "and of a LUN it is said as of anything else",
+        r"\S+: error while converting raw: Cannot grow iSCSI devices",
+        "output file is smaller than input file",
+    ),
     Rewrite("how much too small it is", r"(output file is smaller than input file) \([^)]*\) in '[^'\n]*'", r"\1"),
     Rewrite(
         "source and target are one image: qemu-img runs into its own lock",
