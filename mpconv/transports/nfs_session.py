@@ -43,6 +43,8 @@ _URL_PARAMETERS = frozenset(
     )
 )
 _PRIVILEGED = "run as root, or export with 'insecure'"
+_QUESTION_MARK = re.compile("%3f", re.IGNORECASE)
+"""The one character that a URL's path cannot hold; libnfs 4 does not decode it."""
 
 
 class Session:
@@ -102,7 +104,7 @@ class Session:
         parsed = lib.nfs_parse_url_full(self.nfs, self.url.encode())
         if parsed == ffi.NULL:
             raise cannot_open(self.name, text_of(lib.nfs_get_error(self.nfs)) or "not an NFS URL")
-        server, path, file = (text_of(x) for x in (parsed.server, parsed.path, parsed.file))
+        server, path, file = (_QUESTION_MARK.sub("?", text_of(x)) for x in (parsed.server, parsed.path, parsed.file))
         lib.nfs_destroy_url(parsed)
         server = server.removeprefix("[").removesuffix("]")
         lib.nfs_set_autoreconnect(self.nfs, 0)

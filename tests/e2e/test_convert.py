@@ -45,3 +45,11 @@ def test_local_files(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "    (100.00/100%)"
     assert identical(tmp_path / "a.raw", tmp_path / "b.raw")
+
+
+def test_a_question_mark_in_a_name_on_an_nfs_server(nfs, tmp_path):
+    make_image(tmp_path / "a.raw", MiB)
+    done = mpconv("convert", tmp_path / "a.raw", nfs.url("what%3F.raw"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert identical(tmp_path / "a.raw", nfs.path("what?.raw"))
+    assert mpconv("compare", nfs.url("what%3f.raw"), tmp_path / "a.raw").returncode == 0
