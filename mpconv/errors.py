@@ -50,6 +50,10 @@ class StatusWithdrawn(Retryable):
     """What block status said before was wrong: everything must be read."""
 
 
+class ImageError(Fatal):
+    """An image's own bytes are wrong, or ask for what is refused."""
+
+
 class NoSuchImage(Fatal):
     """There is nothing under that name: it may be created."""
 

@@ -1,39 +1,120 @@
-"""From places to an image."""
+"""From places to an image: which format, which files below it, and whether they may be opened."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from mpconv import transports
+from mpconv.errors import ImageError
 from mpconv.formats.concatenation import Concatenation
+from mpconv.formats.image import Image
 from mpconv.formats.raw import RawImage
-from mpconv.job import Place
-from mpconv.transports.base import Access, cannot_open
+from mpconv.job import Place, Trust
+from mpconv.transports.base import Access, Transport, cannot_open
 
-Image = RawImage | Concatenation
-"""What can be read: `size`, `read_into`, `block_status`, `close`."""
+READABLE = ("raw", "qcow2")
 
 
-async def open_source(places: list[Place], *, locked: bool = False, trusting: bool = True) -> Image:
-    """The image at one place, or at several, one after the other. `trusting`: as RawImage's."""
-    parts: list[RawImage] = []
+@dataclass(frozen=True, slots=True)
+class How:
+    """How images are opened. `locked`: QEMU's locks are taken. `trusting`: as RawImage's. `trust`: what may be opened
+    besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one.
+    """
+
+    locked: bool = False
+    trusting: bool = True
+    trust: Trust | None = None
+    keeps_backing: bool = False
+
+
+async def open_source(places: Sequence[Place], how: How = How()) -> Image:
+    """The image at one place, or at several, one after the other."""
+    image, _ = await open_and_resolve(places, how)
+    return image
+
+
+async def open_and_resolve(places: Sequence[Place], how: How = How()) -> tuple[Image, list[Place]]:
+    """The same, and the places with all that was found out, so that somebody else opens the same files."""
+    parts: list[Image] = []
+    found: list[Place] = []
     try:
         for place in places:
-            store = await transports.open_place(place, Access.READ, locked=locked)
-            parts.append(RawImage(store, trusting=trusting))
+            image, resolved = await _open(place, how, ())
+            parts.append(image)
+            found.append(resolved)
     except BaseException:
         for part in parts:
             await part.close()
         raise
-    return parts[0] if len(parts) == 1 else Concatenation(parts)
+    return (parts[0] if len(parts) == 1 else Concatenation(parts)), found
 
 
-async def check_formats(image: Image) -> None:
-    """Fatal when one of the stores holds another format than raw: its guest would see the format's own bytes."""
+async def _open(place: Place, how: How, above: tuple[tuple[object, ...], ...]) -> tuple[Image, Place]:
+    """`above`: the identities of the stores whose backing file this one is, directly or not."""
+    store = await transports.open_place(place, Access.READ, locked=how.locked)
+    try:
+        fmt = place.format or await found_format(store)
+        if fmt == "raw":
+            _no_snapshot(place)
+            return RawImage(store, trusting=how.trusting), place.resolved("raw")
+        if fmt != "qcow2":
+            raise cannot_open(place.url, f"mpconv cannot read {fmt} images yet (-f raw takes its bytes as they are)")
+        return await _open_qcow2(store, place, how, above)
+    except BaseException:
+        await store.close()
+        raise
+
+
+def _no_snapshot(place: Place) -> None:
+    if place.snapshot is not None:
+        why = "Block format 'raw' used by device '' does not support temporarily loading internal snapshots"
+        raise ImageError(f"Failed to load snapshot: {why}")
+
+
+async def _open_qcow2(
+    store: Transport, place: Place, how: How, above: tuple[tuple[object, ...], ...]
+) -> tuple[Image, Place]:
+    from mpconv.formats.qcow2.image import Qcow2Image, read_metadata  # noqa: PLC0415  (raw copies do without)
+
+    if store.identity in above:
+        raise cannot_open(store.name, "the chain of backing files is a loop", ImageError)
+    chain = (*above, store.identity)
+    metadata = await read_metadata(store, place.snapshot)
+    header = metadata.header
+    data_place, backing_place = place.data_file, place.backing
+    if how.trust is not None:
+        from mpconv.formats import trust  # noqa: PLC0415
+
+        data_place = trust.data_place(place, header.data_file, how.trust) if header.external_data else None
+        if header.backing_file is not None:
+            if len(chain) > trust.MOST_LAYERS:
+                raise cannot_open(store.name, f"more than {trust.MOST_LAYERS} backing files", ImageError)
+            backing_place = trust.backing_place(place, header.backing_file, header.backing_format, how.trust)
+    data: Transport | None = None
+    backing: Image | None = None
+    try:
+        if data_place is not None:
+            data = await transports.open_place(data_place, Access.READ, locked=how.locked)
+        if backing_place is not None:
+            below = How(locked=how.locked, trusting=how.trusting, trust=how.trust)
+            backing, backing_place = await _open(backing_place, below, chain)
+    except BaseException:
+        if data is not None:
+            await data.close()
+        raise
+    image = Qcow2Image(store, metadata, data=data, backing=backing, keeps_backing=how.keeps_backing)
+    return image, place.resolved("qcow2", backing=backing_place, data_file=data_place)
+
+
+async def found_format(store: Transport) -> str:
+    """What the first bytes look like: a name of qemu-img's."""
     from mpconv.formats.probe import PROBED, probe  # noqa: PLC0415  (workers do without)
 
-    for store in image.stores:
-        header = memoryview(bytearray(min(PROBED, store.size)))
-        await store.read_into(0, header)
-        found = probe(bytes(header), store.name, store.size)
-        if found != "raw":
-            why = f"it looks like {found}, which mpconv cannot read yet; -f raw copies its bytes as they are"
-            raise cannot_open(store.name, why)
+    header = memoryview(bytearray(min(PROBED, store.size)))
+    await store.read_into(0, header)
+    found = probe(bytes(header), store.name, store.size)
+    if found not in READABLE:
+        why = f"it looks like {found}, which mpconv cannot read yet; -f raw copies its bytes as they are"
+        raise cannot_open(store.name, why)
+    return found

@@ -1,0 +1,89 @@
+"""The table of internal snapshots: bytes -> checked values. Pure."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from mpconv.errors import ImageError
+from mpconv.units import MiB, align_up
+
+_FIXED = struct.Struct(">QIHHIIQII")
+_MAX_EXTRA = 1024
+LARGEST_TABLE = 64 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`l1_size` counts entries. `seconds`, `nanoseconds`: when it was made; `clock`: the guest's, in nanoseconds."""
+
+    l1_offset: int
+    l1_size: int
+    id: str
+    name: str
+    seconds: int
+    nanoseconds: int
+    clock: int
+    vm_state_size: int
+    disk_size: int | None
+    icount: int | None = None
+
+
+def parse(data: bytes, count: int) -> list[Snapshot]:
+    """`count` snapshots. ImageError when `data` holds fewer."""
+    found = []
+    at = 0
+    for _ in range(count):
+        if at + _FIXED.size > len(data):
+            raise ImageError("the snapshot table is cut off")
+        l1_offset, l1_size, id_length, name_length, seconds, nanoseconds, clock, state, extra = _FIXED.unpack_from(
+            data, at
+        )
+        if extra > _MAX_EXTRA:
+            raise ImageError("Too much extra metadata in snapshot table entry")
+        at += _FIXED.size
+        end = at + extra + id_length + name_length
+        if end > len(data):
+            raise ImageError("the snapshot table is cut off")
+        disk_size = icount = None
+        if extra >= 8:
+            state = struct.unpack_from(">Q", data, at)[0]
+        if extra >= 16:
+            disk_size = struct.unpack_from(">Q", data, at + 8)[0]
+        if extra >= 24:
+            icount = struct.unpack_from(">Q", data, at + 16)[0]
+        names = data[at + extra : end]
+        found.append(
+            Snapshot(
+                l1_offset,
+                l1_size,
+                names[:id_length].decode(errors="surrogateescape"),
+                names[id_length:].decode(errors="surrogateescape"),
+                seconds,
+                nanoseconds,
+                clock,
+                state,
+                disk_size,
+                icount,
+            )
+        )
+        at = align_up(end, 8)
+    return found
+
+
+def find(snapshots: list[Snapshot], wanted: str) -> Snapshot:
+    """By id, then by name; or, of `snapshot.id=X,snapshot.name=Y`, by both. ImageError in QEMU's words."""
+    if wanted.startswith("snapshot."):
+        fields = dict(part.partition("=")[::2] for part in wanted.split(","))
+        by_id, by_name = fields.get("snapshot.id"), fields.get("snapshot.name")
+        matches = [
+            snapshot
+            for snapshot in snapshots
+            if (by_id is None or snapshot.id == by_id) and (by_name is None or snapshot.name == by_name)
+        ]
+    else:
+        matches = [snapshot for snapshot in snapshots if snapshot.id == wanted]
+        matches += [snapshot for snapshot in snapshots if snapshot.name == wanted]
+    if not matches:
+        raise ImageError("Failed to load snapshot: Can't find snapshot")
+    return matches[0]
