@@ -10,7 +10,7 @@ from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import StatusWithdrawn
 from mpconv.formats.opening import Image, check_formats, open_source
 from mpconv.formats.pair import Pair
-from mpconv.job import Job, Place
+from mpconv.job import Job, Place, Trust
 from mpconv.units import SECTOR, align_down
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -18,7 +18,7 @@ from mpconv.workers.launch.local import LocalWorkers
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to compare. `strict`: sizes and block status count too. `probe`: whether each is refused when it looks like
-    another format than raw.
+    another format than raw. `trust`: what the images may open besides themselves.
 
     No locks are taken: qemu-img takes none here that would be in a writer's way, or he in its.
     """
@@ -27,6 +27,7 @@ class Options:
     requests: int | None = None
     workers: int | None = None
     probe: tuple[bool, bool] = (False, False)
+    trust: Trust = Trust()
 
 
 @dataclass(frozen=True)

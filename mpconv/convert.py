@@ -12,8 +12,9 @@ from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import Fatal, InUse, MpconvError, NoSuchImage, StatusWithdrawn, UsageError
 from mpconv.formats.opening import Image, check_formats, open_source
+from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.raw import RawImage
-from mpconv.job import Job, Place
+from mpconv.job import Job, Place, Trust
 from mpconv.transports.base import Access, Opening, Transport
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
@@ -46,7 +47,9 @@ class Options:
     `target_is_zero`: it exists and reads as zeros. `rate`: bytes a second, 0 for no limit. `shared`: a program may
     have the source open. `salvage`: what cannot be read becomes zeros. `offload`: have data copied where it lies.
     `probe`, `probe_target`: refuse what looks like another format than raw. `refusal`: why it cannot be, said once the
-    sources are open, as qemu-img does.
+    sources are open, as qemu-img does. `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made, None for
+    raw and with an existing one. `compression_level`: None for the codec's own. `snapshot`: the source's internal
+    snapshot to copy, by id or name, or as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides.
     """
 
     in_order: bool = True
@@ -64,6 +67,12 @@ class Options:
     probe: bool = False
     probe_target: bool = False
     refusal: str | None = None
+    target_format: str = "raw"
+    qcow2: Qcow2Options | None = None
+    compress: bool = False
+    compression_level: int | None = None
+    snapshot: str | None = None
+    trust: Trust = Trust()
 
 
 def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) -> tuple[int, int]:
@@ -116,6 +125,8 @@ async def _copy(
             await check_formats(source)
         if options.refusal is not None:
             raise UsageError(options.refusal)
+        if options.target_format != "raw":
+            raise Fatal(f"mpconv cannot write {options.target_format} images yet")
         target = await _open_target(source, place, options)
         if target.fixed_size and target.writable < source.size:
             raise UsageError(

@@ -14,6 +14,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where an image lies: a part of a byte store, all of it as a rule; offset and size in bytes.
 
     `direct`: past the page cache, where there is one. `shared`: whoever else has it open, QEMU's locks are not asked.
+    `format`: raw or qcow2, None when nobody said: then its first bytes tell.
     """
 
     url: str
@@ -21,6 +22,18 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None = None
     direct: bool = False
     shared: bool = False
+    format: str | None = None
+
+
+class Trust(msgspec.Struct, frozen=True, kw_only=True):
+    """What an image that is opened may open besides itself; nothing, unless the user allows it.
+
+    `backing`: None: no backing file; else the directories it may lie in, "" for that of the image itself.
+    `data_file`: whether an external data file may be opened.
+    """
+
+    backing: list[str] | None = None
+    data_file: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
