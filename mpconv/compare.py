@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from mpconv.convert import BUFFER, LEASE, workers_for
 from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import StatusWithdrawn
-from mpconv.formats.opening import Image, check_formats, open_source
+from mpconv.formats.image import Image
+from mpconv.formats.opening import How, open_and_resolve
 from mpconv.formats.pair import Pair
-from mpconv.job import Job, Place, Trust
+from mpconv.job import NO_TRUST, Job, Place, Trust
 from mpconv.units import SECTOR, align_down
 from mpconv.workers.launch.local import LocalWorkers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to compare. `strict`: sizes and block status count too. `probe`: whether each is refused when it looks like
-    another format than raw. `trust`: what the images may open besides themselves.
+    """How to compare. `strict`: sizes and block status count too. `trust`: what the images may open besides themselves.
 
     No locks are taken: qemu-img takes none here that would be in a writer's way, or he in its.
     """
@@ -26,8 +26,7 @@ class Options:
     strict: bool = False
     requests: int | None = None
     workers: int | None = None
-    probe: tuple[bool, bool] = (False, False)
-    trust: Trust = Trust()
+    trust: Trust = NO_TRUST
 
 
 @dataclass(frozen=True)
@@ -55,20 +54,22 @@ async def _compare(
 ) -> Verdict:
     images: list[Image] = []
     try:
-        for place, probe in zip(places, options.probe, strict=True):
-            images.append(await open_source([place], trusting=trusting))
-            if probe:
-                await check_formats(images[-1])
+        found: list[Place] = []
+        for place in places:
+            image, resolved = await open_and_resolve([place], How(trusting=trusting, trust=options.trust))
+            images.append(image)
+            found += resolved
         first, second = images
         if options.strict and first.size != second.size:
             return Verdict(sizes_differ=True)
         pair = Pair(first, second)
         unlike = await pair.first_unlike(pair.size) if options.strict else None
         size = pair.size if unlike is None else unlike
-        sizes = [store.size for image in images for store in image.stores]
-        at = await _first_difference(places, sizes, Pair(first, second), size, options, local, observer)
+        sizes = [[store.size for store in image.stores] for image in images]
+        at = await _first_difference(found, sizes, Pair(first, second), size, options, local, observer)
         if at is not None:
-            ends = [store.size for image in images for store in image.stores if store.size <= at]
+            raw = [store for image in images if image.format == "raw" for store in image.stores]
+            ends = [store.size for store in raw if store.size <= at]
             named = max([align_down(at, SECTOR), *ends])
             return Verdict(sizes_differ=at >= min(first.size, second.size), differs_at=named)
         return Verdict(sizes_differ=first.size != second.size, status_differs_at=unlike)
@@ -78,8 +79,8 @@ async def _compare(
 
 
 async def _first_difference(
-    places: tuple[Place, Place],
-    sizes: list[int],
+    places: list[Place],
+    sizes: list[list[int]],
     pair: Pair,
     size: int,
     options: Options,
@@ -92,8 +93,8 @@ async def _first_difference(
     job = Job(
         id=1,
         sources=[places[0]],
-        source_sizes=sizes[:1],
-        target_sizes=sizes[1:],
+        source_sizes=sizes[0],
+        target_sizes=sizes[1],
         targets=[places[1]],
         size=size,
         in_order=False,

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from mpconv import transports
 from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import Fatal, InUse, MpconvError, NoSuchImage, StatusWithdrawn, UsageError
-from mpconv.formats.opening import Image, check_formats, open_source
+from mpconv.formats.image import Image
+from mpconv.formats.opening import How, found_format, open_and_resolve
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.formats.raw import RawImage
-from mpconv.job import Job, Place, Trust
+from mpconv.job import NO_TRUST, Job, Place, Trust
 from mpconv.transports.base import Access, Opening, Transport
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
@@ -64,7 +66,6 @@ class Options:
     shared: bool = False
     salvage: bool = False
     offload: bool = False
-    probe: bool = False
     probe_target: bool = False
     refusal: str | None = None
     target_format: str = "raw"
@@ -72,7 +73,7 @@ class Options:
     compress: bool = False
     compression_level: int | None = None
     snapshot: str | None = None
-    trust: Trust = Trust()
+    trust: Trust = NO_TRUST
 
 
 def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) -> tuple[int, int]:
@@ -118,11 +119,11 @@ async def _copy(
     *,
     trusting: bool,
 ) -> None:
-    source = await open_source(sources, locked=not options.shared, trusting=trusting)
+    how = How(locked=not options.shared, trusting=trusting, trust=options.trust)
+    wanted = [msgspec.structs.replace(source, snapshot=options.snapshot) for source in sources]
+    source, sources = await open_and_resolve(wanted, how)
     target: Transport | None = None
     try:
-        if options.probe:
-            await check_formats(source)
         if options.refusal is not None:
             raise UsageError(options.refusal)
         if options.target_format != "raw":
@@ -133,7 +134,7 @@ async def _copy(
                 f"output file is smaller than input file ({target.size} of {source.size} bytes) in '{target.name}'"
             )
         if options.probe_target:
-            await check_formats(RawImage(target))
+            await found_format(target)
             on_warning(f"Image format was not specified for '{target.name}' and probing guessed raw")
         await _run(sources, source, place, target, options, local, observer)
     finally:

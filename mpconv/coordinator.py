@@ -16,7 +16,7 @@ import zmq
 from mpconv.core import coordination as core
 from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent, WholeBlocks
-from mpconv.formats.opening import Image
+from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.job import Job
 from mpconv.protocol import messages

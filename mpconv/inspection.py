@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mpconv.errors import StatusWithdrawn
 from mpconv.extent import Extent, Kind, merged
-from mpconv.formats.opening import Image
+from mpconv.formats.image import Image
 from mpconv.transports import module_of
 from mpconv.units import SECTOR, align_up
 

@@ -14,7 +14,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where an image lies: a part of a byte store, all of it as a rule; offset and size in bytes.
 
     `direct`: past the page cache, where there is one. `shared`: whoever else has it open, QEMU's locks are not asked.
-    `format`: raw or qcow2, None when nobody said: then its first bytes tell.
+    `format`: raw or qcow2, None when nobody said: then its first bytes tell. `snapshot`: the internal one that is
+    meant, by id or name. `backing`, `data_file`: the files that the image is made of besides, once that is found out.
     """
 
     url: str
@@ -23,6 +24,13 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     direct: bool = False
     shared: bool = False
     format: str | None = None
+    snapshot: str | None = None
+    backing: Place | None = None
+    data_file: Place | None = None
+
+    def resolved(self, fmt: str, *, backing: Place | None = None, data_file: Place | None = None) -> Place:
+        """The same place with what was found out."""
+        return msgspec.structs.replace(self, format=fmt, backing=backing, data_file=data_file)
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +42,9 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 
     backing: list[str] | None = None
     data_file: bool = False
+
+
+NO_TRUST = Trust()
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import click
 
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind
-from mpconv.cli.opening import places, probed
+from mpconv.cli.opening import places
 from mpconv.cli.params import Requests
 from mpconv.errors import MpconvError, UsageError
 
@@ -81,7 +81,6 @@ def compare(
         strict=strict,
         requests=parallel,
         workers=workers,
-        probe=(probed(names[:1], first_format, image_opts), probed(names[1:], second_format, image_opts)),
     )
     try:
         with Report(display, quiet=quiet, verbose=False) as report:

@@ -144,7 +144,6 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         shared=options["force_share"],
         salvage=options["salvage"],
         offload=options["copy_range_offloading"],
-        probe=probed(sources, options["source_format"], options["image_opts"]),
         probe_target=options["target_image_opts"] and probed([target], None, True),
         refusal=refusal or unusable,
     )

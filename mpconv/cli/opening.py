@@ -13,7 +13,7 @@ from mpconv.job import Place
 from mpconv.transports.base import cannot_open
 
 if TYPE_CHECKING:
-    from mpconv.formats.opening import Image
+    from mpconv.formats.image import Image
 
 RAW = "raw"
 _OTHERS = frozenset(
@@ -41,7 +41,7 @@ def places(
             raise cannot_open(name, f"Unknown driver '{fmt}'")
         if not name:
             raise cannot_open(name, "The 'file' block driver requires a file name")
-    return [Place(url=name, direct=direct) for name in names]
+    return [Place(url=name, direct=direct, format=fmt) for name in names]
 
 
 def probed(names: Sequence[str], fmt: str | None, image_opts: bool) -> bool:
@@ -64,13 +64,11 @@ async def opened(name: str, fmt: str | None, image_opts: bool) -> AsyncIterator[
 
     No locks are taken: of a raw image that a program writes to qemu-img tells as well, with `-U` and without.
     """
-    from mpconv.formats.opening import check_formats, open_source  # noqa: PLC0415 - `places` does without
+    from mpconv.formats.opening import open_source  # noqa: PLC0415 - `places` does without
 
     where = places([name], fmt, image_opts)
     image = await open_source(where)
     try:
-        if probed([name], fmt, image_opts):
-            await check_formats(image)
         yield where[0], image
     finally:
         await image.close()

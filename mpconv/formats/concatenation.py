@@ -6,19 +6,20 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from mpconv.extent import Extent
-from mpconv.formats.raw import RawImage
+from mpconv.formats.image import Image
 from mpconv.transports.base import Buffer, Transport
 
 
 class Concatenation:
-    """One image or more. `size`: of all of them, in bytes."""
+    """One image or more. `size`: of all of them, in bytes. `format`: the first one's."""
 
-    def __init__(self, parts: list[RawImage]) -> None:
+    def __init__(self, parts: list[Image]) -> None:
         self.parts = parts
         self._ends = list(accumulate(part.size for part in parts))
         self.size = self._ends[-1]
+        self.format = parts[0].format
 
-    def _part(self, offset: int) -> tuple[RawImage, int]:
+    def _part(self, offset: int) -> tuple[Image, int]:
         """Which part has the byte, and where that part begins."""
         index = bisect_right(self._ends, offset)
         return self.parts[index], self._ends[index - 1] if index else 0
@@ -26,7 +27,7 @@ class Concatenation:
     @property
     def stores(self) -> list[Transport]:
         """What the images lie in."""
-        return [part.transport for part in self.parts]
+        return [store for part in self.parts for store in part.stores]
 
     @property
     def seams(self) -> tuple[int, ...]:
@@ -34,7 +35,7 @@ class Concatenation:
         return tuple(self._ends[:-1])
 
     def locate(self, offset: int, length: int) -> list[tuple[Transport, int, int]]:
-        """As RawImage's; of the first part alone, when the range goes on into the next."""
+        """As the part's; of the first part alone, when the range goes on into the next."""
         part, start = self._part(offset)
         return part.locate(offset - start, min(length, start + part.size - offset))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpconv.extent import Extent, Kind
-from mpconv.formats.opening import Image
+from mpconv.formats.image import Image
 
 
 class Pair:

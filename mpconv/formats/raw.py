@@ -10,6 +10,8 @@ from mpconv.units import SECTOR, align_up
 class RawImage:
     """`size`: the guest's, in bytes, a multiple of a sector. Without `trusting` all of it counts as data."""
 
+    format = "raw"
+
     def __init__(self, transport: Transport, *, trusting: bool = True) -> None:
         self.transport = transport
         self._trusting = trusting

@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 
 from mpconv.extent import Kind
-from mpconv.formats.opening import Image
+from mpconv.formats.image import Image
 from mpconv.job import Job
 from mpconv.workers import buffers
 from mpconv.workers.pieces import Pieces, Reports

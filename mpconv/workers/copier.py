@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from mpconv.extent import Extent, Kind
-from mpconv.formats.opening import Image
+from mpconv.formats.image import Image
 from mpconv.job import Job
 from mpconv.transports.base import Transport
 from mpconv.workers import buffers

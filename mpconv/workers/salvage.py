@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpconv.errors import Fatal
-from mpconv.formats.opening import Image
+from mpconv.formats.image import Image
 from mpconv.units import SECTOR, align_down
 
 Lost = dict[str, list[tuple[int, int]]]

@@ -12,7 +12,8 @@ import zmq
 from mpconv import transports
 from mpconv.errors import Fatal, MpconvError, ProtocolError
 from mpconv.extent import Extent, Kind
-from mpconv.formats.opening import Image, open_source
+from mpconv.formats.image import Image
+from mpconv.formats.opening import open_source
 from mpconv.job import Job
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_coordinator, encode

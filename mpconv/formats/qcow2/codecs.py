@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import zstandard
 
 from mpconv.errors import ImageError
 from mpconv.units import MiB
 
+_ISAL: Any
 try:
     from isal import igzip_lib
+
+    _ISAL = igzip_lib
 except ImportError:  # an architecture it is not built for
-    igzip_lib = None
+    _ISAL = None
+_DAMAGED: tuple[type[Exception], ...] = (zlib.error,) if _ISAL is None else (zlib.error, _ISAL.error)
 
 _WINDOW_BITS = 12
 """QEMU's reader has a window of 4 KiB."""
@@ -35,8 +40,8 @@ def compressor(name: str, level: int | None = None) -> Compress:
     chosen = DEFAULT_LEVELS[name] if level is None else level
     if name == "zstd":
         return zstandard.ZstdCompressor(level=chosen, write_checksum=False).compress
-    if igzip_lib is not None and chosen <= _ISAL_LEVELS:
-        lib = igzip_lib
+    if _ISAL is not None and chosen <= _ISAL_LEVELS:
+        lib = _ISAL
 
         def deflate(cluster: memoryview) -> bytes:
             made: bytes = lib.compress(cluster, chosen, lib.COMP_DEFLATE, lib.MEM_LEVEL_DEFAULT, _WINDOW_BITS)
@@ -57,12 +62,11 @@ def decompress_into(name: str, stored: memoryview, cluster: memoryview) -> None:
         _zstd_into(stored, cluster)
         return
     try:
-        if igzip_lib is not None:
-            stream = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
-            made = stream.decompress(stored, len(cluster))
+        if _ISAL is not None:
+            made = _ISAL.IgzipDecompressor(_ISAL.DECOMP_DEFLATE).decompress(stored, len(cluster))
         else:
             made = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, len(cluster))
-    except (zlib.error, igzip_lib.error if igzip_lib is not None else zlib.error) as error:
+    except _DAMAGED as error:
         raise ImageError(f"a compressed cluster is damaged: {error}") from error
     _fill(cluster, made)
 

@@ -36,7 +36,6 @@ BITMAPS, DATA_FILE_RAW = 1, 2
 KNOWN_INCOMPATIBLE = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2
 
 
-
 class Extension(enum.IntEnum):
     """What may follow the header's fields."""
 
@@ -128,7 +127,8 @@ def cluster_size_of(start: bytes) -> int:
     """How many bytes of the file's beginning `parse` wants, by its first 104. ImageError when that cannot be."""
     if len(start) < V2_LENGTH or not is_qcow2(start):
         raise ImageError("Image is not in qcow2 format")
-    version, bits = struct.unpack_from(">I", start, 4)[0], struct.unpack_from(">I", start, 20)[0]
+    version: int = struct.unpack_from(">I", start, 4)[0]
+    bits: int = struct.unpack_from(">I", start, 20)[0]
     if version not in (2, 3):
         raise ImageError(f"Unsupported qcow2 version {version}")
     if not _MIN_BITS <= bits <= _MAX_BITS:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from mpconv.errors import Fatal, ImageError
 from mpconv.extent import Extent, Kind
@@ -20,7 +21,7 @@ from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import Held, Run
 from mpconv.formats.qcow2.header import Header
 from mpconv.transports.base import Buffer, Transport, cannot_open
-from mpconv.units import MiB, SECTOR, align_down, align_up
+from mpconv.units import SECTOR, MiB, align_down, align_up
 
 _TABLES_KEPT = 64 * MiB
 _TOGETHER = 2 * MiB
@@ -45,7 +46,7 @@ class Metadata:
 
 
 async def read_metadata(store: Transport, snapshot: str | None = None) -> Metadata:
-    """Header, snapshots and L1 table. ImageError, with the image's name, for what is no qcow2 image or a hostile one."""
+    """Header, snapshots, L1 table. ImageError, with the image's name, for what is no qcow2 image or a hostile one."""
     try:
         start = await _read(store, 0, min(header.V3_LENGTH, store.size))
         size = header.cluster_size_of(start)
@@ -256,7 +257,7 @@ class Qcow2Image:
         stored = memoryview(bytearray(end - first))
         await self.store.read_into(first, stored)
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._decompress, group, first, stored, offset, buffer)
+            await asyncio.to_thread(self._decompress, group, first, stored, offset, buffer)
         except ImageError as error:
             raise self._wrong(error.why, group[0].start) from None
 
@@ -293,8 +294,8 @@ def _groups(compressed: list[Run]) -> Iterator[list[Run]]:
         yield group
 
 
-async def _all(parts: list[object]) -> None:
+async def _all(parts: list[Coroutine[Any, Any, None]]) -> None:
     """Every one of them ends before an error comes out: their buffers are the caller's again then."""
-    for outcome in await asyncio.gather(*parts, return_exceptions=True):  # type: ignore[call-overload]
+    for outcome in await asyncio.gather(*parts, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
