@@ -47,6 +47,22 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 NO_TRUST = Trust()
 
 
+class Clusters(msgspec.Struct, frozen=True, kw_only=True):
+    """How the target's format takes guest bytes: whole clusters, wherever the commit token tells.
+
+    `size`: of a cluster in bytes; `part`: the smallest piece of it that is told apart from zeros, a cluster as a rule.
+    `compression`: zlib or zstd, None for none, at `level`, None for the usual. `stores_zeros`: zeros are stored like
+    data. `unit`: compressed clusters that are written together are padded to a multiple of it.
+    """
+
+    size: int
+    part: int
+    compression: str | None = None
+    level: int | None = None
+    stores_zeros: bool = False
+    unit: int = 512
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One copy. URLs may carry credentials, so a Job is never printed; sizes are bytes.
 
@@ -76,5 +92,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     offload: bool = False
     """Whether data is copied where it lies, as far as that can be."""
     compare: bool = False
+    clusters: Clusters | None = None
+    """For a target whose format says where its bytes lie; None: where they are in the guest disk."""
     buffer_size: int = 2 * MiB
     lease_size: int = 16 * MiB

@@ -17,7 +17,7 @@ from mpconv.core.cursor import Cursor
 from mpconv.core.flushes import FlushBook
 from mpconv.core.leases import Lease, LeaseBook, LeaseState
 from mpconv.core.rate import Rate
-from mpconv.core.sequence import WriteSequence
+from mpconv.core.sequence import Order, WriteSequence
 from mpconv.errors import ProtocolError
 from mpconv.extent import Extent, Kind
 from mpconv.units import SECTOR, GiB, MiB, align_down, align_up
@@ -111,6 +111,13 @@ class GiveToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """Nobody writes this extent: the target reads as zeros there, or leaves it to its backing file."""
+
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True)
 class AskFlush:
     """The worker makes durable what it wrote."""
 
@@ -130,14 +137,15 @@ class Finish:
     """Every byte is written and flushed."""
 
 
-Action = Grant | GiveToken | AskFlush | LostContact | Finish
+Action = Grant | GiveToken | Passed | AskFlush | LostContact | Finish
 
 
 class CoordinatorState:
     """One job of `size` bytes. `workers` is how many are expected: it shapes the size of leases, nothing else.
 
     `durable`: what is written counts only when its worker has flushed; otherwise as soon as it is written.
-    `writes_zeros`: zeros are written as data is. `rate`: bytes written per second at most, 0 for no limit. `seams`:
+    `writes_zeros`: zeros are written as data is. `leaves_unallocated`: what the source leaves to its backing file is left
+    to the target's. `rate`: bytes written per second at most, 0 for no limit. `seams`:
     where one source image ends and the next begins.
     `wake_at`: when a Tick is wanted, since the rate holds the next lease back; None: no need.
     `lease_size` and `buffer_size` in bytes, `lease_seconds` and every `now` in seconds of one clock.
@@ -147,10 +155,11 @@ class CoordinatorState:
         self,
         size: int,
         *,
-        in_order: bool,
+        order: Order,
         zero_initialised: bool,
         durable: bool = True,
         writes_zeros: bool = False,
+        leaves_unallocated: bool = False,
         rate: int = 0,
         seams: Collection[int] = (),
         workers: int = 1,
@@ -165,12 +174,13 @@ class CoordinatorState:
         self.lease_size = lease_size
         self.buffer_size = buffer_size
         self.writes_zeros = writes_zeros
+        self.leaves_unallocated = leaves_unallocated
         self.rate = Rate(rate) if rate else None
         self.wake_at: float | None = None
         self.cursor = Cursor(size, seams)
         self.leases = LeaseBook(lease_seconds)
         self.flushes = FlushBook(lease_seconds)
-        self.sequence = WriteSequence(in_order=in_order)
+        self.sequence = WriteSequence(order)
         self.bytes_done = 0
         self.bytes_zero = 0
         self.stale = 0
@@ -261,7 +271,9 @@ class CoordinatorState:
         return [LostContact(worker, in_doubt) for worker, in_doubt in doubtful.items()]
 
     def _skips(self, extent: Extent) -> bool:
-        """Zeros on a target that reads as zeros need no write."""
+        """Zeros on a target that reads as zeros need no write, nor does what is left to its backing file."""
+        if extent.kind is Kind.UNALLOCATED and self.leaves_unallocated:
+            return True
         return self.zero_initialised and extent.kind is not Kind.DATA
 
     def _limit(self, extent: Extent) -> int:
@@ -289,12 +301,13 @@ class CoordinatorState:
                 self.sequence.written(extent)
                 self.bytes_done += extent.length
                 self.bytes_zero += extent.length
+                actions.append(Passed(extent))
                 continue
             if self.rate is not None:
                 self.rate.pay(extent.length, now)
             worker = self._wanting.popleft()
             lease = self.leases.grant(extent, worker, now)
-            token = not self.sequence.in_order
+            token = self.sequence.order is Order.FREE
             if token:
                 lease.move(LeaseState.COMMITTING, now)
             actions.append(Grant(worker, lease.epoch, extent, token))
@@ -308,8 +321,7 @@ class CoordinatorState:
         return self.wake_at is not None
 
     def _give_token(self, actions: list[Action], now: float) -> None:
-        epoch = self.sequence.next()
-        if epoch is not None:
+        while (epoch := self.sequence.next()) is not None:
             lease = self.leases.live[epoch]
             lease.move(LeaseState.COMMITTING, now)
             actions.append(GiveToken(lease.worker, epoch))
@@ -349,12 +361,14 @@ class CoordinatorState:
             assert self.bytes_done == self.size == settled and not self.leases.live
 
     def _check_order(self) -> None:
-        """Tokens are given one at a time, and never above the watermark, which never moves back."""
+        """The watermark never moves back. Ascending, tokens are given one at a time and never above it."""
         assert self._seen_watermark <= self.sequence.watermark
         self._seen_watermark = self.sequence.watermark
         may_write = [x for x in self.leases.live.values() if x.state is not LeaseState.LEASED]
-        if self.sequence.in_order:
+        if self.sequence.order is Order.ASCENDING:
             assert [lease.epoch for lease in may_write] == [x for x in [self.sequence.committing] if x is not None]
             assert all(lease.extent.start <= self.sequence.watermark for lease in may_write)
-        else:
+        elif self.sequence.order is Order.FREE:
             assert len(may_write) == len(self.leases.live)
+        elif self.sequence.order is Order.FOLLOWING:
+            assert all(lease.extent.start <= self.sequence.reaches for lease in may_write)

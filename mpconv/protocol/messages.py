@@ -12,9 +12,11 @@ import msgspec
 from mpconv.extent import Kind
 from mpconv.job import Job
 
-VERSION = 2
+VERSION = 3
 MAX_WANT = 64
 MAX_RANGES = 4096
+MAX_CLUSTERS = 4096
+"""Of one lease: 2 MiB in the smallest clusters."""
 
 _LARGEST = (1 << 63) - 1
 _LAST_KIND = int(max(Kind))
@@ -23,6 +25,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
 """A job's id, a lease's epoch, a process's id."""
 Bytes = Number
 """A size or an offset."""
+PerCluster = Annotated[list[Bytes], msgspec.Meta(max_length=MAX_CLUSTERS)]
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -39,10 +42,16 @@ class Want(msgspec.Struct, frozen=True, tag="want"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The lease's first buffer is read; the worker waits for its commit token."""
+    """The lease's first buffer is read; the worker waits for its commit token.
+
+    In a job with clusters, `needs`: bytes for each cluster of the lease, 0 for one that is not stored; `parts`: which
+    parts of each are stored, from bit 0, where a cluster has several.
+    """
 
     job: Number
     epoch: Number
+    needs: PerCluster = []
+    parts: PerCluster = []
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -113,10 +122,11 @@ class LeaseGrant(msgspec.Struct, frozen=True, tag="lease"):
 
 
 class Token(msgspec.Struct, frozen=True, tag="token"):
-    """The lease may be written now."""
+    """The lease may be written now. `places`: the target's byte for each need that is not 0."""
 
     job: Number
     epoch: Number
+    places: PerCluster = []
 
 
 class Flush(msgspec.Struct, frozen=True, tag="flush"):

@@ -31,6 +31,11 @@ def _is_zero(address: int, length: int) -> bool:
     return bool(_memcmp(address, _zeros_at, length) == 0)
 
 
+def is_zero(buffer: memoryview) -> bool:
+    """Whether every byte of a writable buffer is zero."""
+    return _is_zero(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), len(buffer))
+
+
 def find_runs(buffer: memoryview, start: int, *, sparse_size: int, alignment: int) -> list[Run]:
     """Runs of `buffer`, which lies at guest byte `start`, in order and without gaps.
 

@@ -1,0 +1,227 @@
+"""Where the clusters of a qcow2 image that is being written lie, and what its tables will say. Pure.
+
+Host clusters are handed out upwards, in the order in which they are asked for: a copy in order lies in order. What was
+handed out counts only once it is written; a lease that is lost and written again gets other clusters, and those of the
+first try belong to nobody: their refcount is 0, which is no leak. Tables and refcounts are made from what was written,
+at the end, behind the data.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+from mpconv.extent import Extent, Kind
+from mpconv.formats.qcow2 import entries
+from mpconv.formats.qcow2.entries import COPIED, SUBCLUSTERS, ZERO
+from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.units import SECTOR, align_up
+
+_ALL = (1 << SUBCLUSTERS) - 1
+_MOST_REFERENCES = 0xFFFF
+"""Of one host cluster by compressed ones, whatever a refcount could hold: counts are kept in 16 bits."""
+
+
+class Layout:
+    """A guest disk of `size` bytes. `options`: how the image is made; `backing_size`: bytes of its backing file, None
+    without one. `external`: data lies in a file of its own. `marks_zeros`: zeros are written down as such even where
+    nothing else could be read. `unit`: bytes at whose multiples two writers' compressed clusters may meet.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        options: Qcow2Options,
+        *,
+        backing_size: int | None = None,
+        marks_zeros: bool = False,
+        unit: int = SECTOR,
+    ) -> None:
+        self.size = size
+        self.options = options
+        self.cluster_size = options.cluster_size
+        self.cluster_bits = self.cluster_size.bit_length() - 1
+        self.words = 2 if options.extended_l2 else 1
+        self.per_table = self.cluster_size // (8 * self.words)
+        self.clusters = -(-size // self.cluster_size)
+        self.external = options.data_file is not None
+        self.preallocated = options.preallocation != "off"
+        self.tables: dict[int, array[int]] = {}
+        self.references = array("H", [1])
+        """Of each host cluster; cluster 0 is the header's."""
+        self._backing_size = backing_size
+        self._marks_zeros = marks_zeros
+        self._unit = unit
+        self._most = min((1 << options.refcount_bits) - 1, _MOST_REFERENCES)
+        self._next = 1
+        self._packed_at = self._packed_end = 0
+        self._packed_count = 0
+        if self.preallocated:
+            self._preallocate()
+
+    @property
+    def end(self) -> int:
+        """The first host byte that was never handed out."""
+        return self._next << self.cluster_bits
+
+    def take(self, clusters: int) -> int:
+        """The host byte of so many clusters that nobody has."""
+        at = self.end
+        self._next += clusters
+        self.references.extend([0] * (self._next - len(self.references)))
+        return at
+
+    def place(self, extent: Extent, needs: Sequence[int]) -> list[int]:
+        """Host bytes for what is to be written of an extent, which begins at a cluster.
+
+        `needs`: bytes for each of its clusters: all of a cluster, fewer when it is compressed, 0 for none. One place for
+        each that is not 0.
+        """
+        first = extent.start >> self.cluster_bits
+        if self.external:
+            return [extent.start + (index << self.cluster_bits) for index, need in enumerate(needs) if need]
+        if self.preallocated:
+            return [self._preallocated(first + index) for index, need in enumerate(needs) if need]
+        plain = needs.count(self.cluster_size)
+        if plain == len(needs) - needs.count(0):
+            at = self.take(plain)
+            return list(range(at, at + (plain << self.cluster_bits), self.cluster_size))
+        self._packed_at = align_up(self._packed_at, self._unit)
+        return [self.take(1) if need == self.cluster_size else self._pack(need) for need in needs if need]
+
+    def _pack(self, length: int) -> int:
+        """Behind the compressed cluster before it, also across the end of a host cluster when the next one is free."""
+        room = self._packed_end - self._packed_at
+        full = self._packed_count >= self._most
+        if room <= 0 or full or (length > room and self._packed_end != self.end):
+            self._packed_at = self.take(1)
+            self._packed_end = self.end
+            self._packed_count = 0
+        at = self._packed_at
+        self._packed_at += length
+        self._packed_count += 1
+        if self._packed_at > self._packed_end:
+            self.take(1)
+            self._packed_end = self.end
+            self._packed_count = 1
+        return at
+
+    def wrote(self, extent: Extent, needs: Sequence[int], places: Sequence[int], subclusters: Sequence[int]) -> None:
+        """What `place` was asked for is written. `subclusters`: with extended L2 entries, which of each cluster's."""
+        cluster = extent.start >> self.cluster_bits
+        at = 0
+        for index, need in enumerate(needs):
+            bitmap = subclusters[index] if self.words == 2 else 0
+            if need == 0:
+                self._set_zero(cluster + index)
+                continue
+            host = places[at]
+            at += 1
+            if need == self.cluster_size:
+                self._set(cluster + index, COPIED | host, bitmap | self._other_zeros(cluster + index, bitmap))
+            else:
+                self._set(cluster + index, entries.compressed_entry(host, need, self.cluster_bits), 0)
+
+    def passed(self, extent: Extent) -> None:
+        """Nothing of this extent is written: it is zeros, or left to the backing file."""
+        if extent.kind is Kind.UNALLOCATED or not (self._marks_zeros or self._backing_size is not None):
+            return
+        for cluster in range(extent.start >> self.cluster_bits, -(-extent.end // self.cluster_size)):
+            self._set_zero(cluster)
+
+    def _covered(self, cluster: int) -> bool:
+        """Whether something else than zeros would be read where the image has nothing."""
+        return self._marks_zeros or (
+            self._backing_size is not None and cluster << self.cluster_bits < self._backing_size
+        )
+
+    def _other_zeros(self, cluster: int, bitmap: int) -> int:
+        """The zero bits of the subclusters that are not written."""
+        if self.words == 1 or not self._covered(cluster):
+            return 0
+        return (_ALL & ~bitmap) << SUBCLUSTERS
+
+    def _set_zero(self, cluster: int) -> None:
+        if not self._covered(cluster) or self.preallocated:
+            return
+        if self.words == 2:
+            self._set(cluster, 0, _ALL << SUBCLUSTERS)
+        else:
+            self._set(cluster, ZERO, 0)
+
+    def _set(self, cluster: int, entry: int, bitmap: int) -> None:
+        number, index = divmod(cluster, self.per_table)
+        table = self.tables.get(number)
+        if table is None:
+            table = self.tables[number] = array("Q", bytes(self.cluster_size))
+        old = table[index * self.words]
+        if old != entry:
+            self._refer(old, -1)
+            self._refer(entry, 1)
+            table[index * self.words] = entry
+        if self.words == 2:
+            table[index * 2 + 1] = bitmap
+
+    def _refer(self, entry: int, by: int) -> None:
+        if self.external:
+            return
+        if entry & entries.COMPRESSED:
+            host, stored = entries.compressed_place(entry, self.cluster_bits)
+            last = (host + stored - 1) >> self.cluster_bits
+            for index in range(host >> self.cluster_bits, last + 1):
+                self.references[index] += by
+        elif entry & entries.OFFSET:
+            self.references[(entry & entries.OFFSET) >> self.cluster_bits] += by
+
+    def _preallocated(self, cluster: int) -> int:
+        return (1 + cluster) << self.cluster_bits
+
+    def _preallocate(self) -> None:
+        """Every guest cluster has its host cluster from the beginning."""
+        if not self.external:
+            self.take(self.clusters)
+        step = self.words
+        for number in range(-(-self.clusters // self.per_table)):
+            first = number * self.per_table
+            count = min(self.per_table, self.clusters - first)
+            base = first << self.cluster_bits if self.external else self._preallocated(first)
+            hosts = range(COPIED | base, (COPIED | base) + (count << self.cluster_bits), self.cluster_size)
+            table = self.tables[number] = array("Q", bytes(self.cluster_size))
+            table[: count * step : step] = array("Q", hosts)
+            if not self.external:
+                one = base >> self.cluster_bits
+                self.references[one : one + count] = array("H", [1]) * count
+
+    def l1(self, offsets: dict[int, int]) -> array[int]:
+        """The L1 table; `offsets`: where each L2 table lies."""
+        made = array("Q", bytes(8 * self.l1_size))
+        for number, offset in offsets.items():
+            made[number] = COPIED | offset
+        return made
+
+    @property
+    def l1_size(self) -> int:
+        """Entries."""
+        return -(-self.clusters // self.per_table)
+
+
+def refcount_blocks(references: array[int], order: int, per_block: int) -> Iterator[bytes]:
+    """The bytes of each refcount block. `order`: 2^order bits an entry; `per_block`: entries of one."""
+    for first in range(0, len(references), per_block):
+        part = references[first : first + per_block]
+        part.extend([0] * (per_block - len(part)))
+        yield _packed_counts(part, order)
+
+
+def _packed_counts(counts: array[int], order: int) -> bytes:
+    """Big-endian; entries of less than a byte from its low bits up."""
+    if order >= 3:
+        wide = array({3: "B", 4: "H", 5: "I", 6: "Q"}[order], counts)
+        wide.byteswap()
+        return wide.tobytes()
+    bits, each = 1 << order, 8 >> order
+    packed = bytearray(len(counts) // each)
+    for place in range(each):
+        for index, count in enumerate(counts[place::each]):
+            packed[index] |= count << (place * bits)
+    return bytes(packed)

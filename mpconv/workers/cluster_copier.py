@@ -1,0 +1,157 @@
+"""The copy coroutine for targets whose format says where bytes lie: lease -> read -> zeros, compress -> ask for places
+-> write them there -> done.
+
+A lease is one buffer of whole clusters. What is compressed is compressed beside the event loop, in threads that the
+codecs let run at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from mpconv.extent import Extent, Kind
+from mpconv.formats.image import Image
+from mpconv.job import Clusters, Job
+from mpconv.transports.base import Transport
+from mpconv.units import align_up
+from mpconv.workers import buffers
+from mpconv.workers.copier import Copier
+from mpconv.workers.pieces import Reports
+from mpconv.workers.zeros import Run, find_runs, is_zero
+
+_MOST_THREADS = 8
+
+
+class Prepared:
+    """What of a buffer is to be stored. `needs` and `parts`: as Ready's. `zeros`: bytes of the buffer that are zero.
+
+    `blobs`: for each need that is not 0 the compressed bytes, or where in the buffer the cluster begins.
+    """
+
+    __slots__ = ("blobs", "needs", "parts", "zeros")
+
+    def __init__(self, needs: list[int], blobs: list[int | bytes], parts: list[int], zeros: int) -> None:
+        self.needs = needs
+        self.blobs = blobs
+        self.parts = parts
+        self.zeros = zeros
+
+
+class ClusterCopier(Copier):
+    """One job in one worker, onto one target. The buffers' tails behind the guest disk's end are zeros."""
+
+    def __init__(self, job: Job, source: Image, targets: list[Transport], reports: Reports, clusters: Clusters) -> None:
+        super().__init__(job, source, targets, reports)
+        self.clusters = clusters
+        self._compressing: ThreadPoolExecutor | None = None
+        self._codecs = threading.local()
+        if clusters.compression is not None:
+            threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+            self._compressing = ThreadPoolExecutor(threads, thread_name_prefix="compress")
+
+    async def run(self) -> None:
+        """Copy until cancelled. Any error ends it."""
+        buffer = buffers.make(self.job.buffer_size)
+        while True:
+            piece = await self.pieces.next()
+            extent = piece.extent
+            view = buffer[: align_up(extent.length, self.clusters.size)]
+            await self._fill(extent, view)
+            prepared = await self._prepare(extent, view)
+            lease = piece.lease
+            lease.needs, lease.parts = prepared.needs, prepared.parts
+            await self.pieces.may_write(piece)
+            writes = joined(view, prepared, lease.places, self.clusters)
+            for place, blob in writes:
+                if place == writes[-1][0]:
+                    await self.pieces.sending_the_last(piece)
+                await self.targets[0].write(place, blob)
+            await self._through(self.targets[0])
+            lease.zeros += prepared.zeros
+            await self.pieces.written(piece)
+
+    async def _fill(self, extent: Extent, view: memoryview) -> None:
+        if extent.kind is Kind.DATA:
+            await self._read(extent, view[: extent.length])
+            if extent.length < len(view):
+                view[extent.length :] = bytes(len(view) - extent.length)
+        else:
+            view[:] = bytes(len(view))
+
+    async def _prepare(self, extent: Extent, view: memoryview) -> Prepared:
+        if self._compressing is not None:
+            return await asyncio.get_running_loop().run_in_executor(self._compressing, self._compress, view)
+        if self.clusters.stores_zeros:
+            runs: list[Run] = [(0, len(view), False)]
+        else:
+            runs = find_runs(
+                view[: extent.length], extent.start, sparse_size=self.job.sparse_size, alignment=self.alignment
+            )
+        return plan(view, runs, self.clusters)
+
+    def _compress(self, view: memoryview) -> Prepared:
+        """In a thread. A cluster that does not shrink is stored as it is."""
+        compress = getattr(self._codecs, "compress", None)
+        if compress is None:
+            from mpconv.formats.qcow2.codecs import compressor  # noqa: PLC0415  (others do without)
+
+            assert self.clusters.compression is not None
+            compress = self._codecs.compress = compressor(self.clusters.compression, self.clusters.level)
+        size = self.clusters.size
+        needs: list[int] = []
+        blobs: list[int | bytes] = []
+        looks = self.job.sparse_size and not self.clusters.stores_zeros
+        for at in range(0, len(view), size):
+            cluster = view[at : at + size]
+            if looks and is_zero(cluster):
+                needs.append(0)
+                continue
+            blob = compress(cluster)
+            blobs.append(blob if len(blob) < size else at)
+            needs.append(min(len(blob), size))
+        return Prepared(needs, blobs, [], needs.count(0) * size)
+
+
+def plan(view: memoryview, runs: list[Run], clusters: Clusters) -> Prepared:
+    """Whole clusters, of those that data lies in. `runs`: of `view`'s bytes, as far as they are the guest's."""
+    size, part = clusters.size, clusters.part
+    parts = [0] * (len(view) // size)
+    for offset, length, zero in runs:
+        if not zero:
+            for number in range(offset // part, -(-(offset + length) // part)):
+                parts[number * part // size] |= 1 << number % (size // part)
+    needs = [size if bits else 0 for bits in parts]
+    blobs: list[int | bytes] = [number * size for number, need in enumerate(needs) if need]
+    zeros = sum(length for _, length, zero in runs if zero)
+    return Prepared(needs, blobs, parts if part < size else [], zeros)
+
+
+def joined(view: memoryview, prepared: Prepared, places: list[int], clusters: Clusters) -> list[tuple[int, memoryview]]:
+    """(place, bytes) of the fewest writes. Compressed clusters that lie side by side go in one, padded with zeros to a
+    whole unit; plain ones are written from the buffer that they are in.
+    """
+    writes: list[tuple[int, memoryview]] = []
+    blobs, size = prepared.blobs, clusters.size
+    at = 0
+    while at < len(blobs):
+        first, blob = at, blobs[at]
+        at += 1
+        if isinstance(blob, int):
+            while at < len(blobs) and (blobs[at], places[at]) == (
+                blob + (n := at - first) * size,
+                places[first] + n * size,
+            ):
+                at += 1
+            writes.append((places[first], view[blob : blob + (at - first) * size]))
+            continue
+        end = places[first] + len(blob)
+        together = [blob]
+        while at < len(blobs) and places[at] == end and isinstance(following := blobs[at], bytes):
+            together.append(following)
+            end += len(following)
+            at += 1
+        writes.append((places[first], memoryview(b"".join([*together, bytes(-end % clusters.unit)]))))
+    return writes
