@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,9 @@ _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 _SILENCE = 30.0
 """Seconds without a word from a worker, which sends a heartbeat every two. Also what it may take to start."""
+_FEWEST_REPLACEMENTS = 3
+_REPLACEMENTS_EACH = 2
+"""Workers started in a job, for each it began with, in place of ones that died; whatever kills more kills them all."""
 
 
 class Observer:
@@ -49,6 +53,18 @@ class Observer:
 
     def said(self, text: str) -> None:
         """How something is done, told once."""
+
+    def warn(self, text: str) -> None:
+        """People should know it, though the job goes on."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    """A worker that said hello. `number`: its place among the workers, from 0; `heard`: when, on the loop's clock."""
+
+    pid: int
+    number: int
+    heard: float
 
 
 class Coordinator:
@@ -85,7 +101,9 @@ class Coordinator:
             lease_size=job.lease_size,
             buffer_size=job.buffer_size,
         )
-        self._heard: dict[str, float] = {}
+        self._awaited: dict[int, float] = {}  # pid -> when it was started, of those that did not say hello yet
+        self._peers: dict[str, _Peer] = {}
+        self._replacements = max(_FEWEST_REPLACEMENTS, _REPLACEMENTS_EACH * count)
         self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
@@ -102,7 +120,7 @@ class Coordinator:
             loop.add_signal_handler(number, self._fail, Interrupted("interrupted"))
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         with tempfile.TemporaryDirectory(prefix="mpconv-") as directory:
-            endpoint = f"ipc://{Path(directory) / 'link'}"
+            self._endpoint = endpoint = f"ipc://{Path(directory) / 'link'}"
             self._link = Link(context, zmq.ROUTER, self._receive)
             self._link.socket.bind(endpoint)
             self._link.start()
@@ -110,8 +128,7 @@ class Coordinator:
             walk = loop.create_task(self._walk())
             ticking = loop.create_task(self._tick())
             try:
-                self._started = loop.time()
-                self._workers.start(self._count, endpoint, self._ended)
+                self._start(self._count)
                 await self._outcome
                 failed = False
             finally:
@@ -120,7 +137,7 @@ class Coordinator:
                 if self._wake is not None:
                     self._wake.cancel()
                 await asyncio.gather(walk, ticking, return_exceptions=True)
-                for name in self._heard:
+                for name in self._peers:
                     self._link.send(name.encode("latin-1"), encode(messages.Bye()))
                 await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
                 self._link.close()
@@ -137,9 +154,35 @@ class Coordinator:
         if not self._outcome.done():
             self._outcome.set_exception(error)
 
-    def _ended(self, pid: int, code: int) -> None:
+    def _start(self, count: int) -> None:
+        for pid in self._workers.start(count, self._endpoint, self._ended):
+            self._awaited[pid] = self._loop.time()
+
+    def _ended(self, pid: int, code: int | None) -> None:
+        if self._outcome.done():
+            return
+        try:
+            self._replace(pid, code)
+        except Exception as error:
+            self._fail(_internal(error))
+
+    def _replace(self, pid: int, code: int | None) -> None:
+        """A worker is reaped: what it held and what it did not flush is done again, and another takes its place."""
+        if code is None:
+            self._fail(WorkerLost("the process that starts the workers ended before their work was done"))
+            return
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
-        self._fail(WorkerLost(f"a worker process (pid {pid}) ended before its work was done ({why})"))
+        if not self._replacements:
+            self._fail(WorkerLost(f"a worker process (pid {pid}) ended before its work was done ({why})"))
+            return
+        self._replacements -= 1
+        self._observer.warn(f"a worker process (pid {pid}) ended ({why}): its work is done again by others")
+        self._awaited.pop(pid, None)
+        for name in [name for name, peer in self._peers.items() if peer.pid == pid]:
+            del self._peers[name]
+            self._handle(core.WorkerDead(name))
+        if not self._outcome.done():
+            self._start(1)
 
     async def _tick(self) -> None:
         while True:
@@ -149,8 +192,8 @@ class Coordinator:
     def _tick_once(self) -> None:
         try:
             self._handle(core.Tick())
-            missing = [self._started] if len(self._heard) < self._count else []
-            if any(self._loop.time() - heard > _SILENCE for heard in (*self._heard.values(), *missing)):
+            heard = [*self._awaited.values(), *(peer.heard for peer in self._peers.values())]
+            if any(self._loop.time() - when > _SILENCE for when in heard):
                 self._fail(WorkerLost(f"a worker process has not been heard of for {_SILENCE:.0f} seconds"))
         except Exception as error:
             self._fail(_internal(error))
@@ -194,18 +237,22 @@ class Coordinator:
 
     def _take(self, name: str, message: messages.FromWorker) -> None:
         job = self._job.id
-        if name in self._heard:
-            self._heard[name] = self._loop.time()
+        if name in self._peers:
+            self._peers[name].heard = self._loop.time()
+        elif not isinstance(message, messages.Hello | messages.Failed):
+            return  # what a dead worker said still lay in the socket
         match message:
-            case messages.Hello(version, _):
+            case messages.Hello(version, pid):
                 if version != messages.VERSION:
                     self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}"))
                 if self._outcome.done():
                     self._send(name, messages.Bye())
                     return
-                share = self._share(len(self._heard))
-                self._heard[name] = self._loop.time()
-                self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=share)))
+                if self._awaited.pop(pid, None) is None:
+                    return
+                number = min(set(range(self._count)) - {peer.number for peer in self._peers.values()})
+                self._peers[name] = _Peer(pid, number, self._loop.time())
+                self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=self._share(number))))
             case messages.Want(leases):
                 for _ in range(leases):
                     self._handle(core.LeaseWanted(name))
@@ -228,7 +275,7 @@ class Coordinator:
                 self._fail(Fatal(why, operation=operation, image=image, offset=offset))
 
     def _share(self, number: int) -> int:
-        """How many of the job's buffers the worker has in flight that came as the `number`th, from 0."""
+        """How many of the job's buffers the worker of that number has in flight."""
         each, more = divmod(self._job.requests, self._count)
         return each + (number < more)
 
@@ -269,8 +316,13 @@ class Coordinator:
             self._wake = self._loop.call_at(self._state.wake_at, self._handle, core.Tick())
 
     def _end_when_it_differs(self) -> None:
-        """A difference is the first one when nothing below it is under way: leases are granted ascending."""
+        """A difference is the first one when nothing below it is under way, nor left by a worker that died: leases are
+        granted ascending.
+        """
         if self.differs_at is None or self._outcome.done():
+            return
+        upcoming = self._state.cursor.peek()
+        if upcoming is not None and upcoming.start <= self.differs_at:
             return
         if all(lease.extent.start > self.differs_at for lease in self._state.leases.live.values()):
             self._outcome.set_result(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 import zmq
@@ -17,9 +16,11 @@ from mpconv.protocol import messages
 from mpconv.protocol.codec import encode
 from mpconv.transports import connect
 from mpconv.transports.base import Access
+from mpconv.workers.launch.local import Ended
 
 SIZE = 1 << 20
-HELLO = messages.Hello(messages.VERSION, 1)
+PID = 1
+HELLO = messages.Hello(messages.VERSION, PID)
 
 
 class Hostile:
@@ -28,13 +29,14 @@ class Hostile:
     def __init__(self, *frames: bytes) -> None:
         self.frames = frames
 
-    def start(self, count: int, endpoint: str, ended: Callable[[int, int], None]) -> None:
+    def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(endpoint)
         for frame in self.frames:
             self.socket.send(frame)
+        return [PID]
 
     async def stop(self, grace: float) -> None:
         self.socket.close()

@@ -40,28 +40,37 @@ class Copier:
         """Copy until cancelled. Any error ends it."""
         buffer = buffers.make(self.job.buffer_size)
         while True:
-            piece = await self.pieces.next()
-            extent = piece.extent
-            offloading = extent.kind is Kind.DATA and self._offloads
-            if offloading:
-                await self.pieces.may_write(piece)
-                if await self._offload(extent):
-                    await self.pieces.written(piece)
-                    continue
-            if extent.kind is Kind.DATA:
-                view = buffer[: extent.length]
-                await self._read(extent, view)
-                runs = find_runs(view, extent.start, sparse_size=self.job.sparse_size, alignment=self.alignment)
-            else:
-                view = buffer[:0]
-                runs = [(0, extent.length, True)]
-            if not offloading:
-                await self.pieces.may_write(piece)
-            spoilt = offloading and any(target.copy_may_spoil for target in self.targets)
-            zeros_are_there = self.job.zero_initialised and not spoilt
-            await self._write(piece, view, [run for run in runs if not run[2]] if zeros_are_there else runs)
-            piece.lease.zeros += sum(length for _, length, zero in runs if zero)
-            await self.pieces.written(piece)
+            await self._copy(await self.pieces.next(), buffer)
+
+    async def run_below(self) -> None:
+        """Copy what the others passed over; any error ends it."""
+        buffer = buffers.make(self.job.buffer_size)
+        while (piece := self.pieces.next_below()) is not None:
+            await self._copy(piece, buffer)
+
+    async def _copy(self, piece: Piece, buffer: memoryview) -> None:
+        extent = piece.extent
+        offloading = extent.kind is Kind.DATA and self._offloads
+        if offloading:
+            await self.pieces.may_write(piece)
+            if await self._offload(extent):
+                await self.pieces.written(piece)
+                return
+        if extent.kind is Kind.DATA:
+            view = buffer[: extent.length]
+            await self._read(extent, view)
+            runs = find_runs(view, extent.start, sparse_size=self.job.sparse_size, alignment=self.alignment)
+        else:
+            view = buffer[:0]
+            runs = [(0, extent.length, True)]
+        if not offloading:
+            await self.pieces.may_write(piece)
+        # Another worker may have tried to have it copied, and died.
+        spoilt = self.job.offload and any(target.copy_may_spoil for target in self.targets)
+        zeros_are_there = self.job.zero_initialised and not spoilt
+        await self._write(piece, view, [run for run in runs if not run[2]] if zeros_are_there else runs)
+        piece.lease.zeros += sum(length for _, length, zero in runs if zero)
+        await self.pieces.written(piece)
 
     async def _read(self, extent: Extent, view: memoryview) -> None:
         if not self.job.salvage:

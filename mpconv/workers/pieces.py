@@ -1,13 +1,15 @@
-"""The leases a worker holds, cut into pieces of one buffer; its coroutines take those of the oldest lease first.
+"""The leases a worker holds, cut into pieces of one buffer; its coroutines take those of the lowest lease first.
 
-So a connection sees ascending offsets. In order, pieces are written in the order in which they came, once their lease
-holds its token: one after another, or a few under way together where the connection keeps the order in which they are
-sent.
+So a connection sees ascending offsets. In order, leases are written in the order in which their tokens came, and their
+pieces ascending: one after another, or a few under way together where the connection keeps the order in which they are
+sent. What a dead worker held may come late, when every coroutine already waits with a piece of a higher lease, whose
+token comes only afterwards: then one more coroutine is called for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -17,7 +19,9 @@ from mpconv.job import Job
 
 @dataclass(eq=False)
 class HeldLease:
-    """A lease as its worker sees it."""
+    """A lease as its worker sees it. `turn`: its first piece's place in the order of writing, from 0; None until it
+    holds its token.
+    """
 
     epoch: int
     extent: Extent
@@ -26,15 +30,16 @@ class HeldLease:
     left: int = 0
     zeros: int = 0
     ready: bool = False
+    turn: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """A buffer's worth of a lease, or zeros of any length. `turn`: its place in the order of writing, from 0."""
+    """A buffer's worth of a lease, or zeros of any length. `number`: its place in its lease, from 0."""
 
     lease: HeldLease
     extent: Extent
-    turn: int
+    number: int
 
 
 class Reports:
@@ -75,9 +80,11 @@ class Pieces:
         self.reports = reports
         self.waiting = 0
         self._together = together
-        self._leases: deque[HeldLease] = deque()
+        self._leases: list[HeldLease] = []  # those with pieces that nobody has taken, the lowest first
+        self._taken: set[Piece] = set()
+        self._coroutines = job.requests
         self._arrived = asyncio.Condition()
-        self._came = 0
+        self._turns_given = 0
         self._turn = 0
         self._under_way = 0
         self._turns = asyncio.Condition()
@@ -89,11 +96,12 @@ class Pieces:
         step = self.job.buffer_size if buffered else extent.length
         for at in range(extent.start, extent.end, step):
             cut = Extent(at, min(step, extent.end - at), extent.kind)
-            lease.pieces.append(Piece(lease, cut, self._came))
-            self._came += 1
+            lease.pieces.append(Piece(lease, cut, len(lease.pieces)))
         lease.left = len(lease.pieces)
+        if lease.token.is_set():
+            self._give_turns(lease)
         async with self._arrived:
-            self._leases.append(lease)
+            bisect.insort(self._leases, lease, key=_start)
             self.waiting += lease.left
             self._arrived.notify(lease.left)
 
@@ -102,13 +110,41 @@ class Pieces:
         async with self._arrived:
             while not self._leases:
                 await self._arrived.wait()
-            lease = self._leases[0]
-            piece = lease.pieces.popleft()
-            if not lease.pieces:
-                self._leases.popleft()
-            self.waiting -= 1
+            piece = self._take()
         self.reports.hungry()
         return piece
+
+    def _take(self) -> Piece:
+        lease = self._leases[0]
+        piece = lease.pieces.popleft()
+        if not lease.pieces:
+            del self._leases[0]
+        self.waiting -= 1
+        self._taken.add(piece)
+        return piece
+
+    def one_more(self) -> bool:
+        """Whether one more coroutine must be started, for `next_below`: nobody would take up the lowest lease."""
+        if len(self._taken) < self._coroutines or not self._passed_over():
+            return False
+        self._coroutines += 1
+        return True
+
+    def next_below(self) -> Piece | None:
+        """The next piece, if it lies below all that were taken; otherwise the coroutine must end."""
+        if not self._passed_over():
+            self._coroutines -= 1
+            return None
+        piece = self._take()
+        self.reports.hungry()
+        return piece
+
+    def _passed_over(self) -> bool:
+        """Whether the lowest lease lies below every piece that was taken, all of which may wait for its bytes."""
+        if not self.job.in_order or not self._leases:
+            return False
+        lowest = _start(self._leases[0])
+        return all(lowest < _start(piece.lease) for piece in self._taken)
 
     async def may_write(self, piece: Piece) -> None:
         """Wait for the lease's token and, in order, for the piece's turn."""
@@ -120,26 +156,45 @@ class Pieces:
             await lease.token.wait()
         if not self.job.in_order:
             return
-        if self._turn < piece.turn or self._under_way == self._together:
+        if lease.turn is None:
+            self._give_turns(lease)
+        turn = _turn(piece)
+        if self._turn < turn or self._under_way == self._together:
             async with self._turns:
-                await self._turns.wait_for(lambda: self._turn >= piece.turn and self._under_way < self._together)
+                await self._turns.wait_for(lambda: self._turn >= turn and self._under_way < self._together)
         self._under_way += 1
+
+    def _give_turns(self, lease: HeldLease) -> None:
+        """It holds its token: its pieces come after those of the leases that got theirs before."""
+        lease.turn = self._turns_given
+        self._turns_given += lease.left
 
     async def sending_the_last(self, piece: Piece) -> None:
         """The piece's last request goes out before anything else runs: in order, the next piece may follow it."""
         if self.job.in_order and self._together > 1:
             async with self._turns:
-                self._turn = piece.turn + 1
+                self._turn = _turn(piece) + 1
                 self._turns.notify_all()
 
     async def written(self, piece: Piece) -> None:
         """The piece is done with."""
+        self._taken.discard(piece)
         lease = piece.lease
         lease.left -= 1
         if self.job.in_order:
             async with self._turns:
                 self._under_way -= 1
-                self._turn = max(self._turn, piece.turn + 1)
+                self._turn = max(self._turn, _turn(piece) + 1)
                 self._turns.notify_all()
         if lease.left == 0:
             self.reports.done(lease)
+
+
+def _start(lease: HeldLease) -> int:
+    return lease.extent.start
+
+
+def _turn(piece: Piece) -> int:
+    """Its place in the order of writing; only once its lease holds its token."""
+    assert piece.lease.turn is not None
+    return piece.lease.turn + piece.number

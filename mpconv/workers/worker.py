@@ -135,6 +135,8 @@ class Worker(Reports):
             lease.token.set()
         self._leases[epoch] = lease
         await self._copier.pieces.add(lease)
+        if isinstance(self._copier, Copier) and self._copier.pieces.one_more():
+            self._spawn(self._copier.run_below())
 
     async def _flush(self, job_id: int) -> None:
         for target in self._targets:

@@ -17,6 +17,13 @@ from multiprocess import forkserver
 from mpconv import transports
 from mpconv.job import Place
 
+Ended = Callable[[int, int | None], None]
+"""Called with a worker's pid and exit code, -N when signal N ended it; None: the server that forks them is gone, so
+that nobody knows whether the worker still runs."""
+
+_NOBODY_KNOWS = 255
+"""multiprocess's exit code for a process whose end the fork server did not live to tell."""
+
 
 class LocalWorkers:
     """Starts, watches and ends worker processes."""
@@ -32,11 +39,11 @@ class LocalWorkers:
         self._processes: list[Any] = []
         forkserver.ensure_running()
 
-    def start(self, count: int, endpoint: str, ended: Callable[[int, int], None]) -> None:
-        """Start `count` workers; `ended(pid, exit code)` is called when one is reaped."""
+    def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
+        """Start `count` workers, beside those that run; their pids. `ended` is called when one of them is reaped."""
         from mpconv.workers import process  # noqa: PLC0415  (the server is to start before all that is imported here)
 
-        loop = asyncio.get_running_loop()
+        started: list[Any] = []
         main = sys.modules["__main__"]
         file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
         try:
@@ -45,22 +52,25 @@ class LocalWorkers:
             for _ in range(count):
                 worker = self._context.Process(target=process.run, args=(endpoint,), daemon=True)
                 worker.start()
-                self._processes.append(worker)
+                started.append(worker)
+                self._watch(worker, ended)
         finally:
             if file is not None:
                 main.__file__ = file
             main.__spec__ = spec
+        return [worker.pid for worker in started]
 
-        def watch(worker: Any) -> None:
-            def gone() -> None:
-                loop.remove_reader(worker.sentinel)
-                worker.join()
-                ended(worker.pid, worker.exitcode)
+    def _watch(self, worker: Any, ended: Ended) -> None:
+        loop = asyncio.get_running_loop()
 
-            loop.add_reader(worker.sentinel, gone)
+        def gone() -> None:
+            loop.remove_reader(worker.sentinel)
+            worker.join()
+            self._processes.remove(worker)
+            ended(worker.pid, None if worker.exitcode == _NOBODY_KNOWS else worker.exitcode)
 
-        for worker in self._processes:
-            watch(worker)
+        self._processes.append(worker)
+        loop.add_reader(worker.sentinel, gone)
 
     async def stop(self, grace: float) -> None:
         """Wait `grace` seconds for the workers to end, then kill them. None is left afterwards."""
