@@ -45,9 +45,10 @@ async def connect(
     return transport
 
 
-async def open_place(place: Place, access: Access, *, locked: bool = False) -> Transport:
-    """The store at a place that exists."""
-    store = await connect(place.url, access, opening=Opening(direct=place.direct, locked=locked and not place.shared))
+async def open_place(place: Place, access: Access, *, locked: bool = False, growing: bool = False) -> Transport:
+    """The store at a place that exists. `growing`: as Opening's."""
+    opening = Opening(direct=place.direct, locked=locked and not place.shared, growing=growing)
+    store = await connect(place.url, access, opening=opening)
     if place.offset == 0 and place.size is None:
         return store
     try:

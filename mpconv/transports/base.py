@@ -33,6 +33,7 @@ from mpconv.extent import Extent
 from mpconv.units import SECTOR, MiB, align_up
 
 Buffer = memoryview
+_LARGEST = (1 << 63) - 1
 
 
 class Access(enum.Enum):
@@ -47,12 +48,14 @@ class Opening:
     """How a store is opened; what a transport knows nothing of, it passes over.
 
     `direct`: past the page cache. `locked`: take QEMU's locks on the image, or be refused when another program holds
-    them. `preallocation`: "off", "falloc" or "full", of what is created.
+    them. `preallocation`: "off", "falloc" or "full", of what is created. `growing`: writes may go past the end, where
+    that makes the store longer.
     """
 
     direct: bool = False
     locked: bool = False
     preallocation: str = "off"
+    growing: bool = False
 
 
 AS_USUAL = Opening()
@@ -87,6 +90,8 @@ class Transport(abc.ABC):
     not write into one. 0: blocks that do not lie at multiples of it."""
     grows: bool = False
     """A write may make it longer, up to the next whole sector: qemu-img counts the last sector as whole."""
+    growing: bool = False
+    """A write may make it as long as it likes."""
     ordered: bool = False
     """Requests are sent over one connection, in the order in which they are made."""
     creatable: bool = True
@@ -95,6 +100,8 @@ class Transport(abc.ABC):
     @property
     def writable(self) -> int:
         """Up to which byte it may be written."""
+        if self.growing:
+            return _LARGEST
         return align_up(self.size, SECTOR) if self.grows else self.size
 
     @abc.abstractmethod

@@ -59,16 +59,16 @@ class FileTransport(Transport):
         self._fd = fd
         self._file = OpenFile(fd, direct)
         info = os.fstat(fd)
-        self._device = stat.S_ISBLK(info.st_mode)
-        self.identity = ("device", info.st_rdev) if self._device else ("file", info.st_dev, info.st_ino)
-        if self._device:
+        self.device = stat.S_ISBLK(info.st_mode)
+        self.identity = ("device", info.st_rdev) if self.device else ("file", info.st_dev, info.st_ino)
+        if self.device:
             self.size = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
         else:
             self.size = info.st_size
         self.limits = Limits(BLOCK if direct >= 0 else 1, largest_read=16 * MiB, largest_write=16 * MiB)
-        self.zero_initialised = created and not self._device
-        self.creatable = self.grows = not self._device
-        self._zeroing = Zeroing(fd, device=self._device)
+        self.zero_initialised = created and not self.device
+        self.creatable = self.grows = not self.device
+        self._zeroing = Zeroing(fd, device=self.device)
         self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
 
@@ -102,7 +102,7 @@ class FileTransport(Transport):
         return await self._run("writing", offset, lambda: self._zero(offset, offset + length))
 
     def _zero(self, offset: int, end: int) -> bool:
-        if not self._device:
+        if not self.device:
             return self._zeroing.zero(offset, end - offset)
         first, last = align_up(offset, BLOCK), align_down(end, BLOCK)
         if first >= last or not self._zeroing.zero(first, last - first):
@@ -117,7 +117,7 @@ class FileTransport(Transport):
 
     async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
         self._check("writing", offset, length)
-        if not isinstance(source, FileTransport) or source._device or self._device:
+        if not isinstance(source, FileTransport) or source.device or self.device:
             return False
         source._check("reading", source_offset, length)
         held = os.fdopen(os.dup(source._fd), "rb", buffering=0)  # the source does not wait for us when it is closed
@@ -149,7 +149,7 @@ class FileTransport(Transport):
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)
-        if self._device:
+        if self.device:
             return [Extent(offset, length)]
         return await self._run("reading block status", offset, lambda: self._status(offset, offset + length))
 
@@ -279,6 +279,7 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
             os.ftruncate(fd, 0)
             os.ftruncate(fd, create_size)
         store = FileTransport(url, fd, direct, created=create_size is not None)
+        store.growing = opening.growing and not store.device
         opened.pop_all()
     return store
 

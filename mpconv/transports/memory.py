@@ -30,6 +30,7 @@ class MemoryTransport(Transport):
 
     async def write(self, offset: int, buffer: Buffer) -> None:
         self._check("writing", offset, len(buffer))
+        self._store.extend(bytes(max(0, offset - len(self._store))))
         self._store[offset : offset + len(buffer)] = buffer
 
     async def zero(self, offset: int, length: int) -> bool:
@@ -52,4 +53,6 @@ async def connect(
         _stores[url] = bytearray(create_size)
     if url not in _stores:
         raise cannot_open(url, "No such store in this process", NoSuchImage)
-    return MemoryTransport(url, _stores[url], created=create_size is not None)
+    store = MemoryTransport(url, _stores[url], created=create_size is not None)
+    store.growing = opening.growing
+    return store

@@ -285,4 +285,6 @@ async def connect(
         await beside(lambda: session.open(access, create_size), seconds=CONNECT_SECONDS + 5)
     except TimeoutError as error:
         raise cannot_open(url, "the server does not answer") from error
-    return NfsTransport(url, session)
+    store = NfsTransport(url, session)
+    store.growing = opening.growing
+    return store

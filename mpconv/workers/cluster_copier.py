@@ -17,9 +17,8 @@ from mpconv.formats.image import Image
 from mpconv.job import Clusters, Job
 from mpconv.transports.base import Transport
 from mpconv.units import align_up
-from mpconv.workers import buffers
 from mpconv.workers.copier import Copier
-from mpconv.workers.pieces import Reports
+from mpconv.workers.pieces import Piece, Reports
 from mpconv.workers.zeros import Run, find_runs, is_zero
 
 _MOST_THREADS = 8
@@ -52,26 +51,22 @@ class ClusterCopier(Copier):
             threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
             self._compressing = ThreadPoolExecutor(threads, thread_name_prefix="compress")
 
-    async def run(self) -> None:
-        """Copy until cancelled. Any error ends it."""
-        buffer = buffers.make(self.job.buffer_size)
-        while True:
-            piece = await self.pieces.next()
-            extent = piece.extent
-            view = buffer[: align_up(extent.length, self.clusters.size)]
-            await self._fill(extent, view)
-            prepared = await self._prepare(extent, view)
-            lease = piece.lease
-            lease.needs, lease.parts = prepared.needs, prepared.parts
-            await self.pieces.may_write(piece)
-            writes = joined(view, prepared, lease.places, self.clusters)
-            for place, blob in writes:
-                if place == writes[-1][0]:
-                    await self.pieces.sending_the_last(piece)
-                await self.targets[0].write(place, blob)
-            await self._through(self.targets[0])
-            lease.zeros += prepared.zeros
-            await self.pieces.written(piece)
+    async def _copy(self, piece: Piece, buffer: memoryview) -> None:
+        extent, lease = piece.extent, piece.lease
+        view = buffer[: align_up(extent.length, self.clusters.size)]
+        await self._fill(extent, view)
+        prepared = await self._prepare(extent, view)
+        lease.needs, lease.parts = prepared.needs, prepared.parts
+        await self.pieces.may_write(piece)
+        [target] = self.targets
+        writes = joined(view, prepared, lease.places, self.clusters)
+        for number, (place, blob) in enumerate(writes, 1):
+            if number == len(writes):
+                await self.pieces.sending_the_last(piece)
+            await target.write(place, blob)
+        await self._through(target)
+        lease.zeros += prepared.zeros
+        await self.pieces.written(piece)
 
     async def _fill(self, extent: Extent, view: memoryview) -> None:
         if extent.kind is Kind.DATA:

@@ -20,7 +20,7 @@ from mpconv.job import Job
 @dataclass(eq=False)
 class HeldLease:
     """A lease as its worker sees it. `turn`: its first piece's place in the order of writing, from 0; None until it
-    holds its token.
+    holds its token. `needs`, `parts` and `places`: as in Ready and Token.
     """
 
     epoch: int
@@ -31,6 +31,9 @@ class HeldLease:
     zeros: int = 0
     ready: bool = False
     turn: int | None = None
+    needs: list[int] = field(default_factory=list)
+    parts: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -100,8 +100,9 @@ class Worker(Reports):
                     await self._open(job)
                 case messages.LeaseGrant(_, epoch, start, length, kind, token):
                     await self._lease(epoch, Extent(start, length, Kind(kind)), token)
-                case messages.Token(_, epoch):
+                case messages.Token(_, epoch, places):
                     if epoch in self._leases:
+                        self._leases[epoch].places = places
                         self._leases[epoch].token.set()
                 case messages.Flush(job_id):
                     self._spawn(self._flush(job_id))
@@ -119,9 +120,10 @@ class Worker(Reports):
             check_sizes(second, job.target_sizes)
             self._copier = Comparer(job, source, second, self)
         else:
-            self._targets = [await transports.open_place(place, Access.WRITE) for place in job.targets]
+            growing = job.clusters is not None
+            self._targets = [await transports.open_place(place, Access.WRITE, growing=growing) for place in job.targets]
             self._images += self._targets
-            self._copier = Copier(job, source, self._targets, self)
+            self._copier = _copier(job, source, self._targets, self)
         for _ in range(job.requests):
             self._spawn(self._copier.run())
         self._asked = 2
@@ -148,7 +150,7 @@ class Worker(Reports):
         return self._job.id if self._job else 0
 
     def ready(self, lease: HeldLease) -> None:
-        self._send(messages.Ready(self._id, lease.epoch))
+        self._send(messages.Ready(self._id, lease.epoch, lease.needs, lease.parts))
 
     def done(self, lease: HeldLease) -> None:
         del self._leases[lease.epoch]
@@ -171,6 +173,14 @@ class Worker(Reports):
         if self._copier.pieces.waiting < self._copier.job.requests and self._asked < 2:
             self._asked += 1
             self._send(messages.Want(1))
+
+
+def _copier(job: Job, source: Image, targets: list[Transport], reports: Reports) -> Copier:
+    if job.clusters is None:
+        return Copier(job, source, targets, reports)
+    from mpconv.workers.cluster_copier import ClusterCopier  # noqa: PLC0415  (raw targets do without)
+
+    return ClusterCopier(job, source, targets, reports, job.clusters)
 
 
 def check_sizes(image: Image, sizes: list[int]) -> None:

@@ -1,0 +1,129 @@
+"""A new qcow2 image: what is written before the guest's bytes, and behind them.
+
+The order makes a crash at any moment leave an image that nobody takes for complete: first a header without tables, then
+the guest's clusters by whoever holds their places, then L2 tables and the L1 table, then refcounts, last the header
+that names them; with a flush between each and the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from array import array
+from collections.abc import Iterable
+
+from mpconv.errors import Fatal
+from mpconv.formats.qcow2 import build, entries
+from mpconv.formats.qcow2.header import DIRTY, Header
+from mpconv.formats.qcow2.layout import Layout, refcount_blocks
+from mpconv.transports.base import Transport
+from mpconv.units import MiB
+
+_TOGETHER = 2 * MiB
+_IN_FLIGHT = 4
+
+
+class Writer:
+    """One image. `durable`: each step is flushed before the next."""
+
+    def __init__(self, store: Transport, layout: Layout, *, durable: bool = True) -> None:
+        self.store = store
+        self.layout = layout
+        self._durable = durable
+        self._header = build.header_of(layout.options, layout.size)
+
+    async def begin(self) -> None:
+        """The header that says that the image is not complete."""
+        await self._write(0, build.encode(self._header))
+        await self._flush()
+
+    async def finish(self) -> None:
+        """Everything but the guest's bytes, which are written and flushed."""
+        layout = self.layout
+        l2 = layout.take(len(layout.tables))
+        size = layout.cluster_size
+        l1_bytes = layout.l1_size * 8
+        l1 = layout.take(max(1, -(-l1_bytes // size)))
+        offsets = {number: l2 + index * size for index, number in enumerate(sorted(layout.tables))}
+        for first in range(l2 >> layout.cluster_bits, layout.end >> layout.cluster_bits):
+            layout.references[first] = 1
+        await self._write_all(l2, (entries.packed(layout.tables[number]) for number in sorted(layout.tables)))
+        await self._write_all(l1, [entries.packed(layout.l1(offsets)).ljust(layout.end - l1, b"\0")])
+        await self._flush()
+        table, clusters = await self._write_refcounts()
+        await self._flush()
+        self._header = dataclasses.replace(
+            self._header,
+            l1_size=layout.l1_size,
+            l1_offset=l1,
+            refcount_table_offset=table,
+            refcount_table_clusters=clusters,
+            incompatible=self._header.incompatible & ~DIRTY,
+        )
+        await self._write(0, build.encode(self._header))
+        await self._flush()
+
+    @property
+    def header(self) -> Header:
+        """As it was written last."""
+        return self._header
+
+    async def _write_refcounts(self) -> tuple[int, int]:
+        """Blocks, then the table; where that lies, and its clusters. They count themselves too."""
+        layout = self.layout
+        size = layout.cluster_size
+        per_block = size * 8 // layout.options.refcount_bits
+        blocks = tables = 0
+        while True:
+            total = (layout.end >> layout.cluster_bits) + blocks + tables
+            wanted = -(-total // per_block)
+            wanted_tables = max(1, -(-wanted * 8 // size))
+            if (wanted, wanted_tables) == (blocks, tables):
+                break
+            blocks, tables = wanted, wanted_tables
+        at = layout.take(blocks + tables)
+        for first in range(at >> layout.cluster_bits, layout.end >> layout.cluster_bits):
+            layout.references[first] = 1
+        order = layout.options.refcount_bits.bit_length() - 1
+        await self._write_all(at, refcount_blocks(layout.references, order, per_block))
+        table = at + blocks * size
+        hosts = array("Q", range(at, table, size))
+        await self._write_all(table, [entries.packed(hosts).ljust(tables * size, b"\0")])
+        return table, tables
+
+    async def _write_all(self, at: int, parts: Iterable[bytes]) -> None:
+        """Parts that follow each other, in large requests, a few at a time."""
+        writing: list[asyncio.Task[None]] = []
+        together: list[bytes] = []
+        length = 0
+        try:
+            for part in parts:
+                together.append(part)
+                length += len(part)
+                if length >= _TOGETHER:
+                    writing.append(asyncio.create_task(self._write(at, b"".join(together))))
+                    at += length
+                    together, length = [], 0
+                if len(writing) == _IN_FLIGHT:
+                    await writing.pop(0)
+            if length:
+                writing.append(asyncio.create_task(self._write(at, b"".join(together))))
+            while writing:
+                await writing.pop(0)
+        finally:
+            await asyncio.gather(*writing, return_exceptions=True)
+
+    async def _write(self, at: int, data: bytes) -> None:
+        if self.store.fixed_size and at + len(data) > self.store.writable:
+            raise no_room(self.store, at + len(data))
+        await self.store.write(at, memoryview(data))
+
+    async def _flush(self) -> None:
+        if self._durable:
+            await self.store.flush()
+
+
+def no_room(store: Transport, wanted: int) -> Fatal:
+    """The store cannot grow and is full."""
+    why = f"No space left: the image needs more than the {store.size} bytes there are ({wanted} so far)"
+    return Fatal(why, operation="writing", image=store.name, offset=store.size)
