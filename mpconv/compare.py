@@ -10,7 +10,7 @@ from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import StatusWithdrawn
 from mpconv.formats.opening import Image, check_formats, open_source
 from mpconv.formats.pair import Pair
-from mpconv.job import Job, Place, Trust
+from mpconv.job import NO_TRUST, Job, Place, Trust
 from mpconv.units import SECTOR, align_down
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -27,7 +27,7 @@ class Options:
     requests: int | None = None
     workers: int | None = None
     probe: tuple[bool, bool] = (False, False)
-    trust: Trust = Trust()
+    trust: Trust = NO_TRUST
 
 
 @dataclass(frozen=True)

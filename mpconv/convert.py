@@ -14,7 +14,7 @@ from mpconv.errors import Fatal, InUse, MpconvError, NoSuchImage, StatusWithdraw
 from mpconv.formats.opening import Image, check_formats, open_source
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.raw import RawImage
-from mpconv.job import Job, Place, Trust
+from mpconv.job import NO_TRUST, Job, Place, Trust
 from mpconv.transports.base import Access, Opening, Transport
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
@@ -47,9 +47,12 @@ class Options:
     `target_is_zero`: it exists and reads as zeros. `rate`: bytes a second, 0 for no limit. `shared`: a program may
     have the source open. `salvage`: what cannot be read becomes zeros. `offload`: have data copied where it lies.
     `probe`, `probe_target`: refuse what looks like another format than raw. `refusal`: why it cannot be, said once the
-    sources are open, as qemu-img does. `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made, None for
-    raw and with an existing one. `compression_level`: None for the codec's own. `snapshot`: the source's internal
-    snapshot to copy, by id or name, or as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides.
+    sources are open, as qemu-img does.
+
+    `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made; of one that exists only its backing file counts,
+    which says that the target has one; None for raw. `compression_level`: None for the codec's own. `snapshot`: the
+    source's internal snapshot to copy, by id or name, or as `snapshot.id=,snapshot.name=`. `trust`: what a source may
+    open besides itself.
     """
 
     in_order: bool = True
@@ -72,7 +75,7 @@ class Options:
     compress: bool = False
     compression_level: int | None = None
     snapshot: str | None = None
-    trust: Trust = Trust()
+    trust: Trust = NO_TRUST
 
 
 def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) -> tuple[int, int]:
@@ -123,6 +126,8 @@ async def _copy(
     try:
         if options.probe:
             await check_formats(source)
+        if options.snapshot is not None:
+            raise _no_snapshot(len(sources), options.snapshot)
         if options.refusal is not None:
             raise UsageError(options.refusal)
         if options.target_format != "raw":
@@ -134,12 +139,24 @@ async def _copy(
             )
         if options.probe_target:
             await check_formats(RawImage(target))
+            if options.compress:
+                raise UsageError("Compression not supported for this file format")
             on_warning(f"Image format was not specified for '{target.name}' and probing guessed raw")
         await _run(sources, source, place, target, options, local, observer)
     finally:
         await source.close()
         if target is not None:
             await target.close()
+
+
+def _no_snapshot(sources: int, snapshot: str) -> UsageError:
+    """Why none can be copied, in qemu-img's words."""
+    if sources > 1 and not snapshot.startswith("snapshot."):
+        return UsageError("No support for concatenating multiple snapshot")
+    return UsageError(
+        "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily loading internal "
+        "snapshots"
+    )
 
 
 async def _run(

@@ -36,6 +36,9 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
     data_file: bool = False
 
 
+NO_TRUST = Trust()
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One copy. URLs may carry credentials, so a Job is never printed; sizes are bytes.
 

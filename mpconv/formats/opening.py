@@ -17,6 +17,8 @@ async def open_source(places: list[Place], *, locked: bool = False, trusting: bo
     parts: list[RawImage] = []
     try:
         for place in places:
+            if place.format not in (None, "raw"):
+                raise cannot_open(transports.redacted(place.url), f"mpconv cannot read {place.format} images yet")
             store = await transports.open_place(place, Access.READ, locked=locked)
             parts.append(RawImage(store, trusting=trusting))
     except BaseException:
