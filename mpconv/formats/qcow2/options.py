@@ -61,8 +61,8 @@ class Qcow2Options:
                 old and self.refcount_bits != 16,
                 f"Different refcount widths than 16 bits require {later.format('or')}",
             ),
-            (self.data_file_raw and backed, "Backing file and data-file-raw cannot be used at the same time"),
             (self.data_file_raw and self.data_file is None, "data-file-raw requires data-file"),
+            (self.data_file_raw and backed, "Backing file and data-file-raw cannot be used at the same time"),
             (
                 old and self.data_file is not None,
                 f"External data files are only supported with {later.format('and')}",
