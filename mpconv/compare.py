@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from mpconv.convert import BUFFER, LEASE, workers_for
+from mpconv.convert import BUFFER, LEASE
 from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import StatusWithdrawn
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.formats.pair import Pair
 from mpconv.job import NO_TRUST, Job, Place, Trust
+from mpconv.options import workers_for
 from mpconv.units import SECTOR, align_down
 from mpconv.workers.launch.local import LocalWorkers
 

@@ -15,11 +15,14 @@ import msgspec
 import zmq
 
 from mpconv.core import coordination as core
+from mpconv.core.leases import LeaseState
+from mpconv.core.sequence import Order
 from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent, WholeBlocks
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
-from mpconv.job import Job
+from mpconv.formats.qcow2.layout import Layout
+from mpconv.job import Clusters, Job
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
@@ -83,6 +86,7 @@ class Coordinator:
         *,
         rate: int = 0,
         block: int = 1,
+        layout: Layout | None = None,
     ) -> None:
         self._job = job
         self._source = source
@@ -91,10 +95,11 @@ class Coordinator:
         self._observer = observer
         self._state = core.CoordinatorState(
             job.size,
-            in_order=job.in_order and count > 1,  # one worker keeps the order by itself: it gets the leases ascending
+            order=_order(job, count),
             zero_initialised=job.zero_initialised,
             durable=job.durable,
-            writes_zeros=not job.sparse_size,
+            writes_zeros=not job.sparse_size or job.clusters is not None,
+            leaves_unallocated=job.clusters is not None,
             rate=rate,
             seams=[seam for seam in source.seams if seam % block == 0],
             workers=count,
@@ -107,6 +112,9 @@ class Coordinator:
         self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
+        self._layout = layout
+        self._needs: dict[int, messages.Ready] = {}
+        self._places: dict[int, list[int]] = {}
         self._blocks = WholeBlocks(block, job.size) if block > 1 else None
         self.may_have_written = False
         self.differs_at: int | None = None
@@ -257,9 +265,9 @@ class Coordinator:
                 for _ in range(leases):
                     self._handle(core.LeaseWanted(name))
             case messages.Ready(of, epoch) if of == job:
-                self._handle(core.TokenWanted(name, epoch))
+                self._ready(name, message)
             case messages.Done(of, epoch, zeros) if of == job:
-                self._handle(core.LeaseDone(name, epoch, zeros))
+                self._done(name, epoch, zeros)
             case messages.FlushDone(of) if of == job:
                 self._handle(core.Flushed(name))
             case messages.Lost(of, ranges, why) if of == job:
@@ -273,6 +281,27 @@ class Coordinator:
                 self._handle(core.SignOfLife(name))
             case messages.Failed(_, why, operation, image, offset):
                 self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+
+    def _ready(self, name: str, message: messages.Ready) -> None:
+        lease = self._state.leases.current(message.epoch, name)
+        if self._layout is not None and lease is not None and message.epoch not in self._needs:
+            check_needs(message, lease.extent, self._job.clusters)
+            self._needs[message.epoch] = message
+        self._handle(core.TokenWanted(name, message.epoch))
+
+    def _done(self, name: str, epoch: int, zeros: int) -> None:
+        lease = self._state.leases.current(epoch, name)
+        self._handle(core.LeaseDone(name, epoch, zeros))
+        if self._layout is not None and lease is not None and lease.state is LeaseState.DONE:
+            ready = self._needs.pop(epoch)
+            self._layout.wrote(lease.extent, ready.needs, self._places.pop(epoch), ready.parts)
+
+    def _token(self, name: str, epoch: int) -> None:
+        places: list[int] = []
+        if self._layout is not None:
+            places = self._layout.place(self._state.leases.live[epoch].extent, self._needs[epoch].needs)
+            self._places[epoch] = places
+        self._send(name, messages.Token(self._job.id, epoch, places))
 
     def _share(self, number: int) -> int:
         """How many of the job's buffers the worker of that number has in flight."""
@@ -293,7 +322,10 @@ class Coordinator:
                     self._grant(name, epoch, extent, token)
                 case core.GiveToken(name, epoch):
                     self.may_have_written = True
-                    self._send(name, messages.Token(self._job.id, epoch))
+                    self._token(name, epoch)
+                case core.Passed(extent):
+                    if self._layout is not None:
+                        self._layout.passed(extent)
                 case core.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
                 case core.LostContact():
@@ -332,6 +364,25 @@ class Coordinator:
             name,
             messages.LeaseGrant(self._job.id, epoch, extent.start, extent.length, int(extent.kind), token),
         )
+
+
+def _order(job: Job, count: int) -> Order:
+    """One worker keeps the order by itself: it gets its leases ascending, and places as well."""
+    if job.clusters is None:
+        return Order.ASCENDING if job.in_order and count > 1 else Order.FREE
+    if not job.in_order:
+        return Order.ASKED
+    return Order.ASCENDING if count > 1 else Order.FOLLOWING
+
+
+def check_needs(ready: messages.Ready, extent: Extent, clusters: Clusters | None) -> None:
+    """ProtocolError unless the needs are those of the lease's clusters."""
+    size = clusters.size if clusters is not None else 1
+    count = -(-extent.length // size)
+    if len(ready.needs) != count or max(ready.needs) > size:
+        raise ProtocolError(f"the needs of lease {ready.epoch} are not those of {count} clusters of {size} bytes")
+    if clusters is not None and clusters.part < size and len(ready.parts) != count:
+        raise ProtocolError(f"the parts of lease {ready.epoch} are not those of {count} clusters")
 
 
 def _internal(error: Exception) -> Fatal:

@@ -26,13 +26,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "journal": BOTTOM,
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
+    "options": BOTTOM | {"cache", "formats"},
+    "target": BOTTOM | {"formats", "transports", "options"},
     "coordinator": BOTTOM | {"core", "protocol", "transports", "formats", "workers", "journal"},
-    "convert": BOTTOM | {"cache", "core", "protocol", "transports", "formats", "workers", "coordinator", "journal"},
-    "compare": BOTTOM | {"convert", "formats", "workers", "coordinator"},
+    "convert": BOTTOM | {"options", "target", "core", "protocol", "transports", "formats", "workers", "coordinator", "journal"},
+    "compare": BOTTOM | {"convert", "options", "formats", "workers", "coordinator"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"cache", "compare", "inspection"},
+    | {"cache", "compare", "inspection", "options"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""

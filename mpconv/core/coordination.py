@@ -144,9 +144,9 @@ class CoordinatorState:
     """One job of `size` bytes. `workers` is how many are expected: it shapes the size of leases, nothing else.
 
     `durable`: what is written counts only when its worker has flushed; otherwise as soon as it is written.
-    `writes_zeros`: zeros are written as data is. `leaves_unallocated`: what the source leaves to its backing file is left
-    to the target's. `rate`: bytes written per second at most, 0 for no limit. `seams`:
-    where one source image ends and the next begins.
+    `writes_zeros`: zeros are written as data is. `leaves_unallocated`: what the source leaves to its backing file is
+    left to the target's. `rate`: bytes written per second at most, 0 for no limit. `seams`: where one source image ends
+    and the next begins.
     `wake_at`: when a Tick is wanted, since the rate holds the next lease back; None: no need.
     `lease_size` and `buffer_size` in bytes, `lease_seconds` and every `now` in seconds of one clock.
     """

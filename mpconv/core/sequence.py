@@ -7,7 +7,6 @@ import heapq
 
 from mpconv.extent import Extent, Ranges
 
-
 _ANYWHERE = 1 << 63
 
 

@@ -107,6 +107,19 @@ async def _open_qcow2(
     return image, place.resolved("qcow2", backing=backing_place, data_file=data_place)
 
 
+async def size_of(place: Place) -> int:
+    """The guest's bytes of an image, without opening what lies below it."""
+    store = await transports.open_place(place, Access.READ)
+    try:
+        if (place.format or await found_format(store)) != "qcow2":
+            return RawImage(store).size
+        from mpconv.formats.qcow2.image import Qcow2Image, read_metadata  # noqa: PLC0415
+
+        return Qcow2Image(store, await read_metadata(store)).size
+    finally:
+        await store.close()
+
+
 async def found_format(store: Transport) -> str:
     """What the first bytes look like: a name of qemu-img's."""
     from mpconv.formats.probe import PROBED, probe  # noqa: PLC0415  (workers do without)

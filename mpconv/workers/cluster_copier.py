@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
@@ -24,19 +25,19 @@ from mpconv.workers.zeros import Run, find_runs, is_zero
 _MOST_THREADS = 8
 
 
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """What of a buffer is to be stored. `needs` and `parts`: as Ready's. `zeros`: bytes of the buffer that are zero.
 
-    `blobs`: for each need that is not 0 the compressed bytes, or where in the buffer the cluster begins.
+    `blobs`: for each need that is not 0 the compressed bytes, or where in the buffer the cluster begins. `runs`: of
+    data and zeros, where nothing is compressed.
     """
 
-    __slots__ = ("blobs", "needs", "parts", "zeros")
-
-    def __init__(self, needs: list[int], blobs: list[int | bytes], parts: list[int], zeros: int) -> None:
-        self.needs = needs
-        self.blobs = blobs
-        self.parts = parts
-        self.zeros = zeros
+    needs: list[int]
+    blobs: list[int | bytes]
+    parts: list[int]
+    zeros: int
+    runs: list[Run]
 
 
 class ClusterCopier(Copier):
@@ -59,7 +60,11 @@ class ClusterCopier(Copier):
         lease.needs, lease.parts = prepared.needs, prepared.parts
         await self.pieces.may_write(piece)
         [target] = self.targets
-        writes = joined(view, prepared, lease.places, self.clusters)
+        if self.clusters.in_place and lease.places:
+            first = next(number for number, need in enumerate(prepared.needs) if need) * self.clusters.size
+            writes = in_place(view[: extent.length], prepared.runs, lease.places[0] - first)
+        else:
+            writes = joined(view, prepared, lease.places, self.clusters)
         for number, (place, blob) in enumerate(writes, 1):
             if number == len(writes):
                 await self.pieces.sending_the_last(piece)
@@ -80,7 +85,7 @@ class ClusterCopier(Copier):
         if self._compressing is not None:
             return await asyncio.get_running_loop().run_in_executor(self._compressing, self._compress, view)
         if self.clusters.stores_zeros:
-            runs: list[Run] = [(0, len(view), False)]
+            runs: list[Run] = [(0, extent.length, False)]
         else:
             runs = find_runs(
                 view[: extent.length], extent.start, sparse_size=self.job.sparse_size, alignment=self.alignment
@@ -107,7 +112,7 @@ class ClusterCopier(Copier):
             blob = compress(cluster)
             blobs.append(blob if len(blob) < size else at)
             needs.append(min(len(blob), size))
-        return Prepared(needs, blobs, [], needs.count(0) * size)
+        return Prepared(needs, blobs, [], needs.count(0) * size, [])
 
 
 def plan(view: memoryview, runs: list[Run], clusters: Clusters) -> Prepared:
@@ -121,7 +126,12 @@ def plan(view: memoryview, runs: list[Run], clusters: Clusters) -> Prepared:
     needs = [size if bits else 0 for bits in parts]
     blobs: list[int | bytes] = [number * size for number, need in enumerate(needs) if need]
     zeros = sum(length for _, length, zero in runs if zero)
-    return Prepared(needs, blobs, parts if part < size else [], zeros)
+    return Prepared(needs, blobs, parts if part < size else [], zeros, runs)
+
+
+def in_place(view: memoryview, runs: list[Run], shift: int) -> list[tuple[int, memoryview]]:
+    """(place, bytes) of the data. `shift`: the place of the buffer's first byte."""
+    return [(shift + offset, view[offset : offset + length]) for offset, length, zero in runs if not zero]
 
 
 def joined(view: memoryview, prepared: Prepared, places: list[int], clusters: Clusters) -> list[tuple[int, memoryview]]:

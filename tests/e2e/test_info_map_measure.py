@@ -206,7 +206,7 @@ def test_other_formats(tmp_path, command):
         code, output, error = outcome(OURS, [command, *arguments])
         assert (code, output) == (1, b"") and error.startswith(f"Could not open '{image}': ") and "qcow2" in error
     same(command, "-f", "raw", image)
-    assert outcome(OURS, ["measure", "--size", "1", "-O", "qcow2"])[2] == "mpconv cannot write qcow2 images yet"
+    assert outcome(OURS, ["measure", "--size", "1", "-O", "qcow2"])[2] == "mpconv cannot measure for qcow2 images yet"
 
 
 def test_image_opts(tmp_path):

@@ -24,8 +24,7 @@ _MOST_REFERENCES = 0xFFFF
 
 class Layout:
     """A guest disk of `size` bytes. `options`: how the image is made; `backing_size`: bytes of its backing file, None
-    without one. `external`: data lies in a file of its own. `marks_zeros`: zeros are written down as such even where
-    nothing else could be read. `unit`: bytes at whose multiples two writers' compressed clusters may meet.
+    without one. `unit`: bytes at whose multiples two writers' compressed clusters may meet.
     """
 
     def __init__(
@@ -34,8 +33,6 @@ class Layout:
         options: Qcow2Options,
         *,
         backing_size: int | None = None,
-        marks_zeros: bool = False,
-        unit: int = SECTOR,
     ) -> None:
         self.size = size
         self.options = options
@@ -50,8 +47,7 @@ class Layout:
         self.references = array("H", [1])
         """Of each host cluster; cluster 0 is the header's."""
         self._backing_size = backing_size
-        self._marks_zeros = marks_zeros
-        self._unit = unit
+        self.unit = SECTOR
         self._most = min((1 << options.refcount_bits) - 1, _MOST_REFERENCES)
         self._next = 1
         self._packed_at = self._packed_end = 0
@@ -64,6 +60,11 @@ class Layout:
         """The first host byte that was never handed out."""
         return self._next << self.cluster_bits
 
+    @property
+    def reserved(self) -> int:
+        """Bytes that the store has from the beginning."""
+        return self.end if self.preallocated else 0
+
     def take(self, clusters: int) -> int:
         """The host byte of so many clusters that nobody has."""
         at = self.end
@@ -74,8 +75,8 @@ class Layout:
     def place(self, extent: Extent, needs: Sequence[int]) -> list[int]:
         """Host bytes for what is to be written of an extent, which begins at a cluster.
 
-        `needs`: bytes for each of its clusters: all of a cluster, fewer when it is compressed, 0 for none. One place for
-        each that is not 0.
+        `needs`: bytes for each of its clusters: all of it, fewer when it is compressed, 0 for none. One place for each
+        that is not 0.
         """
         first = extent.start >> self.cluster_bits
         if self.external:
@@ -86,7 +87,7 @@ class Layout:
         if plain == len(needs) - needs.count(0):
             at = self.take(plain)
             return list(range(at, at + (plain << self.cluster_bits), self.cluster_size))
-        self._packed_at = align_up(self._packed_at, self._unit)
+        self._packed_at = align_up(self._packed_at, self.unit)
         return [self.take(1) if need == self.cluster_size else self._pack(need) for need in needs if need]
 
     def _pack(self, length: int) -> int:
@@ -124,16 +125,14 @@ class Layout:
 
     def passed(self, extent: Extent) -> None:
         """Nothing of this extent is written: it is zeros, or left to the backing file."""
-        if extent.kind is Kind.UNALLOCATED or not (self._marks_zeros or self._backing_size is not None):
+        if extent.kind is Kind.UNALLOCATED or self._backing_size is None:
             return
         for cluster in range(extent.start >> self.cluster_bits, -(-extent.end // self.cluster_size)):
             self._set_zero(cluster)
 
     def _covered(self, cluster: int) -> bool:
         """Whether something else than zeros would be read where the image has nothing."""
-        return self._marks_zeros or (
-            self._backing_size is not None and cluster << self.cluster_bits < self._backing_size
-        )
+        return self._backing_size is not None and cluster << self.cluster_bits < self._backing_size
 
     def _other_zeros(self, cluster: int, bitmap: int) -> int:
         """The zero bits of the subclusters that are not written."""

@@ -1,0 +1,75 @@
+"""How to copy, and with how many workers. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mpconv.cache import CACHE_MODES, CacheMode
+from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.job import NO_TRUST, Trust
+from mpconv.units import MiB
+
+_WORTH_A_WORKER = 64 * MiB
+_MOST_WORKERS = 8
+_REQUESTS_EACH = 4
+_FEWEST_REQUESTS = 8
+
+
+class Effort(Protocol):
+    """How much to do at a time. None: what suits the image and the machine."""
+
+    @property
+    def requests(self) -> int | None: ...
+    @property
+    def workers(self) -> int | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to copy; sizes in bytes.
+
+    `requests` and `workers`: None for what suits the image and the machine. `create`: make the target anew.
+    `target_is_zero`: it exists and reads as zeros. `rate`: bytes a second, 0 for no limit. `shared`: a program may
+    have the source open. `salvage`: what cannot be read becomes zeros. `offload`: have data copied where it lies.
+    `probe_target`: nobody said of which format the target is. `refusal`: why it cannot be, said once the sources are
+    open, as qemu-img does. `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made, None for raw.
+    `compression_level`: None for the codec's own. `snapshot`: the source's internal snapshot to copy, by id or name, or
+    as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides.
+    """
+
+    in_order: bool = True
+    sparse_size: int = 4096
+    create: bool = True
+    target_is_zero: bool = False
+    preallocation: str = "off"
+    requests: int | None = None
+    workers: int | None = None
+    cache: CacheMode = CACHE_MODES["writeback"]
+    rate: int = 0
+    shared: bool = False
+    salvage: bool = False
+    offload: bool = False
+    probe_target: bool = False
+    refusal: str | None = None
+    target_format: str = "raw"
+    qcow2: Qcow2Options | None = None
+    compress: bool = False
+    compression_level: int | None = None
+    snapshot: str | None = None
+    trust: Trust = NO_TRUST
+
+
+def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) -> tuple[int, int]:
+    """Worker processes, and buffers in flight over all of them, for an image of `size` bytes.
+
+    More than 8 processes on one host gain nothing on one server, and a small image is copied before a second one has
+    started. `alone`: in order, over a connection that keeps the order, one process writes at a time, and alone it need
+    not stop between one lease and the next. qemu-img's 8 requests are the least in flight; each process drives four
+    more without effort.
+    """
+    count = options.workers
+    if count is None:
+        count = 1 if alone else max(1, min(cores, _MOST_WORKERS, size // _WORTH_A_WORKER + 1))
+    total = options.requests if options.requests is not None else max(_FEWEST_REQUESTS, _REQUESTS_EACH * count)
+    return min(count, total), total
