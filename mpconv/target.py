@@ -9,15 +9,17 @@ import msgspec
 from mpconv import transports
 from mpconv.errors import Fatal, InUse, MpconvError, NoSuchImage, UsageError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import found_format, size_of
+from mpconv.formats.opening import How, found_format, open_source, size_of
+from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.formats.qcow2.rewriter import Rewriter, Tail, load
 from mpconv.formats.qcow2.writer import Writer
-from mpconv.formats.trust import combined
+from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.transports.base import Access, Opening, Transport
-from mpconv.units import SECTOR
+from mpconv.units import SECTOR, align_down, align_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class Target:
     store: Transport
     zero_initialised: bool
     data: Transport | None = None
-    writer: Writer | None = None
+    writer: Writer | Rewriter | None = None
     clusters: Clusters | None = None
 
     @property
@@ -69,18 +71,20 @@ class Target:
 async def open_target(source: Image, place: Place, options: Options) -> Target:
     """The target, made anew unless `create` is off. Fatal when it is too small or a source itself."""
     if options.target_format == "qcow2" and options.qcow2 is not None:
-        if not options.create:
-            raise Fatal("mpconv cannot write into existing qcow2 images yet")
-        return await _make_qcow2(source, place, options, options.qcow2)
+        if options.create:
+            return await _make_qcow2(source, place, options, options.qcow2)
+        return await _existing_qcow2(source, place, options)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
     store = await _open_store(source, place, options, source.size, opening)
     if store.fixed_size and store.writable < source.size:
         await store.close()
-        raise UsageError(
-            f"output file is smaller than input file ({store.size} of {source.size} bytes) in '{store.name}'"
-        )
+        raise _too_small(store, store.size, source)
     zeros = options.sparse_size > 0 and (options.target_is_zero or (options.create and store.zero_initialised))
     return Target(place=place, store=store, zero_initialised=zeros)
+
+
+def _too_small(store: Transport, size: int, source: Image) -> UsageError:
+    return UsageError(f"output file is smaller than input file ({size} of {source.size} bytes) in '{store.name}'")
 
 
 async def check_raw(target: Target) -> None:
@@ -141,6 +145,68 @@ async def _make_qcow2(source: Image, place: Place, options: Options, made: Qcow2
     )
 
 
+async def _existing_qcow2(source: Image, place: Place, options: Options) -> Target:
+    opening = Opening(direct=place.direct, locked=not place.shared, growing=True)
+    store = await _open_store(source, place, options, 0, opening)
+    data: Transport | None = None
+    try:
+        metadata = await read_metadata(store)
+        header = metadata.header
+        size = align_down(header.size, SECTOR)
+        if size < source.size:
+            raise _too_small(store, size, source)
+        workers_place = place
+        if header.external_data:
+            workers_place = data_place(place, header.data_file, options.trust)
+            data = await transports.open_place(workers_place, Access.WRITE, locked=True)
+        writer = await load(store, metadata, source.size, reads_as_zeros=options.target_is_zero)
+        writer.durable = options.cache.flushes
+        written = data or store
+        writer.layout.unit = max(SECTOR, written.rewrites)
+        tail = await _tail(place, options, source.size, min(size, align_up(source.size, header.cluster_size)))
+        if tail is not None:
+            writer.tail = tail
+            writer.layout.kept = tail.start // header.cluster_size
+        clusters = Clusters(
+            size=header.cluster_size,
+            part=header.cluster_size // (32 if header.extended_l2 else 1),
+            compression=header.compression if options.compress else None,
+            level=options.compression_level,
+            stores_zeros=not options.sparse_size
+            or header.external_data
+            or (header.version == 2 and header.backing_file is not None),
+            unit=writer.layout.unit,
+            in_place=header.external_data,
+        )
+        await writer.begin()
+    except BaseException:
+        await store.close()
+        if data is not None:
+            await data.close()
+        raise
+    return Target(
+        place=workers_place,
+        store=store,
+        zero_initialised=not clusters.stores_zeros,
+        data=data,
+        writer=writer,
+        clusters=clusters,
+    )
+
+
+async def _tail(place: Place, options: Options, start: int, end: int) -> Tail | None:
+    """None when there is nothing but zeros."""
+    if start >= end:
+        return None
+    content = bytearray(end - start)
+    image = await open_source([place], How(trust=options.trust))
+    try:
+        await image.read_into(start, memoryview(content))
+    finally:
+        await image.close()
+    return Tail(start, bytes(content)) if any(content) else None
+
+
 def _reserved(made: Qcow2Options) -> str:
     """How room is taken up beforehand; by "full" every byte is written anyway."""
     return "falloc" if made.preallocation == "falloc" else "off"
@@ -160,7 +226,7 @@ async def _open_store(source: Image, place: Place, options: Options, size: int, 
     """The store at a place, made anew with `size` bytes unless `create` is off; refused when it is a source itself."""
     existing: Transport | None = None
     try:
-        existing = await transports.open_place(place, Access.WRITE, locked=True)
+        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)
     except NoSuchImage:
         if not options.create:
             raise

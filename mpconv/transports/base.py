@@ -150,7 +150,7 @@ class Transport(abc.ABC):
 
     def check_bounds(self, operation: str, offset: int, length: int) -> None:
         """Fatal unless the range lies inside the store."""
-        end = self.writable if operation == "writing" else self.size
+        end = self.writable if self.growing or operation == "writing" else self.size
         if offset < 0 or offset + length > end:
             raise self.error(Fatal, operation, offset, f"beyond the end: it has {self.size} bytes")
 

@@ -112,7 +112,9 @@ class ClusterCopier(Copier):
             blob = compress(cluster)
             blobs.append(blob if len(blob) < size else at)
             needs.append(min(len(blob), size))
-        return Prepared(needs, blobs, [], needs.count(0) * size, [])
+        whole = (1 << size // self.clusters.part) - 1 if self.clusters.part < size else 0
+        parts = [whole if need == size else 0 for need in needs] if whole else []
+        return Prepared(needs, blobs, parts, needs.count(0) * size, [])
 
 
 def plan(view: memoryview, runs: list[Run], clusters: Clusters) -> Prepared:

@@ -21,7 +21,7 @@ COMPRESSED = 1 << 62
 ZERO = 1
 OFFSET = 0x00FF_FFFF_FFFF_FE00
 SUBCLUSTERS = 32
-_ALL_SUBCLUSTERS = (1 << SUBCLUSTERS) - 1
+ALL_SUBCLUSTERS = (1 << SUBCLUSTERS) - 1
 
 
 class Held(enum.IntEnum):
@@ -54,18 +54,19 @@ def table(data: bytes | memoryview) -> array[int]:
     """Big-endian 64-bit entries."""
     entries = array("Q")
     entries.frombytes(data)
-    if sys.byteorder == "little":
-        entries.byteswap()
-    return entries
+    return big_endian(entries)
 
 
 def packed(entries: array[int]) -> bytes:
     """The other way round."""
-    if sys.byteorder != "little":
-        return entries.tobytes()
-    swapped = entries[:]
-    swapped.byteswap()
-    return swapped.tobytes()
+    return big_endian(entries[:]).tobytes()
+
+
+def big_endian(numbers: array[int]) -> array[int]:
+    """The same array, its bytes turned between the host's order and big-endian."""
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers
 
 
 def compressed_place(entry: int, cluster_bits: int) -> tuple[int, int]:
@@ -162,7 +163,7 @@ def _plain(entry: int, cluster: int, at: int, stop: int, header: Header) -> Run:
 
 
 def _subclusters(entry: int, bitmap: int, cluster: int, at: int, stop: int, header: Header) -> Iterator[Run]:
-    allocated, zero = bitmap & _ALL_SUBCLUSTERS, bitmap >> SUBCLUSTERS
+    allocated, zero = bitmap & ALL_SUBCLUSTERS, bitmap >> SUBCLUSTERS
     host = _host(entry, cluster, header)
     if allocated & zero or (host is None and allocated):
         raise ImageError(f"Invalid subcluster bitmap {bitmap:#x} (at guest byte {cluster})")

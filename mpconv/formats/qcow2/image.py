@@ -48,16 +48,16 @@ class Metadata:
 async def read_metadata(store: Transport, snapshot: str | None = None) -> Metadata:
     """Header, snapshots, L1 table. ImageError, with the image's name, for what is no qcow2 image or a hostile one."""
     try:
-        start = await _read(store, 0, min(header.V3_LENGTH, store.size))
+        start = await read(store, 0, min(header.V3_LENGTH, store.size))
         size = header.cluster_size_of(start)
-        found = header.parse(await _read(store, 0, min(size, store.size)), store.size)
+        found = header.parse(await read(store, 0, min(size, store.size)), store.size)
         known = await _snapshots(store, found) if found.snapshots else []
         l1_offset, l1_size = found.l1_offset, found.l1_size
         if snapshot is not None:
             chosen = snapshots.find(known, snapshot)
             l1_offset, l1_size = chosen.l1_offset, chosen.l1_size
             header.check_table("Snapshot L1 table", l1_offset, l1_size * 8, header.LARGEST_L1, size, store.size)
-        table = await _read(store, l1_offset, min(l1_size * 8, max(0, store.size - l1_offset)))
+        table = await read(store, l1_offset, min(l1_size * 8, max(0, store.size - l1_offset)))
     except ImageError as error:
         if error.why.startswith("Failed to load snapshot"):
             raise
@@ -70,7 +70,7 @@ async def _snapshots(store: Transport, found: Header) -> list[snapshots.Snapshot
     most = min(snapshots.LARGEST_TABLE, store.size - found.snapshots_offset)
     length = 4096 + 256 * found.snapshots
     while True:
-        data = await _read(store, found.snapshots_offset, min(length, most))
+        data = await read(store, found.snapshots_offset, min(length, most))
         try:
             return snapshots.parse(data, found.snapshots)
         except ImageError:
@@ -79,7 +79,7 @@ async def _snapshots(store: Transport, found: Header) -> list[snapshots.Snapshot
         length *= 4
 
 
-async def _read(store: Transport, offset: int, length: int) -> bytes:
+async def read(store: Transport, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
     await store.read_into(offset, memoryview(buffer))
     return bytes(buffer)
@@ -187,7 +187,7 @@ class Qcow2Image:
         if offset < size:
             raise self._wrong(f"L2 table offset {offset:#x} lies in the header", guest)
         there = min(size, self.store.size - offset)
-        return entries.table((await _read(self.store, offset, there)).ljust(size, b"\0"))
+        return entries.table((await read(self.store, offset, there)).ljust(size, b"\0"))
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """From the tables alone; what is left to a backing file is asked of it, but its own holes are zeros here."""

@@ -9,15 +9,14 @@ at the end, behind the data.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2 import entries
-from mpconv.formats.qcow2.entries import COPIED, SUBCLUSTERS, ZERO
+from mpconv.formats.qcow2.entries import ALL_SUBCLUSTERS, COPIED, SUBCLUSTERS, ZERO
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.units import SECTOR, align_up
 
-_ALL = (1 << SUBCLUSTERS) - 1
 _MOST_REFERENCES = 0xFFFF
 """Of one host cluster by compressed ones, whatever a refcount could hold: counts are kept in 16 bits."""
 
@@ -47,6 +46,7 @@ class Layout:
         self.references = array("H", [1])
         """Of each host cluster; cluster 0 is the header's."""
         self._backing_size = backing_size
+        self._marks_zeros = backing_size is not None
         self.unit = SECTOR
         self._most = min((1 << options.refcount_bits) - 1, _MOST_REFERENCES)
         self._next = 1
@@ -83,12 +83,16 @@ class Layout:
             return [extent.start + (index << self.cluster_bits) for index, need in enumerate(needs) if need]
         if self.preallocated:
             return [self._preallocated(first + index) for index, need in enumerate(needs) if need]
-        plain = needs.count(self.cluster_size)
-        if plain == len(needs) - needs.count(0):
-            at = self.take(plain)
-            return list(range(at, at + (plain << self.cluster_bits), self.cluster_size))
         self._packed_at = align_up(self._packed_at, self.unit)
-        return [self.take(1) if need == self.cluster_size else self._pack(need) for need in needs if need]
+        return [
+            self._plain(first + index) if need == self.cluster_size else self._pack(need)
+            for index, need in enumerate(needs)
+            if need
+        ]
+
+    def _plain(self, cluster: int) -> int:
+        """The host byte for a guest cluster that is not compressed."""
+        return self.take(1)
 
     def _pack(self, length: int) -> int:
         """Behind the compressed cluster before it, also across the end of a host cluster when the next one is free."""
@@ -125,10 +129,25 @@ class Layout:
 
     def passed(self, extent: Extent) -> None:
         """Nothing of this extent is written: it is zeros, or left to the backing file."""
-        if extent.kind is Kind.UNALLOCATED or self._backing_size is None:
+        if extent.kind is Kind.UNALLOCATED or not self._marks_zeros:
             return
-        for cluster in range(extent.start >> self.cluster_bits, -(-extent.end // self.cluster_size)):
-            self._set_zero(cluster)
+        at, end = extent.start >> self.cluster_bits, -(-extent.end // self.cluster_size)
+        while at < end:
+            stop = min(end, at - at % self.per_table + self.per_table)
+            self._fill_zero(at, stop)
+            at = stop
+
+    def _fill_zero(self, first: int, end: int) -> None:
+        """Clusters of one table; where it is empty and all of them are the same, at once."""
+        table = self._table(first // self.per_table)
+        low, high = (index % self.per_table * self.words for index in (first, end - 1))
+        part = table[low : high + self.words]
+        alike = self._covered(first) == self._covered(end - 1)
+        if not alike or self.words == 2 or part.tobytes().count(0) != 8 * len(part):
+            for cluster in range(first, end):
+                self._set_zero(cluster)
+        elif self._covered(first):
+            table[low : high + self.words] = array("Q", [ZERO]) * len(part)
 
     def _covered(self, cluster: int) -> bool:
         """Whether something else than zeros would be read where the image has nothing."""
@@ -138,21 +157,19 @@ class Layout:
         """The zero bits of the subclusters that are not written."""
         if self.words == 1 or not self._covered(cluster):
             return 0
-        return (_ALL & ~bitmap) << SUBCLUSTERS
+        return (ALL_SUBCLUSTERS & ~bitmap) << SUBCLUSTERS
 
     def _set_zero(self, cluster: int) -> None:
         if not self._covered(cluster) or self.preallocated:
             return
         if self.words == 2:
-            self._set(cluster, 0, _ALL << SUBCLUSTERS)
+            self._set(cluster, 0, ALL_SUBCLUSTERS << SUBCLUSTERS)
         else:
             self._set(cluster, ZERO, 0)
 
     def _set(self, cluster: int, entry: int, bitmap: int) -> None:
         number, index = divmod(cluster, self.per_table)
-        table = self.tables.get(number)
-        if table is None:
-            table = self.tables[number] = array("Q", bytes(self.cluster_size))
+        table = self._table(number)
         old = table[index * self.words]
         if old != entry:
             self._refer(old, -1)
@@ -160,6 +177,12 @@ class Layout:
             table[index * self.words] = entry
         if self.words == 2:
             table[index * 2 + 1] = bitmap
+
+    def _table(self, number: int) -> array[int]:
+        table = self.tables.get(number)
+        if table is None:
+            table = self.tables[number] = array("Q", bytes(self.cluster_size))
+        return table
 
     def _refer(self, entry: int, by: int) -> None:
         if self.external:
@@ -202,25 +225,3 @@ class Layout:
     def l1_size(self) -> int:
         """Entries."""
         return -(-self.clusters // self.per_table)
-
-
-def refcount_blocks(references: array[int], order: int, per_block: int) -> Iterator[bytes]:
-    """The bytes of each refcount block. `order`: 2^order bits an entry; `per_block`: entries of one."""
-    for first in range(0, len(references), per_block):
-        part = references[first : first + per_block]
-        part.extend([0] * (per_block - len(part)))
-        yield _packed_counts(part, order)
-
-
-def _packed_counts(counts: array[int], order: int) -> bytes:
-    """Big-endian; entries of less than a byte from its low bits up."""
-    if order >= 3:
-        wide = array({3: "B", 4: "H", 5: "I", 6: "Q"}[order], counts)
-        wide.byteswap()
-        return wide.tobytes()
-    bits, each = 1 << order, 8 >> order
-    packed = bytearray(len(counts) // each)
-    for place in range(each):
-        for index, count in enumerate(counts[place::each]):
-            packed[index] |= count << (place * bits)
-    return bytes(packed)

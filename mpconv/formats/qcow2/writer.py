@@ -13,9 +13,9 @@ from array import array
 from collections.abc import Iterable
 
 from mpconv.errors import Fatal
-from mpconv.formats.qcow2 import build, entries
+from mpconv.formats.qcow2 import build, entries, refcounts
 from mpconv.formats.qcow2.header import DIRTY, Header
-from mpconv.formats.qcow2.layout import Layout, refcount_blocks
+from mpconv.formats.qcow2.layout import Layout
 from mpconv.transports.base import Transport
 from mpconv.units import MiB
 
@@ -85,7 +85,7 @@ class Writer:
         for first in range(at >> layout.cluster_bits, layout.end >> layout.cluster_bits):
             layout.references[first] = 1
         order = layout.options.refcount_bits.bit_length() - 1
-        await self._write_all(at, refcount_blocks(layout.references, order, per_block))
+        await self._write_all(at, refcounts.blocks(layout.references, order, per_block))
         table = at + blocks * size
         hosts = array("Q", range(at, table, size))
         await self._write_all(table, [entries.packed(hosts).ljust(tables * size, b"\0")])

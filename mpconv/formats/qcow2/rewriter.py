@@ -1,0 +1,232 @@
+"""An existing qcow2 image that is written into (`-n`): its tables are read before, and written anew behind the data.
+
+The order keeps every state on disk one that loses nothing but the copy itself: a version 3 image is marked dirty; then
+the guest's clusters are written by whoever holds their places; then refcounts, of no cluster lower than before; then L2
+tables, then the L1 table, then refcounts as they are, last the mark is taken away; with a flush between each and the
+next.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+
+from mpconv.errors import ImageError
+from mpconv.extent import Extent
+from mpconv.formats.qcow2 import entries, header, refcounts
+from mpconv.formats.qcow2.codecs import decompress_into
+from mpconv.formats.qcow2.entries import COPIED
+from mpconv.formats.qcow2.existing import ExistingLayout
+from mpconv.formats.qcow2.image import Metadata, read
+from mpconv.formats.qcow2.writer import no_room
+from mpconv.transports.base import Transport, cannot_open
+from mpconv.units import SECTOR
+
+_INCOMPATIBLE_AT, _AUTOCLEAR_AT = 72, 88
+_TABLE_AT = 48
+_REFCOUNT_OFFSET = ~511
+
+
+async def load(store: Transport, metadata: Metadata, size: int, *, reads_as_zeros: bool) -> Rewriter:
+    """Read all tables. Fatal for an image that cannot be written into."""
+    found = metadata.header
+    if found.incompatible & header.CORRUPT:
+        raise cannot_open(store.name, "qcow2: Image is corrupt; cannot be opened read/write", ImageError)
+    if found.incompatible & header.DIRTY:
+        why = "its refcounts are not up to date, as it was not closed: run 'qemu-img check -r all' on it first"
+        raise cannot_open(store.name, why, ImageError)
+    if found.bitmaps is not None:
+        why = "it has persistent bitmaps, which would not be right any more: remove them first (qemu-img bitmap)"
+        raise cannot_open(store.name, why, ImageError)
+    cluster = found.cluster_size
+    table = entries.table(await read(store, found.refcount_table_offset, found.refcount_table_clusters * cluster))
+    references: array[int] = array("Q")
+    per_block = cluster * 8 // found.refcount_bits
+    while table and not table[-1]:
+        table.pop()
+    for offset in table:
+        if offset & _REFCOUNT_OFFSET:
+            _check(store, "refcount block", offset & _REFCOUNT_OFFSET, cluster)
+            block = await read(store, offset & _REFCOUNT_OFFSET, cluster)
+            references.extend(refcounts.unpacked(block, found.refcount_order))
+        else:
+            references.extend([0] * per_block)
+    tables: dict[int, array[int]] = {}
+    per_table = found.l2_entries * cluster
+    for number in range(-(-size // per_table)):
+        offset = metadata.l1[number] & entries.OFFSET
+        if offset:
+            _check(store, "L2 table", offset, cluster)
+            tables[number] = entries.table(await read(store, offset, cluster))
+    hosts = -(-store.size // cluster) if store.growing else 0
+    while len(references) > hosts and not references[-1]:
+        references.pop()
+    layout = ExistingLayout(
+        size,
+        found,
+        l1=metadata.l1,
+        tables=tables,
+        references=references,
+        host_clusters=hosts,
+        reads_as_zeros=reads_as_zeros,
+    )
+    return Rewriter(store, layout, found, table)
+
+
+def _check(store: Transport, what: str, offset: int, cluster: int) -> None:
+    if offset % cluster or offset + cluster > store.size:
+        raise cannot_open(store.name, f"{what} at byte {offset} is not in the file: the image is damaged", ImageError)
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What the image holds from guest byte `start` on, behind the last byte that is written, in the same cluster."""
+
+    start: int
+    content: bytes
+
+
+class Rewriter:
+    """As Writer. `table`: host offsets of the refcount blocks."""
+
+    def __init__(self, store: Transport, layout: ExistingLayout, found: header.Header, table: array[int]) -> None:
+        self.store = store
+        self.layout = layout
+        self.durable = True
+        self.tail: Tail | None = None
+        self._header = found
+        self._table = table
+        self._capacity = found.refcount_table_clusters * found.cluster_size // 8
+        self._start = b""
+
+    async def begin(self) -> None:
+        """Mark it."""
+        self._start = await read(self.store, 0, SECTOR)
+        await self._mark(dirty=True)
+
+    async def _mark(self, *, dirty: bool) -> None:
+        """Version 2 has no marks."""
+        start = bytearray(self._start)
+        if self._header.version == 3:
+            flags = self._header.incompatible | (header.DIRTY if dirty else 0)
+            struct.pack_into(">Q", start, _INCOMPATIBLE_AT, flags)
+            struct.pack_into(">Q", start, _AUTOCLEAR_AT, self._header.autoclear & header.DATA_FILE_RAW)
+        self._start = bytes(start)
+        await self._write(0, self._start)
+        await self._flush()
+
+    async def _keep_tail(self, tail: Tail) -> None:
+        layout, size = self.layout, self.layout.cluster_size
+        cluster = tail.start // size
+        entry = layout.entry(cluster)
+        content = bytearray(size)
+        whole = memoryview(content)
+        if entry & entries.COMPRESSED:
+            host, stored = entries.compressed_place(entry, layout.cluster_bits)
+            decompress_into(layout.options.compression_type, memoryview(await read(self.store, host, stored)), whole)
+        elif entry & entries.OFFSET:
+            await self.store.read_into(entry & entries.OFFSET, whole)
+        inside = tail.start % size
+        whole[inside : inside + len(tail.content)] = tail.content
+        place = layout.take_one()
+        await self._write(place, bytes(content))
+        layout.wrote(Extent(cluster * size, size), [size], [place], [entries.ALL_SUBCLUSTERS])
+        await self._flush()
+
+    async def finish(self) -> None:
+        """The guest's bytes are written and flushed."""
+        if self.tail is not None:
+            await self._keep_tail(self.tail)
+        layout = self.layout
+        places = self._tables_places()
+        blocks = self._refcounts_places()
+        before = layout.before
+        before.extend([0] * (len(layout.references) - len(before)))
+        highest = array("Q", map(max, before, layout.references))
+        await self._write_refcounts(highest, before, blocks)
+        for number in sorted(layout.changed):
+            await self._write(places[number], entries.packed(layout.tables[number]))
+        await self._flush()
+        await self._write(self._header.l1_offset, entries.packed(layout.existing_l1))
+        await self._flush()
+        await self._write_refcounts(layout.references, highest, set())
+        await self._mark(dirty=False)
+
+    def _tables_places(self) -> dict[int, int]:
+        """Where each changed L2 table lies from now on: a new one, and one that a snapshot has too, somewhere else."""
+        layout = self.layout
+        places = {}
+        for number in sorted(layout.changed):
+            offset = layout.existing_l1[number] & entries.OFFSET
+            if not offset or layout.before[offset >> layout.cluster_bits] != 1:
+                if offset:
+                    layout.references[offset >> layout.cluster_bits] -= 1
+                offset = layout.take_one()
+                layout.references[offset >> layout.cluster_bits] = 1
+                layout.existing_l1[number] = COPIED | offset
+            places[number] = offset
+        return places
+
+    def _refcounts_places(self) -> set[int]:
+        """Room for refcount blocks that were not there; numbers of the new ones. The table may have to be longer."""
+        layout, size = self.layout, self.layout.cluster_size
+        per_block = size * 8 // layout.options.refcount_bits
+        made: set[int] = set()
+        while True:
+            wanted = -(-len(layout.references) // per_block)
+            self._table.extend([0] * (wanted - len(self._table)))
+            missing = [
+                number
+                for number in range(wanted)
+                if not self._table[number] and any(layout.references[number * per_block : (number + 1) * per_block])
+            ]
+            if not missing and wanted <= self._capacity:
+                return made
+            for number in missing:
+                self._table[number] = layout.take_one()
+                layout.references[self._table[number] >> layout.cluster_bits] = 1
+                made.add(number)
+            if len(self._table) > self._capacity:
+                self._move_table()
+
+    def _move_table(self) -> None:
+        layout, size = self.layout, self.layout.cluster_size
+        (old,) = struct.unpack_from(">Q", self._start, _TABLE_AT)
+        for cluster in range(self._capacity * 8 // size):
+            layout.references[(old >> layout.cluster_bits) + cluster] -= 1
+        clusters = -(-len(self._table) * 8 // size) + 1
+        at = layout.take(clusters)
+        for cluster in range(clusters):
+            layout.references[(at >> layout.cluster_bits) + cluster] = 1
+        self._capacity = clusters * size // 8
+        start = bytearray(self._start)
+        struct.pack_into(">QI", start, _TABLE_AT, at, clusters)
+        self._start = bytes(start)
+
+    async def _write_refcounts(self, now: array[int], before: array[int], new: set[int]) -> None:
+        """Blocks that differ, then the table, then the header that names it."""
+        layout = self.layout
+        order = layout.options.refcount_bits.bit_length() - 1
+        per_block = layout.cluster_size * 8 // layout.options.refcount_bits
+        for number in range(-(-len(now) // per_block)):
+            part = now[number * per_block : (number + 1) * per_block]
+            if number in new or part != before[number * per_block : (number + 1) * per_block]:
+                part.extend([0] * (per_block - len(part)))
+                await self._write(self._table[number] & _REFCOUNT_OFFSET, refcounts.packed(part, order))
+        await self._flush()
+        if new:
+            at = struct.unpack_from(">Q", self._start, _TABLE_AT)[0]
+            await self._write(at, entries.packed(self._table).ljust(self._capacity * 8, b"\0"))
+            await self._flush()
+            await self._write(0, self._start)
+            await self._flush()
+
+    async def _write(self, at: int, data: bytes) -> None:
+        if self.store.fixed_size and at + len(data) > self.store.writable:
+            raise no_room(self.store, at + len(data))
+        await self.store.write(at, memoryview(data))
+
+    async def _flush(self) -> None:
+        if self.durable:
+            await self.store.flush()
