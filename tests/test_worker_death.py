@@ -54,15 +54,21 @@ class Mortal(Worker):
 
 
 class Threads:
-    """In place of worker processes: `deaths` says after how many messages each that is started dies; None: never."""
+    """In place of worker processes: `deaths` says after how many messages each that is started dies; None: never.
+    `stillborn`: so many of those that replace others die as they are forked.
+    """
 
-    def __init__(self, deaths: list[int | None]) -> None:
+    def __init__(self, deaths: list[int | None], stillborn: int) -> None:
+        self.stillborn = stillborn
         self.pids = itertools.count(1)
         self.deaths = iter(deaths)
         self.workers: list[Mortal] = []
         self.serving: list[asyncio.Task[None]] = []
 
     def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
+        if self.workers and self.stillborn:
+            self.stillborn -= 1
+            raise WorkerLost("a worker process could not be started: Broken pipe")
         new = [Mortal(endpoint, next(self.pids), next(self.deaths, None), ended) for _ in range(count)]
         self.workers += new
         self.serving += [asyncio.ensure_future(worker.serve()) for worker in new]
@@ -95,12 +101,13 @@ def copied(
     pieces: int = 64,
     second: bytes = bytes(SIZE),
     rate: int = 0,
+    stillborn: int = 0,
     **options: object,
 ) -> tuple[bytes, Coordinator, Heard, Threads]:
     async def run() -> tuple[bytes, Coordinator, Heard, Threads]:
         size = pieces * BUFFER
         source, target = await store("memory:source", CONTENT[:size]), await store("memory:target", second[:size])
-        crew, heard = Threads(deaths), Heard()
+        crew, heard = Threads(deaths, stillborn), Heard()
         todo = job(size, **{"requests": 2 * count, "lease_size": 4 * BUFFER, **options})
         images = Pair(source, target) if todo.compare else source
         coordinator = Coordinator(todo, images, crew, count, heard, rate=rate)
@@ -167,6 +174,12 @@ def test_when_all_die_again_and_again_the_job_fails(count, replacements, last):
         copied([last] * 100, count)
     with pytest.raises(WorkerLost):
         copied([last] * (count + replacements), count)
+
+
+def test_a_replacement_that_dies_as_it_is_forked_is_one_of_those_that_there_may_be():
+    assert copied([5], 1, stillborn=2)[0] == CONTENT
+    with pytest.raises(WorkerLost, match="could not be started"):
+        copied([5], 1, stillborn=3)
 
 
 @pytest.mark.parametrize("deaths", [[], [8], [6, 7], [3, 9, 5]])

@@ -101,8 +101,8 @@ def one_line(words: str, *parts: str) -> None:
 
 def warned(words: str, pids: list[int], number: int = signal.SIGKILL) -> None:
     """A warning for each of them and no other word."""
-    start, end = "mpconv: warning: a worker process", f"ended (signal {int(number)}): its work is done again by others\n"
-    lines = [f"{start} (pid {pid}) {end}" for pid in pids]
+    end = f"ended (signal {int(number)}): its work is done again by others\n"
+    lines = [f"mpconv: warning: a worker process (pid {pid}) {end}" for pid in pids]
     assert sorted(words.splitlines(keepends=True)) == sorted(lines)
 
 
@@ -187,8 +187,9 @@ def test_workers_that_die_again_and_again_end_the_copy(order):
     code, words = copy.end()
     assert code == 1
     *warnings, last = words.splitlines(keepends=True)
-    assert len(warnings) == 4 and all("its work is done again by others" in line for line in warnings)
-    one_line(last, "a worker process", "signal 9", "target is incomplete", "run the command again")
+    assert 1 <= len(warnings) <= 4, "one that is killed as it is forked counts without a warning"
+    assert all("its work is done again by others" in line for line in warnings), words
+    one_line(last, "a worker process", "target is incomplete", "run the command again")
 
 
 def test_a_fork_server_that_dies_ends_the_copy():
