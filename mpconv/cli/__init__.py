@@ -7,6 +7,7 @@ import sys
 import click
 
 from mpconv import __version__
+from mpconv.cli.check import check
 from mpconv.cli.compare import compare
 from mpconv.cli.convert import convert
 from mpconv.cli.info import info
@@ -23,6 +24,7 @@ def cli() -> None:
 
 
 cli.add_command(convert)
+cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(info)
 cli.add_command(map_)

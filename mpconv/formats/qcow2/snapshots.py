@@ -27,6 +27,7 @@ class Snapshot:
     vm_state_size: int
     disk_size: int | None
     icount: int | None = None
+    stored: int = 0
 
 
 def parse(data: bytes, count: int) -> list[Snapshot]:
@@ -34,6 +35,7 @@ def parse(data: bytes, count: int) -> list[Snapshot]:
     found = []
     at = 0
     for _ in range(count):
+        start = at
         if at + _FIXED.size > len(data):
             raise ImageError("the snapshot table is cut off")
         l1_offset, l1_size, id_length, name_length, seconds, nanoseconds, clock, state, extra = _FIXED.unpack_from(
@@ -65,6 +67,7 @@ def parse(data: bytes, count: int) -> list[Snapshot]:
                 state,
                 disk_size,
                 icount,
+                stored=align_up(end, 8) - start,
             )
         )
         at = align_up(end, 8)

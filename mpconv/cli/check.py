@@ -1,0 +1,143 @@
+"""`mpconv check`: qemu-img check's options, texts and exit codes; nothing is ever repaired."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from mpconv.cache import CACHE_MODES
+from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show
+from mpconv.cli.opening import RAW, places, probed
+from mpconv.errors import UsageError
+from mpconv.job import Place
+
+if TYPE_CHECKING:
+    from mpconv.formats.qcow2.check import Report
+
+_CLEAN, _NOT_DONE, _CORRUPT, _LEAKS, _NO_CHECKS = 0, 1, 2, 3, 63
+QCOW2 = "qcow2"
+
+
+@click.command(cls=ImageCommand)
+@click.option("-r", "--repair", metavar="WHAT", help="Refused: mpconv check does not repair.")
+@click.option("-T", "cache", metavar="MODE", default="writeback", help=f"{', '.join(CACHE_MODES)}; default writeback.")
+@click.option("-p", "--progress", is_flag=True, help="Taken, and shows nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@image_options
+def check(
+    fmt: str | None,
+    output: str,
+    repair: str | None,
+    cache: str,
+    progress: bool,
+    quiet: bool,
+    image_opts: bool,
+    force_share: bool,
+    names: tuple[str, ...],
+) -> int:
+    """Look for errors in a qcow2 image, which is only read.
+
+    Exit code 0: there are none; 2: it is corrupt; 3: clusters are lost to use; 1: the check could not be done; 63: the
+    format has nothing to check.
+    """
+    as_json = is_json(output)
+    if repair is not None:
+        raise UsageError("mpconv check does not repair")
+    name = one_name(names)
+    if cache not in CACHE_MODES:
+        raise UsageError(f"Invalid source cache option: {cache}")
+    place = _place(name, fmt, image_opts, direct=CACHE_MODES[cache].direct, shared=force_share)
+
+    import asyncio  # noqa: PLC0415 - --help does without
+
+    from mpconv.transports import redacted  # noqa: PLC0415
+
+    found = asyncio.run(_checked(place))
+    if found is None:
+        return _failed("This image format does not support checks", _NO_CHECKS)
+    if not quiet:
+        show(json_lines(found, redacted(place.url if image_opts else name)) if as_json else lines(found))
+    if found.check_errors:
+        return _failed("Check failed", _NOT_DONE)
+    if found.corruptions:
+        return _CORRUPT
+    return _LEAKS if found.leaks else _CLEAN
+
+
+def _place(name: str, fmt: str | None, image_opts: bool, *, direct: bool, shared: bool) -> Place:
+    """Where the image lies, with its format, None for one that its first bytes must tell."""
+    known = None if fmt == QCOW2 and not image_opts else fmt
+    [place] = places([name], known, image_opts, direct)
+    said = place.format or (None if probed([name], fmt, image_opts) else RAW) if image_opts else fmt
+    return msgspec.structs.replace(place, format=said, shared=shared or place.shared)
+
+
+async def _checked(place: Place) -> Report | None:
+    """None for an image of a format without checks."""
+    from mpconv import transports  # noqa: PLC0415
+    from mpconv.formats.opening import found_format  # noqa: PLC0415
+    from mpconv.transports.base import Access  # noqa: PLC0415
+
+    store = await transports.open_place(place, Access.READ, locked=True)
+    try:
+        if (place.format or await found_format(store)) == RAW:
+            return None
+        from mpconv.formats.qcow2.checking import check  # noqa: PLC0415
+
+        return await check(store, _tell)
+    finally:
+        await store.close()
+
+
+def _tell(line: str) -> None:
+    """What was found, as QEMU writes it: without the program's name, and with -q too."""
+    print(line, file=sys.stderr)
+
+
+def _failed(why: str, code: int) -> int:
+    print(f"mpconv: {why}", file=sys.stderr)
+    return code
+
+
+def lines(found: Report) -> Iterator[str]:
+    """For people."""
+    if not (found.corruptions or found.leaks or found.check_errors):
+        yield "No errors were found on the image."
+    if found.corruptions:
+        yield f"\n{found.corruptions} errors were found on the image."
+        yield "Data may be corrupted, or further writes to the image may corrupt it."
+    if found.leaks:
+        yield f"\n{found.leaks} leaked clusters were found on the image."
+        yield "This means waste of disk space, but no harm to data."
+    if found.check_errors:
+        yield f"\n{found.check_errors} internal errors have occurred during the check."
+    if found.total and found.allocated:
+        shares = [found.fragmented * 100 / found.allocated, found.compressed * 100 / found.allocated]
+        yield (
+            f"{found.allocated}/{found.total} = {found.allocated * 100 / found.total:.2f}% allocated, "
+            f"{shares[0]:.2f}% fragmented, {shares[1]:.2f}% compressed clusters"
+        )
+    yield f"Image end offset: {found.end}"
+
+
+def json_lines(found: Report, name: str) -> Iterator[str]:
+    """For programs: what is 0 is left out, except check-errors."""
+    from mpconv.inspection import json_text  # noqa: PLC0415
+
+    facts: dict[str, int | str] = {
+        "image-end-offset": found.end,
+        "compressed-clusters": found.compressed,
+        "total-clusters": found.total,
+        "corruptions": found.corruptions,
+        "check-errors": found.check_errors,
+        "leaks": found.leaks,
+        "allocated-clusters": found.allocated,
+        "filename": name.encode(errors="surrogateescape").decode(errors="replace"),
+        "format": QCOW2,
+        "fragmented-clusters": found.fragmented,
+    }
+    yield json_text({key: value for key, value in facts.items() if value or key == "check-errors"})
