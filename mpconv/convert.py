@@ -48,10 +48,13 @@ class Options:
     `requests` and `workers`: None for what suits the image and the machine. `create`: make the target anew.
     `target_is_zero`: it exists and reads as zeros. `rate`: bytes a second, 0 for no limit. `shared`: a program may
     have the source open. `salvage`: what cannot be read becomes zeros. `offload`: have data copied where it lies.
-    `probe`, `probe_target`: refuse what looks like another format than raw. `refusal`: why it cannot be, said once the
-    sources are open, as qemu-img does. `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made, None for
-    raw and with an existing one. `compression_level`: None for the codec's own. `snapshot`: the source's internal
-    snapshot to copy, by id or name, or as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides.
+    `probe_target`: refuse what looks like another format than raw. `refusal`: why it cannot be, said once the
+    sources are open, as qemu-img does.
+
+    `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made; of one that exists only its backing file counts,
+    which says that the target has one; None for raw. `compression_level`: None for the codec's own. `snapshot`: the
+    source's internal snapshot to copy, by id or name, or as `snapshot.id=,snapshot.name=`. `trust`: what a source may
+    open besides itself.
     """
 
     in_order: bool = True
@@ -135,6 +138,8 @@ async def _copy(
             )
         if options.probe_target:
             await found_format(target)
+            if options.compress:
+                raise UsageError("Compression not supported for this file format")
             on_warning(f"Image format was not specified for '{target.name}' and probing guessed raw")
         await _run(sources, source, place, target, options, local, observer)
     finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpconv.cache import CACHE_MODES
-from mpconv.cli.image_command import WithProgressKind
+from mpconv.cli.image_command import WithProgressKind, trust_of, trust_options
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests
 from mpconv.errors import MpconvError, UsageError
@@ -34,6 +34,7 @@ _CANNOT_OPEN, _CANNOT_ASK, _CANNOT_READ = 2, 3, 4
     "--workers", type=click.IntRange(1, 256), help="Worker processes (default: by cores and size, at most 8)."
 )
 @click.option("--image-opts", is_flag=True, help="The images are driver options: driver=raw,file.filename=X")
+@trust_options
 @click.option("-p", "--progress", is_flag=True, help="Show compared bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
@@ -47,6 +48,8 @@ def compare(
     parallel: int | None,
     workers: int | None,
     image_opts: bool,
+    allow_backing: tuple[str, ...],
+    allow_data_file: bool,
     progress: bool,
     progress_kind: str | None,
     quiet: bool,
@@ -81,6 +84,7 @@ def compare(
         strict=strict,
         requests=parallel,
         workers=workers,
+        trust=trust_of(allow_backing, allow_data_file),
     )
     try:
         with Report(display, quiet=quiet, verbose=False) as report:

@@ -8,17 +8,17 @@ from typing import Any
 import click
 
 from mpconv.cache import CACHE_MODES
-from mpconv.cli.image_command import WithProgressKind
-from mpconv.cli.opening import places, probed
-from mpconv.cli.params import OptionList, Requests, Size, Snapshot, SparseSize, last_of
+from mpconv.cli.image_command import WithProgressKind, trust_of, trust_options
+from mpconv.cli.opening import RAW, places, probed
+from mpconv.cli.params import Level, OptionList, Requests, Size, Snapshot, SparseSize, last_of
 from mpconv.cli.refusals import check_combination, check_protocol, created_as, help_text
 from mpconv.errors import MpconvError, UsageError
 from mpconv.job import Place
 
 
 @click.command(cls=WithProgressKind)
-@click.option("-f", "--source-format", metavar="FMT", help="The sources' format; else it is probed. Only raw so far.")
-@click.option("-O", "--target-format", metavar="FMT", help="The target's format, default raw.")
+@click.option("-f", "--source-format", metavar="FMT", help="The sources' format, raw or qcow2; else it is probed.")
+@click.option("-O", "--target-format", metavar="FMT", help="The target's format, raw or qcow2; default raw.")
 @click.option("-n", "--no-create", is_flag=True, help="The target exists: write into it, do not make it.")
 @click.option(
     "-o",
@@ -71,9 +71,15 @@ from mpconv.job import Place
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how zeros are made, and where block status was not to be had.")
 @click.option("-c", "--compress", is_flag=True, help="Compress: raw cannot.")
+@click.option(
+    "--compression-level",
+    type=Level(),
+    help="With -c: 1, the fastest, to 9 (zlib) or 22 (zstd).",
+)
 @click.option("-B", "--backing", metavar="FILE", help="The target's backing file: raw has none.")
 @click.option("-F", "--backing-format", metavar="FMT", help="Its format.")
 @click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot: raw has none.")
+@trust_options
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: raw has none.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
 @click.argument("names", nargs=-1, metavar="SOURCE... TARGET")
@@ -97,12 +103,13 @@ def convert(names: tuple[str, ...], **options: Any) -> int:
 
 def _target(name: str, options: dict[str, Any], *, direct: bool) -> tuple[Place, str | None]:
     """Where the target lies; and why it cannot be used, which is said once the sources are open."""
+    image_opts = options["target_image_opts"]
+    fmt = options["target_format"] if image_opts else options["target_format"] or RAW
     if not options["no_create"]:
         check_protocol(name)
-        return Place(url=name, direct=direct), None
-    image_opts = options["target_image_opts"]
+        return Place(url=name, direct=direct, format=fmt), None
     try:
-        return places([name], options["target_format"], image_opts, direct, writable=True)[0], None
+        return places([name], fmt, image_opts, direct, writable=True)[0], None
     except MpconvError as error:
         return Place(url="null:"), str(error)
 
@@ -112,11 +119,11 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     target_cache = CACHE_MODES.get(options["target_cache"], CACHE_MODES["writeback"])
-    preallocation, refusal = created_as(options, len(sources), target)
     from_places = places(
         sources, options["source_format"], options["image_opts"], CACHE_MODES[options["source_cache"]].direct
     )
     to_place, unusable = _target(target, options, direct=target_cache.direct)
+    made = created_as(options, from_places, target, to_place.format)
     local = LocalWorkers.preloading([*from_places, to_place])
 
     from mpconv import convert as job  # noqa: PLC0415
@@ -136,7 +143,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         sparse_size=4096 if sparse_size is None else sparse_size,
         create=not options["no_create"],
         target_is_zero=options["target_is_zero"],
-        preallocation=preallocation,
+        preallocation=made.preallocation,
         requests=options["parallel"],
         workers=options["workers"],
         cache=target_cache,
@@ -145,7 +152,13 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         salvage=options["salvage"],
         offload=options["copy_range_offloading"],
         probe_target=options["target_image_opts"] and probed([target], None, True),
-        refusal=refusal or unusable,
+        refusal=made.refusal or unusable,
+        target_format=to_place.format or RAW,
+        qcow2=made.qcow2,
+        compress=options["compress"],
+        compression_level=options["compression_level"],
+        snapshot=options["snapshot"],
+        trust=trust_of(options["allow_backing"], options["allow_data_file"]),
     )
     with report:
         run(job.convert(from_places, to_place, chosen, local, report, report.warn), display, verbose=options["verbose"])

@@ -8,34 +8,37 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mpconv.errors import Fatal, UsageError
-from mpconv.transports import module_of, redacted
+from mpconv.transports import is_local, module_of, redacted
 
 _SIZE_SUFFIXES = "bkmgtpe"
 _SIZE = re.compile(r"\s*\+?(?:(0x[0-9a-f]+)([kmgtp]?)|(\d+)(?:\.(\d*))?([bkmgtpe]?))", re.I | re.ASCII)
+_NUMBER = re.compile(r"\s*([+-]?)(?:0x([0-9a-f]+)|0([0-7]+)|(\d+))", re.I | re.ASCII)
 _ON, _OFF = {"on", "yes", "true", "y"}, {"off", "no", "false", "n"}
 _MODES = ("off", "metadata", "falloc", "full")
-_LARGEST_HINT = (1 << 32) - 1
+LARGEST_HINT, HINT_TOO_LARGE = (1 << 32) - 1, "Extent size hint is too large"
 
-_FILE = {
-    "extent_size_hint": "=<size> - Extent size hint for the image file, 0 to disable",
-    "nocow": "=<bool (on/off)>  - Turn off copy-on-write (valid only on btrfs)",
-    "preallocation": "=<str>    - Preallocation mode (allowed values: off, falloc, full)",
-    "size": "=<size>            - Virtual disk size",
+Known = dict[str, tuple[str, str]]
+"""name -> (kind of value, what `-o help` says of it)."""
+
+_SIZE_OPTION: Known = {"size": ("size", "Virtual disk size")}
+OF_FILES: Known = {
+    "extent_size_hint": ("size", "Extent size hint for the image file, 0 to disable"),
+    "nocow": ("bool (on/off)", "Turn off copy-on-write (valid only on btrfs)"),
 }
-_NFS = {"size": _FILE["size"]}
-_EXISTING = {
-    "preallocation": "=<str>    - Preallocation mode (allowed values: off)",
-    "size": _FILE["size"],
+"""What every image has that is made as a file."""
+_FILE: Known = {
+    **OF_FILES,
+    "preallocation": ("str", "Preallocation mode (allowed values: off, falloc, full)"),
+    **_SIZE_OPTION,
 }
+_NFS: Known = _SIZE_OPTION
+_EXISTING: Known = {"preallocation": ("str", "Preallocation mode (allowed values: off)"), **_SIZE_OPTION}
 """What is not made but written into, devices and LUNs."""
-
-_NO_TARGET = """Supported raw options:
-  size=<size>            - Virtual disk size
-
+_NO_TARGET = """
 The protocol level may support further options.
 Specify the target filename to include those options."""
 
@@ -54,33 +57,38 @@ def parse_create_opts(options: list[str], target_url: str) -> CreateOptions:
 
     UsageError in qemu-img's words, Fatal for what only making the image shows there.
     """
-    joined = ",".join(options)
     known = _known(target_url)
     if asks_for_help(options):
-        lines = [f"  {name}{rest}" for name, rest in known.items()]
-        return CreateOptions(help="\n".join(["Supported options:", *lines]) if target_url else _NO_TARGET)
-    preallocation, nocow, hint = "off", False, 0
-    for name, value, _ in pairs(joined) if target_url else ():
+        return CreateOptions(help=help_of(known if target_url else _SIZE_OPTION, "raw", target_url))
+    values = typed(options, known) if target_url else {}
+    preallocation, hint = str(values.get("preallocation", "off")), values.get("extent_size_hint", 0)
+    why = _unmakeable(preallocation, int(hint), made=known is _FILE)
+    if why is not None:
+        raise Fatal(f"{redacted(target_url)}: error while converting raw: {why}")
+    return CreateOptions(preallocation=preallocation, nocow=bool(values.get("nocow", False)))
+
+
+def help_of(known: Known, fmt: str, target_url: str) -> str:
+    """What `-o help` prints."""
+    heads = {name: f"{name}=<{kind}>" for name, (kind, _) in sorted(known.items())}
+    lines = [f"  {head:<22} - {known[name][1]}" for name, head in heads.items()]
+    title = "Supported options:" if target_url else f"Supported {fmt} options:"
+    return "\n".join([title, *lines]) + ("" if target_url else f"\n{_NO_TARGET}")
+
+
+def typed(options: list[str], known: Known) -> dict[str, str | int | bool]:
+    """name -> value, the last one of each name. UsageError for an unknown name and a value that is not of its kind."""
+    values: dict[str, str | int | bool] = {}
+    for name, value, _ in pairs(",".join(options)):
         if name == "id":  # the list's own name in QEMU, for any list
             continue
         if name not in known:
             raise UsageError(f"Invalid parameter '{name}'")
-        if name == "preallocation":
-            preallocation = value
-            continue
         try:
-            if name == "nocow":
-                nocow = parse_switch(name, value)
-            elif name == "extent_size_hint":
-                hint = parse_bytes(name, value)
-            else:
-                parse_bytes(name, value)
+            values[name] = _PARSE[known[name][0]](name, value)
         except ValueError as error:
             raise UsageError(str(error)) from None
-    why = _unmakeable(preallocation, hint, made=known is _FILE)
-    if why is not None:
-        raise Fatal(f"{redacted(target_url)}: error while converting raw: {why}")
-    return CreateOptions(preallocation=preallocation, nocow=nocow)
+    return values
 
 
 def pairs(text: str, first: str = "") -> Iterator[tuple[str, str, bool]]:
@@ -140,6 +148,26 @@ def parse_switch(name: str, text: str) -> bool:
     return text in _ON
 
 
+def parse_number(name: str, text: str) -> int:
+    """A number whose amount is below 2^64, decimal, hexadecimal or octal. ValueError in QEMU's words."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise ValueError(f"Parameter '{name}' expects a number")
+    sign, hexadecimal, octal, decimal = match.groups()
+    number = int(hexadecimal or octal or decimal, 16 if hexadecimal else 8 if octal else 10)
+    if number >= 1 << 64:
+        raise ValueError(f"Value '{text}' is too large for parameter '{name}'")
+    return -number if sign == "-" else number
+
+
+_PARSE: dict[str, Callable[[str, str], str | int | bool]] = {
+    "str": lambda name, text: text,
+    "num": parse_number,
+    "size": parse_bytes,
+    "bool (on/off)": parse_switch,
+}
+
+
 def asks_for_help(options: list[str]) -> bool:
     """Whether there is a `-o help` among them. UsageError for a text that is no list of options."""
     for text in options:
@@ -153,14 +181,16 @@ def _can_be_joined(text: str) -> bool:
     return bool(text) and not text.startswith(",") and (len(text) - len(text.rstrip(","))) % 2 == 0
 
 
-def _known(target_url: str) -> dict[str, str]:
-    """The options there are for a target, with their help."""
-    kind = module_of(target_url).rpartition(".")[2]
-    if kind == "nfs":
+def _known(target_url: str) -> Known:
+    """The options there are for a raw target."""
+    if module_of(target_url).rpartition(".")[2] == "nfs":
         return _NFS
-    if kind != "file" or _is_device(target_url):
-        return _EXISTING
-    return _FILE
+    return _FILE if is_made_as_file(target_url) else _EXISTING
+
+
+def is_made_as_file(target_url: str) -> bool:
+    """Whether it is a file of this host, or would be one."""
+    return is_local(target_url) and not _is_device(target_url)
 
 
 def _is_device(url: str) -> bool:
@@ -177,6 +207,6 @@ def _unmakeable(preallocation: str, hint: int, *, made: bool) -> str | None:
         return f"invalid parameter value: {preallocation}"
     if not made and preallocation != "off":
         return f"Unsupported preallocation mode '{preallocation}'"
-    if hint > _LARGEST_HINT:
-        return "Extent size hint is too large"
+    if hint > LARGEST_HINT:
+        return HINT_TOO_LARGE
     return "Unsupported preallocation mode: metadata" if preallocation == "metadata" else None

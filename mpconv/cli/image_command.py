@@ -10,17 +10,23 @@ from typing import Any, TypeVar
 import click
 
 from mpconv.errors import Fatal, UsageError
+from mpconv.job import Trust
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _OUTPUTS = ("human", "json")
 
 
 class ImageCommand(click.Command):
-    """A command that refuses what it does not understand in qemu-img's words."""
+    """A command that refuses what it does not understand in qemu-img's words.
+
+    `--allow-backing` takes no value but with a `=`: what follows it may be an image.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        valued = ["--allow-backing=" if arg == "--allow-backing" else arg for arg in args[:end]]
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, valued + args[end:])
         except click.NoSuchOption as error:
             raise UsageError(f"unrecognized option '{error.option_name}'") from None
         except click.BadOptionUsage as error:
@@ -38,14 +44,32 @@ class WithProgressKind(ImageCommand):
         return super().parse_args(ctx, kinds + args[end:])
 
 
+def trust_options(command: _Decorated) -> _Decorated:
+    """--allow-backing and --allow-data-file."""
+    backing = click.option(
+        "--allow-backing",
+        multiple=True,
+        metavar="[=DIR]",
+        help="Open backing files that images name, in DIR (default: beside the image). May be given more than once.",
+    )
+    data_file = click.option("--allow-data-file", is_flag=True, help="Open external data files that images name.")
+    return backing(data_file(command))
+
+
+def trust_of(backing: tuple[str, ...], data_file: bool) -> Trust:
+    """What the images may open besides themselves; "" stands for an image's own directory."""
+    return Trust(backing=list(backing) or None, data_file=data_file)
+
+
 def image_options(command: _Decorated) -> _Decorated:
-    """-f, --output, --image-opts, -U and the images' names."""
+    """-f, --output, --image-opts, -U, what is trusted and the images' names."""
     for option in reversed(
         (
             click.option("-f", "--format", "fmt", metavar="FMT", help="The image's format (default: looked at)."),
             click.option("--output", default="human", metavar="human|json", help="For people or for programs."),
             click.option("--image-opts", is_flag=True, help="FILE is a list of options, driver=...,file.filename=..."),
             click.option("-U", "--force-share", is_flag=True, help="Open it although another program writes to it."),
+            trust_options,
             click.argument("names", nargs=-1, metavar="FILE"),
         )
     ):

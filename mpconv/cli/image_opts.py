@@ -1,8 +1,8 @@
 """`--image-opts`: an image described by QEMU's driver options, as in `driver=raw,file.driver=file,file.filename=X`.
 
-A tree of nodes: "raw" has a `file` below it, at the end of the chain stands a protocol: file, host_device, nfs, iscsi
-or null-co. Every option must be known to its node. What only tunes QEMU is looked at and passed over. Errors are in
-qemu-img's words and never show a password.
+A tree of nodes: "raw" and "qcow2" have a `file` below them, at the end of the chain stands a protocol: file,
+host_device, nfs, iscsi or null-co. Every option must be known to its node. What only tunes QEMU is looked at and passed
+over. Errors are in qemu-img's words and never show a password.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from mpconv.cli.create_opts import pairs, parse_bytes, parse_switch
+from mpconv.cli.create_opts import pairs, parse_bytes, parse_number, parse_switch
+from mpconv.cli.opening import OTHERS, QCOW2, RAW
 from mpconv.errors import UsageError
 from mpconv.job import Place
 from mpconv.units import GiB
 
-_FORMATS = frozenset(
-    ("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "vdi", "vhdx", "vmdk", "vpc")
-)
 _NODE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,30}")
 _SECRETS = re.compile(r"((?:^|,)[^,=]*passw[^,=]*=)(?:[^,]|,,)*|(://[^,/%@]*)%(?:[^,]|,,)*(?=@)")
 _URL_LIKE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
@@ -89,7 +87,8 @@ def parse_image_opts(text: str, *, writable: bool = False) -> Place:
     unlocked = {"force-share": "on", "locking": "off"}
     shared = any(unlocked.get(name.rpartition(".")[2]) == value for name, value in values.items())
     place = _open(_Node(values, text), direct=False, writable=writable, top=True)
-    return msgspec.structs.replace(place, shared=shared)
+    fmt = RAW if place.format is None and names_format(text) else place.format
+    return msgspec.structs.replace(place, shared=shared, format=fmt)
 
 
 def names_format(text: str) -> bool:
@@ -113,11 +112,13 @@ def _open(node: _Node, *, direct: bool, writable: bool, top: bool) -> Place:
         return _local(node, filename, "host_device" if _is_device(filename) else "file", direct)
     if driver == "raw":
         return _raw(node, direct, writable, alone='A block device must be specified for "file"')
+    if driver == QCOW2:
+        return _qcow2(node, direct, writable)
     if driver in _LOCAL:
         return _local(node, node.take("filename"), driver, direct)
     if driver in _PROTOCOLS:
         return _PROTOCOLS[driver](node, driver)
-    if driver in _FORMATS:
+    if driver in OTHERS:
         raise node.refuse(f"mpconv cannot read {driver} images yet")
     raise node.refuse(f"Unknown driver '{driver}'")
 
@@ -141,16 +142,11 @@ def _common(node: _Node, direct: bool, writable: bool) -> bool:
 
 def _raw(node: _Node, direct: bool, writable: bool, *, alone: str) -> Place:
     """A part of what is below. `alone`: the complaint when nothing is."""
-    reference, below = node.take("file"), node.has_below("file")
-    if reference is not None:
-        if below:
-            raise node.refuse("Cannot reference an existing block device with additional options or a new filename")
-        raise node.refuse(f"Cannot find device='{reference}' nor node-name='{reference}'")
-    if not below:
-        raise node.refuse(alone)
-    place = _open(node.below("file"), direct=direct, writable=writable, top=False)
+    place = _file_below(node, direct, writable, alone)
     offset, size = node.bytes("offset") or 0, node.bytes("size")
     _nothing_left(node, "Block format 'raw' does not support the option '{}'")
+    if place.format == QCOW2 and (offset or size is not None):
+        raise node.refuse("mpconv takes no part of a qcow2 image")
     if place.size is not None:
         if offset > place.size:
             raise node.refuse(f"Offset ({offset}) cannot be greater than size of the containing file ({place.size})")
@@ -162,6 +158,49 @@ def _raw(node: _Node, direct: bool, writable: bool, *, alone: str) -> Place:
     if size is None and place.size is not None:
         size = place.size - offset
     return msgspec.structs.replace(place, offset=place.offset + offset, size=size)
+
+
+def _file_below(node: _Node, direct: bool, writable: bool, alone: str) -> Place:
+    """What the node `file` describes. `alone`: the complaint when there is none."""
+    reference, below = node.take("file"), node.has_below("file")
+    if reference is not None:
+        if below:
+            raise node.refuse("Cannot reference an existing block device with additional options or a new filename")
+        raise node.refuse(f"Cannot find device='{reference}' nor node-name='{reference}'")
+    if not below:
+        raise node.refuse(alone)
+    return _open(node.below("file"), direct=direct, writable=writable, top=False)
+
+
+def _qcow2(node: _Node, direct: bool, writable: bool) -> Place:
+    """What is below, read as qcow2. What the image opens besides is named by the image alone."""
+    place = _file_below(node, direct, writable, 'A block device must be specified for "file"')
+    for switch in _QCOW2_SWITCHES:
+        node.switch(switch)
+    for size in _QCOW2_SIZES:
+        node.bytes(size)
+    interval = node.take("cache-clean-interval")
+    try:
+        parse_number("cache-clean-interval", interval or "0")
+    except ValueError as error:
+        raise node.refuse(str(error)) from None
+    for name in ("overlap-check", "overlap-check.template"):
+        levels = ("none", "constant", "cached", "all")
+        given = node.take(name)
+        if given is not None and given not in levels:
+            allowed = f"Allowed are any of the following: {', '.join(levels)}"
+            raise node.refuse(f"Unsupported value '{given}' for qcow2 option 'overlap-check'. {allowed}")
+    for name in ("backing", "data-file"):
+        if node.take(name) is not None or node.has_below(name):
+            raise node.refuse(
+                f"mpconv takes no '{name}' from here: what the image names is opened, where it is allowed"
+            )
+    if node.has_below("encrypt"):
+        raise node.refuse("mpconv cannot decrypt images")
+    _nothing_left(node, "Block format 'qcow2' does not support the option '{}'")
+    if place.format == QCOW2:
+        raise node.refuse("mpconv reads no qcow2 image inside another")
+    return msgspec.structs.replace(place, format=QCOW2)
 
 
 def _nothing_left(node: _Node, words: str) -> None:
@@ -284,6 +323,14 @@ def _null(node: _Node, driver: str) -> Place:
     _protocol_knows(node, driver)
     return Place(url=f"null:?size={_NULL_SIZE if size is None else size}")
 
+
+_QCOW2_SWITCHES = (
+    *("lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other"),
+    *(f"overlap-check.{part}" for part in ("main-header", "active-l1", "active-l2", "refcount-table")),
+    *(f"overlap-check.{part}" for part in ("refcount-block", "snapshot-table", "inactive-l1", "inactive-l2")),
+    "overlap-check.bitmap-directory",
+)
+_QCOW2_SIZES = ("cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size")
 
 _LOCAL = frozenset(("file", "host_device", "host_cdrom"))
 _PROTOCOLS: dict[str, Callable[[_Node, str], Place]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show, warn
+from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show, trust_of, warn
 from mpconv.cli.params import Size
 
 
@@ -19,6 +19,8 @@ def map_(
     max_length: int | None,
     image_opts: bool,
     force_share: bool,
+    allow_backing: tuple[str, ...],
+    allow_data_file: bool,
     names: tuple[str, ...],
 ) -> None:
     """Tell where an image's data lies, and where holes are."""
@@ -31,7 +33,7 @@ def map_(
     from mpconv.cli.opening import opened  # noqa: PLC0415
 
     async def ask() -> None:
-        async with opened(name, fmt, image_opts) as (place, image):
+        async with opened(name, fmt, image_opts, trust_of(allow_backing, allow_data_file)) as (place, image):
             extents = await inspection.block_map(image, start_offset, max_length, warn)
             if as_json:
                 show(inspection.map_json(extents, start_offset, place.offset))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, image_options, is_json, show
+from mpconv.cli.image_command import ImageCommand, image_options, is_json, show, trust_of
 from mpconv.cli.params import Size
 from mpconv.errors import Fatal, UsageError
 
@@ -27,6 +27,8 @@ def measure(
     output: str,
     image_opts: bool,
     force_share: bool,
+    allow_backing: tuple[str, ...],
+    allow_data_file: bool,
     names: tuple[str, ...],
 ) -> None:
     """Tell how many bytes a copy of an image will take up."""
@@ -34,7 +36,7 @@ def measure(
 
     from mpconv import inspection  # noqa: PLC0415
     from mpconv.cli.create_opts import parse_create_opts  # noqa: PLC0415
-    from mpconv.cli.opening import RAW, opened, unknown_target_format  # noqa: PLC0415
+    from mpconv.cli.opening import QCOW2, RAW, opened, unknown_target_format  # noqa: PLC0415
 
     as_json = is_json(output)
     parse_create_opts(list(target_options), "")
@@ -46,7 +48,7 @@ def measure(
         raise UsageError("--size N cannot be used together with a filename.")
 
     async def ask(name: str) -> int:
-        async with opened(name, fmt, image_opts) as (_, image):
+        async with opened(name, fmt, image_opts, trust_of(allow_backing, allow_data_file)) as (_, image):
             return image.size
 
     if names:
@@ -58,6 +60,8 @@ def measure(
             )
     elif size is None:
         raise UsageError("Either --size N or one filename must be specified.")
+    if target_format == QCOW2:
+        raise UsageError("mpconv cannot measure for qcow2 images yet")
     if target_format != RAW:
         raise UsageError(unknown_target_format(target_format))
     _check_target_options(target_options)

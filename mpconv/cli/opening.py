@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mpconv.errors import UsageError
-from mpconv.job import Place
+from mpconv.job import Place, Trust
 from mpconv.transports.base import cannot_open
 
 if TYPE_CHECKING:
     from mpconv.formats.image import Image
 
-RAW = "raw"
-_OTHERS = frozenset(
-    ("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "vdi", "vhdx", "vmdk", "vpc")
-)
+RAW, QCOW2 = "raw", "qcow2"
+READABLE = frozenset((RAW, QCOW2))
+OTHERS = frozenset(("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc"))
 """What qemu-img knows besides: another word is a slip of the pen."""
 
 
@@ -35,9 +34,9 @@ def places(
         found = [parse_image_opts(name, writable=writable) for name in names]
         return [msgspec.structs.replace(place, direct=direct or place.direct) for place in found]
     for name in names:
-        if fmt in _OTHERS:
+        if fmt in OTHERS:
             raise cannot_open(name, f"mpconv cannot read {fmt} images yet (-f raw takes its bytes as they are)")
-        if fmt not in (None, RAW):
+        if fmt is not None and fmt not in READABLE:
             raise cannot_open(name, f"Unknown driver '{fmt}'")
         if not name:
             raise cannot_open(name, "The 'file' block driver requires a file name")
@@ -54,13 +53,14 @@ def probed(names: Sequence[str], fmt: str | None, image_opts: bool) -> bool:
 
 
 def unknown_target_format(fmt: str) -> str:
-    """Why no image of that format, which is not raw, can be made."""
-    return f"mpconv cannot write {fmt} images yet" if fmt in _OTHERS else f"Unknown file format '{fmt}'"
+    """Why no image of that format, which is neither raw nor qcow2, can be made."""
+    return f"mpconv cannot write {fmt} images yet" if fmt in OTHERS else f"Unknown file format '{fmt}'"
 
 
 @asynccontextmanager
-async def opened(name: str, fmt: str | None, image_opts: bool) -> AsyncIterator[tuple[Place, Image]]:
+async def opened(name: str, fmt: str | None, image_opts: bool, trust: Trust) -> AsyncIterator[tuple[Place, Image]]:
     """One image, open for reading while the context lasts; of a format that was not given the header is looked at.
+    `trust`: what it may open besides itself; nothing yet needs it.
 
     No locks are taken: of a raw image that a program writes to qemu-img tells as well, with `-U` and without.
     """

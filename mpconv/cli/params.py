@@ -94,3 +94,15 @@ class Requests(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if not 1 <= number <= MAX_REQUESTS:
             self.fail(f"Invalid number of coroutines. Allowed number of coroutines is between 1 and {MAX_REQUESTS}")
         return number
+
+
+class Level(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`--compression-level`: as zstd's; zlib has fewer."""
+
+    name = "level"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        level = int(str(value)) if str(value).isdecimal() and len(str(value)) < 4 else 0
+        if not 1 <= level <= 22:
+            self.fail("Invalid compression level specified. Must be between 1 and 22, for zlib between 1 and 9")
+        return level

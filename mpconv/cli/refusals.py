@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from mpconv.cache import CACHE_MODES
-from mpconv.cli.opening import RAW, unknown_target_format
+from mpconv.cli.opening import QCOW2, RAW, unknown_target_format
 from mpconv.errors import Fatal, MpconvError, UsageError
+from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.job import Place
 
 Options = dict[str, Any]
+_HIGHEST_ZLIB = 9
 
 
 def help_text(options: Options, target: str) -> str | None:
@@ -20,8 +24,13 @@ def help_text(options: Options, target: str) -> str | None:
     lists = list(options["target_format_options"])
     if not asks_for_help(lists):
         return None
-    if options["target_format"] not in (None, RAW):
-        raise UsageError(unknown_target_format(options["target_format"]))
+    target_format = options["target_format"]
+    if target_format == QCOW2:
+        from mpconv.cli.qcow2_opts import qcow2_help  # noqa: PLC0415
+
+        return qcow2_help(target)
+    if target_format not in (None, RAW):
+        raise UsageError(unknown_target_format(target_format))
     return parse_create_opts(lists, target).help
 
 
@@ -50,6 +59,10 @@ def check_combination(options: Options) -> None:
             "-o has no effect when skipping image creation",
         ),
         (options["target_is_zero"] and not options["no_create"], "--target-is-zero requires use of -n flag"),
+        (
+            options["compression_level"] is not None and not options["compress"],
+            "--compression-level requires use of -c flag",
+        ),
     ]
     for refused, why in refusals:
         if refused:
@@ -66,10 +79,31 @@ def check_protocol(target: str) -> None:
         raise UsageError(error.why.rpartition(": ")[2]) from None
 
 
-def created_as(options: Options, sources: int, target: str) -> tuple[str, str | None]:
-    """The preallocation of what is made; and why it is refused, if so, once the sources are open. The target is not
-    touched before.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """How the target is made: `preallocation` if raw, `qcow2` if so; `refusal`: why not, said once the sources are
+    open. The target is not touched before.
     """
+
+    preallocation: str = "off"
+    qcow2: Qcow2Options | None = None
+    refusal: str | None = None
+
+
+def created_as(options: Options, sources: list[Place], target: str, target_format: str | None) -> Made:
+    """What is to be made, or of a target that exists, used. `target_format`: None: its first bytes tell."""
+    if options["no_create"]:
+        qcow2 = Qcow2Options(backing_file=options["backing"], backing_fmt=options["backing_format"])
+        return Made(
+            qcow2=qcow2 if target_format == QCOW2 else None,
+            refusal=_first(_refusals(options, sources, target_format, backed=options["backing"] is not None)),
+        )
+    if target_format == QCOW2:
+        return _qcow2(options, sources, target)
+    return _raw(options, sources, target, target_format or RAW)
+
+
+def _raw(options: Options, sources: list[Place], target: str, target_format: str) -> Made:
     preallocation = "off"
     wrong_options: MpconvError | None = None
     unmakeable: MpconvError | None = None
@@ -82,40 +116,81 @@ def created_as(options: Options, sources: int, target: str) -> tuple[str, str | 
             wrong_options = error
         except Fatal as error:
             unmakeable = error
-    return preallocation, _refusal(options, sources, wrong_options, unmakeable)
-
-
-def _refusal(
-    options: Options, sources: int, wrong_options: MpconvError | None, unmakeable: MpconvError | None
-) -> str | None:
-    create, snapshot = not options["no_create"], options["snapshot"]
-    target_format = "raw" if options["target_format"] is None else options["target_format"]
+    backed = options["backing"] is not None
     refusals = [
-        (
-            snapshot is not None and sources > 1 and not snapshot.startswith("snapshot."),
-            "No support for concatenating multiple snapshot",
-        ),
-        (
-            snapshot is not None,
-            "Failed to load snapshot: Block format 'raw' used by device '' does not support temporarily loading "
-            "internal snapshots",
-        ),
-        (create and target_format != "raw", unknown_target_format(target_format)),
+        (target_format != RAW, unknown_target_format(target_format)),
         (wrong_options is not None, str(wrong_options)),
-        (create and options["backing"] is not None, "Backing file not supported for file format 'raw'"),
-        (create and options["backing_format"] is not None, "Backing file format not supported for file format 'raw'"),
+        (backed, "Backing file not supported for file format 'raw'"),
+        (options["backing_format"] is not None, "Backing file format not supported for file format 'raw'"),
+        *_refusals(options, sources, target_format, backed=backed, unmakeable=str(unmakeable or "")),
+    ]
+    return Made(preallocation=preallocation, refusal=_first(refusals))
+
+
+def _qcow2(options: Options, sources: list[Place], target: str) -> Made:
+    from mpconv.cli.qcow2_opts import wish  # noqa: PLC0415  (few need it)
+
+    lists = list(options["target_format_options"])
+    try:
+        wanted = wish(lists, target, options["backing"], options["backing_format"])
+    except UsageError as error:
+        return Made(refusal=str(error))
+    refusal = _first(
+        _refusals(
+            options,
+            sources,
+            QCOW2,
+            backed=wanted.backing_file is not None,
+            format_missing=wanted.backing_fmt is None,
+            uncompressible=wanted.uncompressible(),
+            unmakeable=wanted.unmakeable() or "",
+        )
+    )
+    if refusal is not None:
+        return Made(refusal=refusal)
+    made = wanted.options()
+    level = options["compression_level"]
+    if level is not None and made.compression_type == "zlib" and level > _HIGHEST_ZLIB:
+        return Made(refusal=f"Invalid compression level specified. Must be between 1 and {_HIGHEST_ZLIB} for zlib")
+    return Made(qcow2=made)
+
+
+_Refusals = list[tuple[bool, str]]
+
+
+def _first(refusals: _Refusals) -> str | None:
+    return next((why for refused, why in refusals if refused), None)
+
+
+def _refusals(
+    options: Options,
+    sources: list[Place],
+    target_format: str | None,
+    *,
+    backed: bool,
+    format_missing: bool = False,
+    uncompressible: str | None = None,
+    unmakeable: str = "",
+) -> _Refusals:
+    """What is refused of every target once its options are known. `backed`: it has a backing file; `format_missing`:
+    nobody said of which format.
+    """
+    compress, bitmaps = options["compress"], options["bitmaps"]
+    return [
         (
-            options["target_is_zero"] and options["backing"] is not None,
+            options["target_is_zero"] and backed,
             "Cannot use --target-is-zero when the destination image has a backing file",
         ),
         (
-            sources > 1 and options["backing"] is not None,
+            len(sources) > 1 and backed,
             "Having a backing file for the target makes no sense when concatenating multiple input images",
         ),
-        (options["compress"], "Compression not supported for this file format"),
-        (options["bitmaps"] and sources > 1, "Copying bitmaps only possible with single source"),
-        (options["bitmaps"], "Source lacks bitmap support"),
-        (unmakeable is not None, str(unmakeable)),
+        (backed and format_missing, "Use of backing file requires explicit backing format"),
+        (compress and target_format == RAW, "Compression not supported for this file format"),
+        (compress and uncompressible is not None, str(uncompressible)),
+        (bitmaps and len(sources) > 1, "Copying bitmaps only possible with single source"),
+        (bitmaps and any(place.format == QCOW2 for place in sources), "mpconv cannot copy bitmaps yet"),
+        (bitmaps, "Source lacks bitmap support"),
+        (bool(unmakeable), unmakeable),
         (options["target_cache"] not in CACHE_MODES, f"Invalid cache option: {options['target_cache']}"),
     ]
-    return next((why for refused, why in refusals if refused), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mpconv.cli.image_opts import names_format, parse_image_opts
@@ -68,7 +69,7 @@ def qemu_says(text: str) -> str:
 )
 def test_what_qemu_opens_is_found_too(folder: Path, text: str, place: Place) -> None:
     assert qemu_says(text) == ""
-    assert parse_image_opts(text) == place
+    assert parse_image_opts(text) == msgspec.structs.replace(place, format="raw" if names_format(text) else None)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_what_qemu_refuses_is_refused_in_its_words(folder: Path, text: str) -> N
     ],
 )
 def test_network_stores_become_urls(text: str, url: str) -> None:
-    assert parse_image_opts(text) == Place(url=url)
+    assert parse_image_opts(text) == Place(url=url, format="raw")
 
 
 @pytest.mark.parametrize(
@@ -208,8 +209,83 @@ def test_secrets_are_refused_with_a_way_out() -> None:
 
 
 def test_other_formats_are_not_read_as_raw(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r": mpconv cannot read qcow2 images yet$"):
-        parse_image_opts("driver=qcow2,file.filename=a.raw")
+    with pytest.raises(UsageError, match=r": mpconv cannot read vmdk images yet$"):
+        parse_image_opts("driver=vmdk,file.filename=a.raw")
+
+
+@pytest.fixture
+def qcow2(folder: Path) -> None:
+    """a.qcow2, and p.raw in which it begins at byte 512."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M"], check=True)
+    (folder / "p.raw").write_bytes(bytes(512) + (folder / "a.qcow2").read_bytes())
+
+
+QCOW2 = "driver=qcow2,file.filename=a.qcow2"
+
+
+@pytest.mark.usefixtures("qcow2")
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (QCOW2, Place(url="a.qcow2")),
+        ("driver=qcow2,file.driver=file,file.filename=a.qcow2", Place(url="a.qcow2")),
+        (
+            "driver=qcow2,file.driver=raw,file.offset=512,file.file.filename=p.raw",
+            Place(url="p.raw", offset=512),
+        ),
+        ("driver=raw,file.driver=qcow2,file.file.filename=a.qcow2", Place(url="a.qcow2")),
+        (f"{QCOW2},cache.direct=on,force-share=on", Place(url="a.qcow2", direct=True, shared=True)),
+        (f"{QCOW2},lazy-refcounts=on,pass-discard-other=off,l2-cache-size=1M", Place(url="a.qcow2")),
+        (f"{QCOW2},overlap-check=none,cache-clean-interval=5", Place(url="a.qcow2")),
+        (f"{QCOW2},overlap-check.template=all,overlap-check.main-header=on", Place(url="a.qcow2")),
+    ],
+)
+def test_qcow2_is_found_as_qcow2(text: str, place: Place) -> None:
+    assert qemu_says(text) == ""
+    assert parse_image_opts(text) == msgspec.structs.replace(place, format="qcow2")
+
+
+@pytest.mark.usefixtures("qcow2")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "driver=qcow2",
+        "driver=qcow2,filename=a.qcow2",
+        "driver=qcow2,file=a.qcow2",
+        f"{QCOW2},x=1",
+        f"{QCOW2},file.x=1",
+        f"{QCOW2},offset=1",
+        f"{QCOW2},lazy-refcounts=huh",
+        f"{QCOW2},pass-discard-snapshot=huh",
+        f"{QCOW2},cache-size=huh",
+        f"{QCOW2},cache-clean-interval=huh",
+        f"{QCOW2},overlap-check=huh",
+        f"{QCOW2},overlap-check.huh=on",
+        f"{QCOW2},overlap-check.main-header=huh",
+    ],
+)
+def test_wrong_options_of_qcow2_are_refused_in_qemus_words(text: str) -> None:
+    expected = qemu_says(text)
+    assert expected.startswith(f"Could not open '{text}': ")
+    with pytest.raises(UsageError) as caught:
+        parse_image_opts(text)
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"{QCOW2},backing.driver=raw,backing.file.filename=a.raw", "takes no 'backing' from here"),
+        (f"{QCOW2},backing=", "takes no 'backing' from here"),
+        (f"{QCOW2},data-file.filename=a.raw", "takes no 'data-file' from here"),
+        (f"{QCOW2},encrypt.key-secret=x", "cannot decrypt"),
+        ("driver=raw,size=4k,file.driver=qcow2,file.file.filename=a.qcow2", "no part of a qcow2 image"),
+        ("driver=qcow2,file.driver=qcow2,file.file.filename=a.qcow2", "no qcow2 image inside another"),
+    ],
+)
+def test_what_only_qemu_does_with_qcow2_is_refused(text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        parse_image_opts(text)
 
 
 @pytest.mark.parametrize("option", ["read-only=on", "file.read-only=on"])

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpconv.units import KiB
+from mpconv.units import KiB, MiB
+
+PREALLOCATIONS = ("off", "metadata", "falloc", "full")
+COMPRESSION_TYPES = ("zlib", "zstd")
+LONGEST_BACKING_NAME = 1023
+"""Bytes."""
+
+_CLUSTER_SIZE = "Cluster size must be a power of two between 512 and 2048k"
+_EXTENDED_FROM = 16 * KiB
+"""A subcluster, a 32nd of a cluster, is a sector at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,3 +34,51 @@ class Qcow2Options:
     backing_fmt: str | None = None
     data_file: str | None = None
     data_file_raw: bool = False
+
+    def refusal(self) -> str | None:
+        """Why QEMU makes no such image, in its words; what it would find first (read off qemu-img 7.2)."""
+        later = "compatibility level 1.1 {} above (use version=v3 or greater)"
+        old = self.version < 3
+        backed = self.backing_file is not None
+        checks = [
+            (old and self.extended_l2, f"Extended L2 entries are only supported with {later.format('and')}"),
+            (not _power_of_two(self.cluster_size, 512, 2 * MiB), _CLUSTER_SIZE),
+            (
+                self.extended_l2 and self.cluster_size < _EXTENDED_FROM,
+                f"Extended L2 entries are only supported with cluster sizes of at least {_EXTENDED_FROM} bytes",
+            ),
+            (
+                self.preallocation != "off" and backed and not self.extended_l2,
+                "Backing file and preallocation can only be used at the same time if extended_l2 is on",
+            ),
+            (self.backing_fmt is not None and not backed, "Backing format cannot be used without backing file"),
+            (old and self.lazy_refcounts, f"Lazy refcounts only supported with {later.format('and')}"),
+            (
+                not _power_of_two(self.refcount_bits, 1, 64),
+                "Refcount width must be a power of two and may not exceed 64 bits",
+            ),
+            (
+                old and self.refcount_bits != 16,
+                f"Different refcount widths than 16 bits require {later.format('or')}",
+            ),
+            (self.data_file_raw and backed, "Backing file and data-file-raw cannot be used at the same time"),
+            (self.data_file_raw and self.data_file is None, "data-file-raw requires data-file"),
+            (
+                old and self.data_file is not None,
+                f"External data files are only supported with {later.format('and')}",
+            ),
+            (
+                old and self.compression_type != "zlib",
+                f"Non-zlib compression type is only supported with {later.format('and')}",
+            ),
+            (
+                backed and len((self.backing_file or "").encode(errors="surrogateescape")) > LONGEST_BACKING_NAME,
+                f"Could not assign backing file '{self.backing_file}' with format '{self.backing_fmt}': "
+                "Invalid argument",
+            ),
+        ]
+        return next((why for refused, why in checks if refused), None)
+
+
+def _power_of_two(value: int, least: int, most: int) -> bool:
+    return least <= value <= most and value & (value - 1) == 0
