@@ -16,7 +16,7 @@ from typing import Any
 from mpconv.errors import Fatal, ImageError
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
-from mpconv.formats.qcow2 import entries, header, snapshots
+from mpconv.formats.qcow2 import bitmaps, entries, header, snapshots
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import Held, Run
 from mpconv.formats.qcow2.header import Header
@@ -48,16 +48,16 @@ class Metadata:
 async def read_metadata(store: Transport, snapshot: str | None = None) -> Metadata:
     """Header, snapshots, L1 table. ImageError, with the image's name, for what is no qcow2 image or a hostile one."""
     try:
-        start = await _read(store, 0, min(header.V3_LENGTH, store.size))
+        start = await read_bytes(store, 0, min(header.V3_LENGTH, store.size))
         size = header.cluster_size_of(start)
-        found = header.parse(await _read(store, 0, min(size, store.size)), store.size)
+        found = header.parse(await read_bytes(store, 0, min(size, store.size)), store.size)
         known = await _snapshots(store, found) if found.snapshots else []
         l1_offset, l1_size = found.l1_offset, found.l1_size
         if snapshot is not None:
             chosen = snapshots.find(known, snapshot)
             l1_offset, l1_size = chosen.l1_offset, chosen.l1_size
             header.check_table("Snapshot L1 table", l1_offset, l1_size * 8, header.LARGEST_L1, size, store.size)
-        table = await _read(store, l1_offset, min(l1_size * 8, max(0, store.size - l1_offset)))
+        table = await read_bytes(store, l1_offset, min(l1_size * 8, max(0, store.size - l1_offset)))
     except ImageError as error:
         if error.why.startswith("Failed to load snapshot"):
             raise
@@ -70,7 +70,7 @@ async def _snapshots(store: Transport, found: Header) -> list[snapshots.Snapshot
     most = min(snapshots.LARGEST_TABLE, store.size - found.snapshots_offset)
     length = 4096 + 256 * found.snapshots
     while True:
-        data = await _read(store, found.snapshots_offset, min(length, most))
+        data = await read_bytes(store, found.snapshots_offset, min(length, most))
         try:
             return snapshots.parse(data, found.snapshots)
         except ImageError:
@@ -79,7 +79,8 @@ async def _snapshots(store: Transport, found: Header) -> list[snapshots.Snapshot
         length *= 4
 
 
-async def _read(store: Transport, offset: int, length: int) -> bytes:
+async def read_bytes(store: Transport, offset: int, length: int) -> bytes:
+    """`length` bytes, all at once."""
     buffer = bytearray(length)
     await store.read_into(offset, memoryview(buffer))
     return bytes(buffer)
@@ -145,8 +146,11 @@ class Qcow2Image:
             index = at // self._per_table
             first = index * self._per_table
             stop = min(end, first + self._per_table)
-            offset = self._l1[index] & entries.OFFSET if index < len(self._l1) else 0
+            offset = self._l1_offset(index)
             if not offset:
+                while stop < end and not self._l1_offset(index + 1):
+                    index += 1
+                    stop = min(end, stop + self._per_table)
                 yield Run(Held.UNALLOCATED, at, stop - at)
             else:
                 found = await self._table(index, offset)
@@ -156,6 +160,9 @@ class Qcow2Image:
                 except ImageError as error:
                     raise self._wrong(error.why, at) from None
             at = stop
+
+    def _l1_offset(self, index: int) -> int:
+        return self._l1[index] & entries.OFFSET if index < len(self._l1) else 0
 
     async def _table(self, index: int, offset: int) -> array[int]:
         fetching = self._tables.get(index)
@@ -187,7 +194,20 @@ class Qcow2Image:
         if offset < size:
             raise self._wrong(f"L2 table offset {offset:#x} lies in the header", guest)
         there = min(size, self.store.size - offset)
-        return entries.table((await _read(self.store, offset, there)).ljust(size, b"\0"))
+        return entries.table((await read_bytes(self.store, offset, there)).ljust(size, b"\0"))
+
+    async def read_bitmaps(self) -> list[bitmaps.Bitmap]:
+        """The persistent bitmaps that count."""
+        if self.header.bitmaps is None:
+            return []
+        count, length, offset = self.header.bitmaps
+        try:
+            size = self.header.cluster_size
+            header.check_table("Bitmap directory", offset, length, bitmaps.LARGEST_DIRECTORY, size, self.store.size)
+            there = max(0, min(length, self.store.size - offset))
+            return bitmaps.parse((await read_bytes(self.store, offset, there)).ljust(length, b"\0"), count)
+        except ImageError as error:
+            raise cannot_open(self.store.name, error.why, ImageError) from None
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """From the tables alone; what is left to a backing file is asked of it, but its own holes are zeros here."""
