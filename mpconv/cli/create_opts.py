@@ -16,7 +16,7 @@ from mpconv.transports import is_local, module_of, redacted
 
 _SIZE_SUFFIXES = "bkmgtpe"
 _SIZE = re.compile(r"\s*\+?(?:(0x[0-9a-f]+)([kmgtp]?)|(\d+)(?:\.(\d*))?([bkmgtpe]?))", re.I | re.ASCII)
-_NUMBER = re.compile(r"\s*([+-]?)(?:0x([0-9a-f]+)|0([0-7]+)|(\d+))", re.I | re.ASCII)
+_NUMBER = re.compile(r"\s*([+-]?)(?:0x([0-9a-f]+)|0([0-7]+)|(0|[1-9]\d*))", re.I | re.ASCII)
 _ON, _OFF = {"on", "yes", "true", "y"}, {"off", "no", "false", "n"}
 _MODES = ("off", "metadata", "falloc", "full")
 LARGEST_HINT, HINT_TOO_LARGE = (1 << 32) - 1, "Extent size hint is too large"

@@ -50,8 +50,8 @@ class Qcow2Options:
             (self.backing_fmt is not None and not backed, "Backing format cannot be used without backing file"),
             (old and self.lazy_refcounts, f"Lazy refcounts only supported with {later.format('and')}"),
             (True, self.refcount_refusal("version=v3")),
-            (self.data_file_raw and backed, "Backing file and data-file-raw cannot be used at the same time"),
             (self.data_file_raw and self.data_file is None, "data-file-raw requires data-file"),
+            (self.data_file_raw and backed, "Backing file and data-file-raw cannot be used at the same time"),
             (
                 old and self.data_file is not None,
                 f"External data files are only supported with {later.format('and')}",
