@@ -26,8 +26,7 @@ class Piece:
     """`length` guest bytes from `start`. `depth`: the layer that was asked last, 0 for the topmost.
 
     `present`: that layer holds it. `host`: the byte of `store` where it lies, or would. `past_backing`: left to a
-    backing file that is too short. `searched`: the file below was asked for holes. `last`: QEMU says that the image
-    ends here.
+    backing file that is too short. `last`: QEMU says that the image ends here.
     """
 
     start: int
@@ -39,7 +38,6 @@ class Piece:
     host: int | None = None
     store: Transport | None = None
     past_backing: bool = False
-    searched: bool = False
     last: bool = False
 
     @property
@@ -51,7 +49,7 @@ class Piece:
     def flags(self) -> tuple[bool, ...]:
         """What `qemu-img compare -s` compares."""
         allocated = self.present or self.past_backing
-        return (allocated, self.zero, self.data, self.host is not None, self.searched, self.last)
+        return (allocated, self.zero, self.data, self.host is not None, self.last)
 
 
 def pieces(
@@ -180,7 +178,6 @@ class _Walk:
                     data=True,
                     host=host,
                     store=image.data,
-                    searched=True,
                     last=host + shift + length == last,
                 )
                 at = host + length
