@@ -48,16 +48,16 @@ class Metadata:
 async def read_metadata(store: Transport, snapshot: str | None = None) -> Metadata:
     """Header, snapshots, L1 table. ImageError, with the image's name, for what is no qcow2 image or a hostile one."""
     try:
-        start = await read_bytes(store, 0, min(header.V3_LENGTH, store.size))
+        start = await _read(store, 0, min(header.V3_LENGTH, store.size))
         size = header.cluster_size_of(start)
-        found = header.parse(await read_bytes(store, 0, min(size, store.size)), store.size)
+        found = header.parse(await _read(store, 0, min(size, store.size)), store.size)
         known = await _snapshots(store, found) if found.snapshots else []
         l1_offset, l1_size = found.l1_offset, found.l1_size
         if snapshot is not None:
             chosen = snapshots.find(known, snapshot)
             l1_offset, l1_size = chosen.l1_offset, chosen.l1_size
             header.check_table("Snapshot L1 table", l1_offset, l1_size * 8, header.LARGEST_L1, size, store.size)
-        table = await read_bytes(store, l1_offset, min(l1_size * 8, max(0, store.size - l1_offset)))
+        table = await _read(store, l1_offset, min(l1_size * 8, max(0, store.size - l1_offset)))
     except ImageError as error:
         if error.why.startswith("Failed to load snapshot"):
             raise
@@ -70,7 +70,7 @@ async def _snapshots(store: Transport, found: Header) -> list[snapshots.Snapshot
     most = min(snapshots.LARGEST_TABLE, store.size - found.snapshots_offset)
     length = 4096 + 256 * found.snapshots
     while True:
-        data = await read_bytes(store, found.snapshots_offset, min(length, most))
+        data = await _read(store, found.snapshots_offset, min(length, most))
         try:
             return snapshots.parse(data, found.snapshots)
         except ImageError:
@@ -79,8 +79,7 @@ async def _snapshots(store: Transport, found: Header) -> list[snapshots.Snapshot
         length *= 4
 
 
-async def read_bytes(store: Transport, offset: int, length: int) -> bytes:
-    """`length` bytes, all at once."""
+async def _read(store: Transport, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
     await store.read_into(offset, memoryview(buffer))
     return bytes(buffer)
@@ -146,9 +145,9 @@ class Qcow2Image:
             index = at // self._per_table
             first = index * self._per_table
             stop = min(end, first + self._per_table)
-            offset = self._l1_offset(index)
+            offset = self._l2_offset(index)
             if not offset:
-                while stop < end and not self._l1_offset(index + 1):
+                while stop < end and not self._l2_offset(index + 1):
                     index += 1
                     stop = min(end, stop + self._per_table)
                 yield Run(Held.UNALLOCATED, at, stop - at)
@@ -161,7 +160,8 @@ class Qcow2Image:
                     raise self._wrong(error.why, at) from None
             at = stop
 
-    def _l1_offset(self, index: int) -> int:
+    def _l2_offset(self, index: int) -> int:
+        """Host byte of an L2 table; 0: there is none."""
         return self._l1[index] & entries.OFFSET if index < len(self._l1) else 0
 
     async def _table(self, index: int, offset: int) -> array[int]:
@@ -194,7 +194,7 @@ class Qcow2Image:
         if offset < size:
             raise self._wrong(f"L2 table offset {offset:#x} lies in the header", guest)
         there = min(size, self.store.size - offset)
-        return entries.table((await read_bytes(self.store, offset, there)).ljust(size, b"\0"))
+        return entries.table((await _read(self.store, offset, there)).ljust(size, b"\0"))
 
     async def read_bitmaps(self) -> list[bitmaps.Bitmap]:
         """The persistent bitmaps that count."""
@@ -205,7 +205,7 @@ class Qcow2Image:
             size = self.header.cluster_size
             header.check_table("Bitmap directory", offset, length, bitmaps.LARGEST_DIRECTORY, size, self.store.size)
             there = max(0, min(length, self.store.size - offset))
-            return bitmaps.parse((await read_bytes(self.store, offset, there)).ljust(length, b"\0"), count)
+            return bitmaps.parse((await _read(self.store, offset, there)).ljust(length, b"\0"), count)
         except ImageError as error:
             raise cannot_open(self.store.name, error.why, ImageError) from None
 
@@ -233,7 +233,7 @@ class Qcow2Image:
         """Fill `buffer` from guest byte `offset`, with as few requests as the layout allows, all at once."""
         parts = []
         compressed: list[Run] = []
-        async for run in self.runs(offset, offset + len(buffer)):
+        for run in [run async for run in self.runs(offset, offset + len(buffer))]:
             part = buffer[run.start - offset : run.end - offset]
             match run.kind:
                 case Held.DATA:

@@ -9,7 +9,8 @@ from array import array
 
 from mpconv.errors import Fatal
 from mpconv.formats.qcow2 import entries
-from mpconv.formats.qcow2.image import Qcow2Image, read_bytes
+from mpconv.formats.qcow2.image import Qcow2Image
+from mpconv.transports.base import Transport
 
 _TYPES = {3: "B", 4: "H", 5: "I", 6: "Q"}
 _BLOCK = 0xFFFF_FFFF_FFFF_FE00
@@ -34,14 +35,20 @@ async def _more_than(image: Qcow2Image, clusters: int) -> bool:
     per_block = header.cluster_size * 8 >> header.refcount_order
     blocks = min(-(-end // per_block), header.refcount_table_clusters * header.cluster_size // 8)
     used = 0
-    for index, entry in enumerate(entries.table(await read_bytes(store, header.refcount_table_offset, blocks * 8))):
+    for index, entry in enumerate(entries.table(await _read(store, header.refcount_table_offset, blocks * 8))):
         offset = entry & _BLOCK
         if offset:
-            block = await read_bytes(store, offset, header.cluster_size)
+            block = await _read(store, offset, header.cluster_size)
             used += not_zero(block, header.refcount_order, min(per_block, end - index * per_block))
             if used >= threshold:
                 return True
     return False
+
+
+async def _read(store: Transport, offset: int, length: int) -> bytes:
+    buffer = bytearray(length)
+    await store.read_into(offset, memoryview(buffer))
+    return bytes(buffer)
 
 
 def not_zero(block: bytes, order: int, count: int) -> int:
