@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mpconv.convert import BUFFER, LEASE
@@ -11,6 +12,8 @@ from mpconv.errors import StatusWithdrawn
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.formats.pair import Pair
+from mpconv.formats.qcow2.image import Qcow2Image
+from mpconv.formats.status import first_unlike
 from mpconv.job import NO_TRUST, Job, Place, Trust
 from mpconv.options import workers_for
 from mpconv.units import SECTOR, align_down
@@ -64,19 +67,27 @@ async def _compare(
         if options.strict and first.size != second.size:
             return Verdict(sizes_differ=True)
         pair = Pair(first, second)
-        unlike = await pair.first_unlike(pair.size) if options.strict else None
+        unlike = await first_unlike(first, second, pair.size) if options.strict else None
         size = pair.size if unlike is None else unlike
         sizes = [[store.size for store in image.stores] for image in images]
         at = await _first_difference(found, sizes, Pair(first, second), size, options, local, observer)
         if at is not None:
-            raw = [store for image in images if image.format == "raw" for store in image.stores]
-            ends = [store.size for store in raw if store.size <= at]
+            ends = [size for image in images for size in _raw_ends(image) if size <= at]
             named = max([align_down(at, SECTOR), *ends])
             return Verdict(sizes_differ=at >= min(first.size, second.size), differs_at=named)
         return Verdict(sizes_differ=first.size != second.size, status_differs_at=unlike)
     finally:
         for image in images:
             await image.close()
+
+
+def _raw_ends(image: Image) -> Iterator[int]:
+    """Where raw files of the chain end: QEMU goes up to there, and on from there."""
+    layer: Image | None = image
+    while layer is not None:
+        if layer.format == "raw":
+            yield layer.stores[0].size
+        layer = layer.backing if isinstance(layer, Qcow2Image) else None
 
 
 async def _first_difference(

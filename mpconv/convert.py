@@ -13,7 +13,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import Job, Place
 from mpconv.options import Options, workers_for
-from mpconv.target import Target, check_raw, open_target
+from mpconv.target import Target, open_target
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -61,8 +61,7 @@ async def _copy(
         if options.refusal is not None:
             raise UsageError(options.refusal)
         target = await open_target(source, place, options)
-        if options.probe_target:
-            await check_raw(target)
+        if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
         await _run(sources, source, target, options, local, observer)
     finally:

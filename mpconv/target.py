@@ -76,6 +76,17 @@ async def open_target(source: Image, place: Place, options: Options) -> Target:
         return await _existing_qcow2(source, place, options)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
     store = await _open_store(source, place, options, source.size, opening)
+    if options.probe_target:
+        try:
+            found = await found_format(store)
+            if found == "raw" and options.compress:
+                raise UsageError("Compression not supported for this file format")
+        except BaseException:
+            await store.close()
+            raise
+        if found == "qcow2":
+            await store.close()
+            return await _existing_qcow2(source, place, options)
     if store.fixed_size and store.writable < source.size:
         await store.close()
         raise _too_small(store, store.size, source)
@@ -85,13 +96,6 @@ async def open_target(source: Image, place: Place, options: Options) -> Target:
 
 def _too_small(store: Transport, size: int, source: Image) -> UsageError:
     return UsageError(f"output file is smaller than input file ({size} of {source.size} bytes) in '{store.name}'")
-
-
-async def check_raw(target: Target) -> None:
-    """Fatal when the target that exists looks like another format than raw."""
-    found = await found_format(target.store)
-    if found != "raw":
-        raise UsageError(f"'{target.store.name}' looks like {found}: say so by driver={found}, or driver=raw")
 
 
 async def _make_qcow2(source: Image, place: Place, options: Options, made: Qcow2Options) -> Target:

@@ -8,7 +8,9 @@ from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_n
 
 
 @click.command(cls=ImageCommand)
-@click.option("--backing-chain", is_flag=True, help="Every image of the chain; raw images have no backing file.")
+@click.option(
+    "--backing-chain", is_flag=True, help="Of the image's backing files too, which --allow-backing must allow."
+)
 @image_options
 def info(
     fmt: str | None,
@@ -26,16 +28,17 @@ def info(
 
     import asyncio  # noqa: PLC0415 - --help does without
 
-    from mpconv import inspection  # noqa: PLC0415
-    from mpconv.cli.opening import opened  # noqa: PLC0415
+    from mpconv.cli.opening import places  # noqa: PLC0415
+    from mpconv.inspection import info as inspection  # noqa: PLC0415
+    from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
-    async def ask() -> inspection.Info:
-        async with opened(name, fmt, image_opts, trust_of(allow_backing, allow_data_file)) as (_, image):
-            return await inspection.info(image)
-
-    found = asyncio.run(ask())
-    if as_json:
-        facts = found.facts()
-        show([inspection.json_text([facts] if backing_chain else facts)])
+    [place] = places([name], fmt, image_opts)
+    if backing_chain:
+        found = asyncio.run(inspection.chain(place, trust_of(allow_backing, allow_data_file)))
     else:
-        show(found.lines())
+        found = [asyncio.run(inspection.info(place))]
+    if as_json:
+        facts = [one.facts() for one in found]
+        show([json_text(facts if backing_chain else facts[0])])
+    else:
+        show("\n\n".join("\n".join(one.lines()) for one in found).split("\n"))

@@ -29,15 +29,12 @@ def map_(
 
     import asyncio  # noqa: PLC0415 - --help does without
 
-    from mpconv import inspection  # noqa: PLC0415
     from mpconv.cli.opening import opened  # noqa: PLC0415
+    from mpconv.inspection.block_map import block_map, map_json, map_lines  # noqa: PLC0415
 
     async def ask() -> None:
         async with opened(name, fmt, image_opts, trust_of(allow_backing, allow_data_file)) as (place, image):
-            extents = await inspection.block_map(image, start_offset, max_length, warn)
-            if as_json:
-                show(inspection.map_json(extents, start_offset, place.offset))
-            else:
-                show(inspection.map_lines(extents, inspection.shown_name(image), place.offset))
+            entries = await block_map(image, start_offset, max_length, warn, place.offset)
+            show(map_json(entries) if as_json else map_lines(entries))
 
     asyncio.run(ask())

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from mpconv.cli.image_command import ImageCommand, image_options, is_json, show, trust_of
 from mpconv.cli.params import Size
-from mpconv.errors import Fatal, UsageError
+from mpconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from mpconv.formats.image import Image
 
 _SIZES = frozenset(("size", "extent_size_hint"))
 _TARGET_OPTIONS = _SIZES | {"nocow", "preallocation", "id"}
@@ -15,7 +20,7 @@ _TARGET_OPTIONS = _SIZES | {"nocow", "preallocation", "id"}
 @click.command(cls=ImageCommand)
 @click.option("-O", "target_format", default="raw", metavar="FMT", help="The format to measure for.")
 @click.option("-o", "target_options", multiple=True, metavar="KEY=VALUE,...", help="As convert's.")
-@click.option("-l", "snapshot", metavar="SNAPSHOT", help="An internal snapshot, which raw images have not.")
+@click.option("-l", "snapshot", metavar="SNAPSHOT", help="Of an internal snapshot, by id or name.")
 @click.option("--size", type=Size("image size"), help="Of a disk of this many bytes, instead of FILE.")
 @image_options
 def measure(
@@ -34,9 +39,10 @@ def measure(
     """Tell how many bytes a copy of an image will take up."""
     import asyncio  # noqa: PLC0415 - --help does without
 
-    from mpconv import inspection  # noqa: PLC0415
     from mpconv.cli.create_opts import parse_create_opts  # noqa: PLC0415
     from mpconv.cli.opening import QCOW2, RAW, opened, unknown_target_format  # noqa: PLC0415
+    from mpconv.inspection import measure as inspection  # noqa: PLC0415
+    from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
     as_json = is_json(output)
     parse_create_opts(list(target_options), "")
@@ -46,27 +52,32 @@ def measure(
         raise UsageError("--image-opts, -f, and -l require a filename argument.")
     if names and size is not None:
         raise UsageError("--size N cannot be used together with a filename.")
-
-    async def ask(name: str) -> int:
-        async with opened(name, fmt, image_opts, trust_of(allow_backing, allow_data_file)) as (_, image):
-            return image.size
-
-    if names:
-        size = asyncio.run(ask(names[0]))
-        if snapshot is not None:
-            raise Fatal(
-                f"Failed to load snapshot: Block format '{RAW}' used by device '' does not support temporarily "
-                "loading internal snapshots"
-            )
-    elif size is None:
+    if not names and size is None:
         raise UsageError("Either --size N or one filename must be specified.")
-    if target_format == QCOW2:
-        raise UsageError("mpconv cannot measure for qcow2 images yet")
-    if target_format != RAW:
-        raise UsageError(unknown_target_format(target_format))
-    _check_target_options(target_options)
-    found = inspection.Measure(size)
-    show([inspection.json_text(found.facts())] if as_json else found.lines())
+
+    async def measured(image: Image | None) -> inspection.Measure:
+        if target_format == QCOW2:
+            from mpconv.cli.qcow2_opts import measured_options  # noqa: PLC0415
+
+            options, asked = measured_options(list(target_options))
+            inspection.check_size(asked if size is None else size, options)
+            if image is not None:
+                return await inspection.of_image(image, options)
+            return inspection.for_qcow2(size or 0, options)
+        if target_format != RAW:
+            raise UsageError(unknown_target_format(target_format))
+        _check_target_options(target_options)
+        return inspection.for_raw(size or 0 if image is None else image.size)
+
+    async def ask() -> inspection.Measure:
+        if not names:
+            return await measured(None)
+        trust = trust_of(allow_backing, allow_data_file)
+        async with opened(names[0], fmt, image_opts, trust, snapshot=snapshot) as (_, image):
+            return await measured(image)
+
+    found = asyncio.run(ask())
+    show([json_text(found.facts())] if as_json else found.lines())
 
 
 def _check_target_options(lists: tuple[str, ...]) -> None:

@@ -58,17 +58,19 @@ def unknown_target_format(fmt: str) -> str:
 
 
 @asynccontextmanager
-async def opened(name: str, fmt: str | None, image_opts: bool, trust: Trust) -> AsyncIterator[tuple[Place, Image]]:
+async def opened(
+    name: str, fmt: str | None, image_opts: bool, trust: Trust, *, snapshot: str | None = None
+) -> AsyncIterator[tuple[Place, Image]]:
     """One image, open for reading while the context lasts; of a format that was not given the header is looked at.
-    `trust`: what it may open besides itself; nothing yet needs it.
+    `trust`: what it may open besides itself. `snapshot`: the internal one that is meant.
 
     No locks are taken: of a raw image that a program writes to qemu-img tells as well, with `-U` and without.
     """
-    from mpconv.formats.opening import open_source  # noqa: PLC0415 - `places` does without
+    from mpconv.formats.opening import How, open_source  # noqa: PLC0415 - `places` does without
 
-    where = places([name], fmt, image_opts)
-    image = await open_source(where)
+    [where] = places([name], fmt, image_opts)
+    image = await open_source([msgspec.structs.replace(where, snapshot=snapshot)], How(trust=trust))
     try:
-        yield where[0], image
+        yield where, image
     finally:
         await image.close()

@@ -15,6 +15,7 @@ from mpconv.cli.create_opts import (
     typed,
 )
 from mpconv.cli.opening import OTHERS, READABLE
+from mpconv.errors import UsageError
 from mpconv.formats.qcow2.options import COMPRESSION_TYPES, PREALLOCATIONS, Qcow2Options
 from mpconv.transports import redacted
 
@@ -138,6 +139,33 @@ def wish(options: list[str], target_url: str, backing: str | None, backing_forma
     given = {"backing_file": backing, "backing_fmt": backing_format}
     values = typed(options, _known(target_url))
     return Wish(target_url, {**values, **{name: value for name, value in given.items() if value is not None}})
+
+
+def measured_options(options: list[str]) -> tuple[Qcow2Options, int]:
+    """What counts for measure, and the size among the options. UsageError in the words of QEMU's qcow2_measure, which
+    are older than those for making an image and know fewer rules.
+    """
+    wished = Wish("", typed(options, _QCOW2 | OF_FILES))
+    made = Qcow2Options(
+        version=_VERSIONS.get(wished.text("compat", "1.1"), 0),
+        cluster_size=int(wished.values.get("cluster_size", Qcow2Options().cluster_size)),
+        preallocation=wished.text("preallocation", "off"),
+        refcount_bits=int(wished.values.get("refcount_bits", 16)),
+        extended_l2=bool(wished.values.get("extended_l2", False)),
+        backing_file=wished.backing_file,
+    )
+    older = wished.text("compat", "1.1")
+    checks = [
+        (True, made.cluster_refusal()),
+        (older not in {"0.10", "1.1"}, f"Invalid compatibility level: '{older}'"),
+        (True, made.refcount_refusal("compat=1.1")),
+        (made.preallocation not in PREALLOCATIONS, f"invalid parameter value: {made.preallocation}"),
+        (wished.text("encrypt.format") == "luks", "mpconv cannot encrypt images"),
+    ]
+    why = next((why for wrong, why in checks if wrong and why is not None), None)
+    if why is not None:
+        raise UsageError(why)
+    return made, int(wished.values.get("size", 0))
 
 
 def qcow2_help(target_url: str) -> str:

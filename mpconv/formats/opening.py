@@ -19,13 +19,15 @@ READABLE = ("raw", "qcow2")
 @dataclass(frozen=True, slots=True)
 class How:
     """How images are opened. `locked`: QEMU's locks are taken. `trusting`: as RawImage's. `trust`: what may be opened
-    besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one.
+    besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one. `alone`: nothing is
+    opened besides, for who wants to know of the image and not its guest's bytes.
     """
 
     locked: bool = False
     trusting: bool = True
     trust: Trust | None = None
     keeps_backing: bool = False
+    alone: bool = False
 
 
 async def open_source(places: Sequence[Place], how: How = How()) -> Image:
@@ -81,6 +83,8 @@ async def _open_qcow2(
         raise cannot_open(store.name, "the chain of backing files is a loop", ImageError)
     chain = (*above, store.identity)
     metadata = await read_metadata(store, place.snapshot)
+    if how.alone:
+        return Qcow2Image(store, metadata), place.resolved("qcow2")
     header = metadata.header
     data_place, backing_place = place.data_file, place.backing
     if how.trust is not None:

@@ -21,19 +21,6 @@ class Pair:
         kind = Kind.DATA if Kind.DATA in (one.kind, other.kind) else Kind.ZERO
         return [Extent(offset, min(one.end, other.end) - offset, kind)]
 
-    async def first_unlike(self, size: int) -> int | None:
-        """The first byte below `size` at which the status of the two differs; None: nowhere.
-
-        Their kind, and whether it goes on to the image's end: qemu-img's status tells that too.
-        """
-        at = 0
-        while at < size:
-            one, other = [await status.at(at, size - at) for status in self._statuses]
-            if one.kind is not other.kind or (one.end == size) != (other.end == size):
-                return at
-            at = min(one.end, other.end)
-        return None
-
 
 class _Status:
     """Block status of one image, asked for in long stretches and handed out in short ones, ascending."""

@@ -14,7 +14,7 @@ class RawImage:
 
     def __init__(self, transport: Transport, *, trusting: bool = True) -> None:
         self.transport = transport
-        self._trusting = trusting
+        self.trusting = trusting
         self.size = align_up(transport.size, SECTOR)
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
@@ -47,7 +47,7 @@ class RawImage:
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """As the transport's; the padding goes with what is before it."""
         stored = min(length, self.transport.size - offset)
-        if stored <= 0 or not self._trusting:
+        if stored <= 0 or not self.trusting:
             return [Extent(offset, length)]
         extents = await self.transport.block_status(offset, stored)
         last = extents[-1]

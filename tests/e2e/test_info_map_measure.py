@@ -17,7 +17,7 @@ import pytest
 from mpconv.errors import StatusWithdrawn
 from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage
-from mpconv.inspection import block_map
+from mpconv.inspection.block_map import block_map
 from mpconv.transports.memory import MemoryTransport
 from tests.conftest import make_image, mpconv
 
@@ -200,13 +200,13 @@ def test_wrong_target_options(text):
 
 @pytest.mark.parametrize("command", ["info", "map", "measure"])
 def test_other_formats(tmp_path, command):
-    image = tmp_path / "a.qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
-    for arguments in ([image], ["-f", "qcow2", image]):
+    image = tmp_path / "a.vmdk"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", image, "1M"], check=True)
+    for arguments in ([image], ["-f", "vmdk", image]):
         code, output, error = outcome(OURS, [command, *arguments])
-        assert (code, output) == (1, b"") and error.startswith(f"Could not open '{image}': ") and "qcow2" in error
+        assert (code, output) == (1, b"") and error.startswith(f"Could not open '{image}': ") and "vmdk" in error
     same(command, "-f", "raw", image)
-    assert outcome(OURS, ["measure", "--size", "1", "-O", "qcow2"])[2] == "mpconv cannot measure for qcow2 images yet"
+    assert outcome(OURS, ["measure", "--size", "1", "-O", "vmdk"])[2] == "mpconv cannot write vmdk images yet"
 
 
 def test_image_opts(tmp_path):
@@ -220,7 +220,9 @@ def test_image_opts(tmp_path):
     )
     qcow2 = tmp_path / "a.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, "1M"], check=True)
-    assert "qcow2" in outcome(OURS, ["info", "--image-opts", f"file.filename={qcow2}"])[2]
+    for command in ("info", "map", "measure"):
+        same(command, "--image-opts", f"driver=qcow2,file.filename={qcow2}")
+        same(command, "--image-opts", f"file.filename={qcow2}")
     same("info", "--image-opts", f"driver=raw,file.filename={qcow2}")
 
 
@@ -353,6 +355,9 @@ class Liar(MemoryTransport):
 def test_a_store_whose_holes_are_none_is_not_believed():
     warnings: list[str] = []
     image = RawImage(Liar("memory:liar", bytearray(2 * MiB + 700), created=False))
-    extents = asyncio.run(block_map(image, 512, None, warnings.append))
-    assert extents == [Extent(512, 2 * MiB + 188), Extent(2 * MiB + 700, 324, Kind.ZERO)]
+    entries = asyncio.run(block_map(image, 512, None, warnings.append))
+    assert [(entry.start, entry.length, entry.data, entry.zero) for entry in entries] == [
+        (512, 2 * MiB + 188, True, False),
+        (2 * MiB + 700, 324, False, True),
+    ]
     assert len(warnings) == 1 and "the holes were none" in warnings[0]

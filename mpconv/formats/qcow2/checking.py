@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mpconv.errors import ImageError
 from mpconv.extent import Extent, Kind
-from mpconv.formats.qcow2 import bitmaps, entries
+from mpconv.formats.qcow2 import bitmap_tables, entries
 from mpconv.formats.qcow2.check import REFCOUNT_RESERVED, Accounts, Report, Uses
 from mpconv.formats.qcow2.image import Metadata, read_metadata
 from mpconv.transports import is_local
@@ -176,11 +176,11 @@ class _Checking:
         if header.bitmaps is None:
             return
         count, size, offset = header.bitmaps
-        bitmaps.check_directory(count, size, offset, header.cluster_size)
+        bitmap_tables.check_directory(count, size, offset, header.cluster_size)
         accounts.refer(offset, size)
-        for table in bitmaps.tables(await self._read(offset, size), count, header):
+        for table in bitmap_tables.tables(await self._read(offset, size), count, header):
             accounts.refer(table.offset, table.size * 8)
             for entry, times in Counter(await self._table(table.offset, table.size * 8)).items():
-                data = bitmaps.data_offset(entry, header.cluster_size)
+                data = bitmap_tables.data_offset(entry, header.cluster_size)
                 if data:
                     accounts.refer(data, header.cluster_size, times)

@@ -36,7 +36,8 @@ class Held(enum.IntEnum):
 @dataclass(frozen=True, slots=True)
 class Run:
     """`length` guest bytes from `start`. `host`: the byte of the data file where DATA lies, or of a compressed cluster;
-    for ZERO where it is allocated all the same, else None. `stored`: bytes of a compressed cluster, at most.
+    for ZERO and UNALLOCATED where there is room for it all the same, else None. `stored`: bytes of a compressed
+    cluster, at most.
     """
 
     kind: Held
@@ -177,5 +178,5 @@ def _subclusters(entry: int, bitmap: int, cluster: int, at: int, stop: int, head
         elif allocated & bit:
             yield Run(Held.DATA, at, end - at, inside)
         else:
-            yield Run(Held.UNALLOCATED, at, end - at)
+            yield Run(Held.UNALLOCATED, at, end - at, inside)
         at = end

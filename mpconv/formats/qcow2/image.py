@@ -16,7 +16,7 @@ from typing import Any
 from mpconv.errors import Fatal, ImageError
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
-from mpconv.formats.qcow2 import entries, header, snapshots
+from mpconv.formats.qcow2 import bitmaps, entries, header, snapshots
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import Held, Run
 from mpconv.formats.qcow2.header import Header
@@ -145,8 +145,11 @@ class Qcow2Image:
             index = at // self._per_table
             first = index * self._per_table
             stop = min(end, first + self._per_table)
-            offset = self._l1[index] & entries.OFFSET if index < len(self._l1) else 0
+            offset = self._l2_offset(index)
             if not offset:
+                while stop < end and not self._l2_offset(index + 1):
+                    index += 1
+                    stop = min(end, stop + self._per_table)
                 yield Run(Held.UNALLOCATED, at, stop - at)
             else:
                 found = await self._table(index, offset)
@@ -156,6 +159,10 @@ class Qcow2Image:
                 except ImageError as error:
                     raise self._wrong(error.why, at) from None
             at = stop
+
+    def _l2_offset(self, index: int) -> int:
+        """Host byte of an L2 table; 0: there is none."""
+        return self._l1[index] & entries.OFFSET if index < len(self._l1) else 0
 
     async def _table(self, index: int, offset: int) -> array[int]:
         fetching = self._tables.get(index)
@@ -189,6 +196,19 @@ class Qcow2Image:
         there = min(size, self.store.size - offset)
         return entries.table((await read(self.store, offset, there)).ljust(size, b"\0"))
 
+    async def read_bitmaps(self) -> list[bitmaps.Bitmap]:
+        """The persistent bitmaps that count."""
+        if self.header.bitmaps is None:
+            return []
+        count, length, offset = self.header.bitmaps
+        try:
+            size = self.header.cluster_size
+            header.check_table("Bitmap directory", offset, length, bitmaps.LARGEST_DIRECTORY, size, self.store.size)
+            there = max(0, min(length, self.store.size - offset))
+            return bitmaps.parse((await _read(self.store, offset, there)).ljust(length, b"\0"), count)
+        except ImageError as error:
+            raise cannot_open(self.store.name, error.why, ImageError) from None
+
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """From the tables alone; what is left to a backing file is asked of it, but its own holes are zeros here."""
         found: list[Extent] = []
@@ -213,7 +233,7 @@ class Qcow2Image:
         """Fill `buffer` from guest byte `offset`, with as few requests as the layout allows, all at once."""
         parts = []
         compressed: list[Run] = []
-        async for run in self.runs(offset, offset + len(buffer)):
+        for run in [run async for run in self.runs(offset, offset + len(buffer))]:
             part = buffer[run.start - offset : run.end - offset]
             match run.kind:
                 case Held.DATA:

@@ -42,25 +42,14 @@ class Qcow2Options:
         backed = self.backing_file is not None
         checks = [
             (old and self.extended_l2, f"Extended L2 entries are only supported with {later.format('and')}"),
-            (not _power_of_two(self.cluster_size, 512, 2 * MiB), _CLUSTER_SIZE),
-            (
-                self.extended_l2 and self.cluster_size < _EXTENDED_FROM,
-                f"Extended L2 entries are only supported with cluster sizes of at least {_EXTENDED_FROM} bytes",
-            ),
+            (True, self.cluster_refusal()),
             (
                 self.preallocation != "off" and backed and not self.extended_l2,
                 "Backing file and preallocation can only be used at the same time if extended_l2 is on",
             ),
             (self.backing_fmt is not None and not backed, "Backing format cannot be used without backing file"),
             (old and self.lazy_refcounts, f"Lazy refcounts only supported with {later.format('and')}"),
-            (
-                not _power_of_two(self.refcount_bits, 1, 64),
-                "Refcount width must be a power of two and may not exceed 64 bits",
-            ),
-            (
-                old and self.refcount_bits != 16,
-                f"Different refcount widths than 16 bits require {later.format('or')}",
-            ),
+            (True, self.refcount_refusal("version=v3")),
             (self.data_file_raw and self.data_file is None, "data-file-raw requires data-file"),
             (self.data_file_raw and backed, "Backing file and data-file-raw cannot be used at the same time"),
             (
@@ -77,7 +66,26 @@ class Qcow2Options:
                 "Invalid argument",
             ),
         ]
-        return next((why for refused, why in checks if refused), None)
+        return next((why for refused, why in checks if refused and why is not None), None)
+
+    def cluster_refusal(self) -> str | None:
+        """The same, of the cluster size alone."""
+        if not _power_of_two(self.cluster_size, 512, 2 * MiB):
+            return _CLUSTER_SIZE
+        if self.extended_l2 and self.cluster_size < _EXTENDED_FROM:
+            return f"Extended L2 entries are only supported with cluster sizes of at least {_EXTENDED_FROM} bytes"
+        return None
+
+    def refcount_refusal(self, newer: str) -> str | None:
+        """The same, of the refcounts alone. `newer`: the option that would allow them."""
+        if not _power_of_two(self.refcount_bits, 1, 64):
+            return "Refcount width must be a power of two and may not exceed 64 bits"
+        if self.version < 3 and self.refcount_bits != 16:
+            return (
+                "Different refcount widths than 16 bits require compatibility level 1.1 or above "
+                f"(use {newer} or greater)"
+            )
+        return None
 
 
 def _power_of_two(value: int, least: int, most: int) -> bool:
