@@ -171,26 +171,31 @@ class Coordinator:
             return
         try:
             self._replace(pid, code)
+        except MpconvError as error:
+            self._fail(error)
         except Exception as error:
             self._fail(_internal(error))
 
     def _replace(self, pid: int, code: int | None) -> None:
         """A worker is reaped: what it held and what it did not flush is done again, and another takes its place."""
         if code is None:
-            self._fail(WorkerLost("the process that starts the workers ended before their work was done"))
-            return
+            raise WorkerLost("the process that starts the workers ended before their work was done")
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
         if not self._replacements:
-            self._fail(WorkerLost(f"a worker process (pid {pid}) ended before its work was done ({why})"))
-            return
-        self._replacements -= 1
+            raise WorkerLost(f"a worker process (pid {pid}) ended before its work was done ({why})")
         self._observer.warn(f"a worker process (pid {pid}) ended ({why}): its work is done again by others")
         self._awaited.pop(pid, None)
         for name in [name for name, peer in self._peers.items() if peer.pid == pid]:
             del self._peers[name]
             self._handle(core.WorkerDead(name))
-        if not self._outcome.done():
-            self._start(1)
+        while not self._outcome.done():
+            self._replacements -= 1
+            try:
+                self._start(1)
+                return
+            except WorkerLost:
+                if not self._replacements:
+                    raise
 
     async def _tick(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -66,18 +67,24 @@ class Report(Observer):
             print(f"mpconv: {text}", file=sys.stderr)
 
     def warn(self, text: str) -> None:
-        """A line for people. As in qemu-img, -q does not silence it."""
-        print(f"mpconv: warning: {text}", file=sys.stderr)
+        """A line for people. As in qemu-img, -q does not silence it. A broken stderr does not end the job."""
+        with contextlib.suppress(OSError, ValueError):
+            print(f"mpconv: warning: {text}", file=sys.stderr)
 
     def lost_ranges(self) -> list[tuple[int, int, str]]:
-        """(start, length, why) of what could not be read, ascending, neighbours joined."""
+        """(start, length, why) of what could not be read, ascending, neighbours joined. What a worker that died lost is
+        told of again by the one that reads it again.
+        """
         joined: list[tuple[int, int, str]] = []
-        for start, length, why in sorted(self._lost):
-            if joined and joined[-1][2] == why and joined[-1][0] + joined[-1][1] == start:
-                first, before, _ = joined.pop()
-                joined.append((first, before + length, why))
-            else:
-                joined.append((start, length, why))
+        at = 0
+        for lost_from, length, why in sorted(self._lost):
+            start, end = max(at, lost_from), lost_from + length
+            if start >= end:
+                continue
+            if joined and joined[-1][2] == why and at == start:
+                start = joined.pop()[0]
+            joined.append((start, end - start, why))
+            at = end
         return joined
 
 

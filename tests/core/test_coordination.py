@@ -44,6 +44,34 @@ def test_a_stale_epoch_changes_nothing():
     assert (machine.bytes_done, machine.stale) == (0, 2)
 
 
+def test_in_order_what_a_dead_worker_held_or_did_not_flush_goes_to_those_that_want_lowest_first():
+    machine = state(4 * MiB, in_order=True, lease_size=MiB)
+    for worker in ("a", "a", "b", "a"):
+        machine.handle(c.LeaseWanted(worker), 0)
+    machine.handle(c.TokenWanted("b", 3), 1)
+    machine.handle(c.TokenWanted("a", 1), 1)
+    machine.handle(c.LeaseDone("a", 1, 0), 2)
+    machine.handle(c.LeaseWanted("b"), 2)
+    assert machine.handle(c.WorkerDead("a"), 3) == [c.Grant("b", 5, Extent(0, MiB), False)]
+    assert machine.bytes_done == 0
+    assert machine.handle(c.LeaseWanted("c"), 4) == [c.Grant("c", 6, Extent(MiB, MiB), False)]
+    assert machine.handle(c.TokenWanted("c", 6), 5) == [c.GiveToken("c", 6)], "what is written again holds nobody up"
+    assert machine.handle(c.TokenWanted("b", 5), 5) == []
+    assert machine.handle(c.LeaseDone("c", 6, 0), 6) == [c.GiveToken("b", 5)]
+    assert machine.handle(c.LeaseDone("b", 5, 0), 7) == [c.GiveToken("b", 3)]
+    machine.check_invariants()
+
+
+def test_a_dead_worker_s_flush_is_not_waited_for():
+    machine = state(MiB)
+    machine.handle(c.LeaseWanted("a"), 0)
+    assert machine.handle(c.LeaseDone("a", 1, 0), 1) == [c.AskFlush("a")]
+    assert machine.handle(c.WorkerDead("a"), 2) == []
+    assert machine.handle(c.LeaseWanted("b"), 3) == [c.Grant("b", 2, Extent(0, MiB), True)]
+    assert machine.handle(c.LeaseDone("b", 2, 0), 4) == [c.AskFlush("b")]
+    assert machine.handle(c.Flushed("b"), 5) == [c.Finish()]
+
+
 @pytest.mark.parametrize("in_order", [True, False])
 def test_expiry_without_a_token_frees_and_with_one_is_in_doubt(in_order):
     machine = state(MiB, in_order=in_order, lease_seconds=10)

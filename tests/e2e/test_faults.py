@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -21,16 +22,17 @@ MiB = 1 << 20
 GiB = 1 << 30
 IQN = "iqn.2026-11.org.mpconv:faults"
 ENDLESS = ("null:?size=16T", "null:")
+LONG = ("null:?size=2T", "null:")
 SECONDS = 2.0
 
 
 class Running:
     """A copy in a session of its own, watched until it has moved some bytes."""
 
-    def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "mpconv", "convert", "-p", *map(str, arguments)]
+    def __init__(self, *arguments: object, command: str = "convert") -> None:
+        words = [sys.executable, "-m", "mpconv", command, "-p", *map(str, arguments)]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0
         )
         self.shown = b""
 
@@ -55,16 +57,18 @@ class Running:
         return found
 
     def workers(self) -> list[int]:
-        """Processes whose parent is the server that forks them."""
-        members = self.members()
-        [server] = [pid for pid, line in members.items() if "forkserver" in line and _parent(pid) == self.process.pid]
-        return [pid for pid in members if _parent(pid) == server]
+        """Processes whose parent is the server that forks them; none once all is over."""
+        members = {pid: _parent(pid) for pid in self.members()}
+        lines = self.members()
+        servers = [pid for pid, line in lines.items() if "forkserver" in line and members.get(pid) == self.process.pid]
+        return sorted(pid for pid, parent in members.items() if parent in servers)
 
     def end(self, seconds: float = SECONDS) -> tuple[int, str]:
         """Exit code and stderr; it must end in `seconds` and leave no process."""
         started = time.monotonic()
         try:
-            _, words = self.process.communicate(timeout=30)
+            shown, words = self.process.communicate(timeout=60)
+            self.shown += shown
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
@@ -82,7 +86,11 @@ class Running:
 
 
 def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """0 once it has gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def one_line(words: str, *parts: str) -> None:
@@ -91,17 +99,107 @@ def one_line(words: str, *parts: str) -> None:
         assert part in words, words
 
 
+def warned(words: str, pids: list[int], number: int = signal.SIGKILL) -> None:
+    """A warning for each of them and no other word."""
+    end = f"ended (signal {int(number)}): its work is done again by others\n"
+    lines = [f"mpconv: warning: a worker process (pid {pid}) {end}" for pid in pids]
+    assert sorted(words.splitlines(keepends=True)) == sorted(lines)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 @pytest.mark.parametrize("order", [(), ("-W",)])
-def test_a_worker_that_dies_ends_the_copy(number, order):
-    copy = Running("--workers", 3, *order, *ENDLESS)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_copy_survives_a_worker_that_dies(tmp_path, number, order, count):
+    source, target = tmp_path / "a.raw", tmp_path / "b.raw"
+    make_image(source, 96 * MiB)
+    copy = Running("--workers", count, *order, "-r", "48M", source, target)
     copy.until_it_moves()
     workers = copy.workers()
-    assert len(workers) == 3
-    os.kill(workers[1], number)
+    assert len(workers) == count
+    os.kill(workers[0], number)
+    code, words = copy.end(30)
+    assert code == 0
+    warned(words, workers[:1], number)
+    assert identical(source, target)
+
+
+@pytest.mark.parametrize("order", [(), ("-W",)])
+def test_a_copy_survives_all_its_workers(tmp_path, order):
+    """Two of two, at once; what they wrote and did not flush is written again by those that replace them."""
+    source, target = tmp_path / "a.raw", tmp_path / "b.raw"
+    make_image(source, 96 * MiB)
+    copy = Running("--workers", 2, *order, "-r", "48M", source, target)
+    copy.until_it_moves()
+    workers = copy.workers()
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    code, words = copy.end(30)
+    assert code == 0
+    warned(words, workers)
+    assert identical(source, target)
+
+
+@pytest.mark.parametrize("order", [(), ("-W",)])
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_copy_between_servers_survives_a_worker_that_dies(own_nfs, own_iscsi, tmp_path, order, count):
+    source, backing = own_nfs.path("dies.raw"), tmp_path / "lun.img"
+    make_image(source, 96 * MiB)
+    with backing.open("wb") as file:
+        file.write(b"\xa5" * (96 * MiB))
+    url = own_iscsi.url(IQN, own_iscsi.add_lun(IQN, backing))
+    copy = Running("--workers", count, *order, "-r", "48M", own_nfs.url("dies.raw"), url)
+    copy.until_it_moves()
+    workers = copy.workers()
+    os.kill(workers[-1], signal.SIGKILL)
+    code, words = copy.end(30)
+    assert code == 0
+    warned(words, workers[-1:])
+    assert identical(source, backing)
+
+
+def test_a_comparison_survives_a_worker_that_dies(tmp_path):
+    source, other = tmp_path / "a.raw", tmp_path / "b.raw"
+    for path in (source, other):
+        with path.open("wb") as file:
+            file.truncate(4 * GiB)
+            file.write(b"\x01" * 64 * MiB)
+    with other.open("r+b") as file:
+        file.seek(3 * GiB + 512)
+        file.write(b"\x02")
+    copy = Running("--workers", 2, source, other, command="compare")
+    copy.until_it_moves()
+    workers = copy.workers()
+    os.kill(workers[0], signal.SIGKILL)
+    code, words = copy.end(30)
+    assert code == 1
+    warned(words, workers[:1])
+    assert f"Content mismatch at offset {3 * GiB + 512}!".encode() in copy.shown
+
+
+@pytest.mark.parametrize("order", [(), ("-W",)])
+def test_workers_that_die_again_and_again_end_the_copy(order):
+    copy = Running("--workers", 2, *order, *LONG)
+    copy.until_it_moves()
+    while copy.process.poll() is None:
+        for pid in copy.workers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     code, words = copy.end()
     assert code == 1
-    one_line(words, "a worker process", f"signal {int(number)}", "target is incomplete", "run the command again")
+    *warnings, last = words.splitlines(keepends=True)
+    assert 1 <= len(warnings) <= 4, "one that is killed as it is forked counts without a warning"
+    assert all("its work is done again by others" in line for line in warnings), words
+    one_line(last, "a worker process", "target is incomplete", "run the command again")
+
+
+def test_a_fork_server_that_dies_ends_the_copy():
+    """Nobody knows then whether its workers still write."""
+    copy = Running("--workers", 2, *LONG)
+    copy.until_it_moves()
+    os.kill(_parent(copy.workers()[0]), signal.SIGKILL)
+    code, words = copy.end()
+    assert code == 1
+    one_line(words, "the process that starts the workers ended", "target is incomplete")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

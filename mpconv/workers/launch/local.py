@@ -15,6 +15,7 @@ import multiprocess
 from multiprocess import forkserver
 
 from mpconv import transports
+from mpconv.errors import WorkerLost
 from mpconv.job import Place
 
 Ended = Callable[[int, int | None], None]
@@ -40,7 +41,9 @@ class LocalWorkers:
         forkserver.ensure_running()
 
     def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
-        """Start `count` workers, beside those that run; their pids. `ended` is called when one of them is reaped."""
+        """Start `count` workers, beside those that run; their pids. `ended` is called when one of them is reaped.
+        Raises WorkerLost when one cannot be started, or dies before it is told what to do.
+        """
         from mpconv.workers import process  # noqa: PLC0415  (the server is to start before all that is imported here)
 
         started: list[Any] = []
@@ -51,7 +54,10 @@ class LocalWorkers:
             main.__spec__ = None
             for _ in range(count):
                 worker = self._context.Process(target=process.run, args=(endpoint,), daemon=True)
-                worker.start()
+                try:
+                    worker.start()
+                except (OSError, EOFError) as error:
+                    raise WorkerLost(f"a worker process could not be started: {error}") from error
                 started.append(worker)
                 self._watch(worker, ended)
         finally:

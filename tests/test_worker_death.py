@@ -1,0 +1,192 @@
+"""The real coordinator and real workers over real links, in one process, so that workers die where a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpconv.coordinator import Coordinator, Observer
+from mpconv.errors import WorkerLost
+from mpconv.formats.pair import Pair
+from mpconv.formats.raw import RawImage
+from mpconv.protocol import messages
+from mpconv.transports import connect
+from mpconv.transports.base import Access
+from mpconv.workers.launch.local import Ended
+from mpconv.workers.worker import Worker
+from tests.workers.test_copier import BUFFER, job
+
+SIZE = 64 * BUFFER
+CONTENT = b"".join(bytes([number]) * BUFFER for number in range(1, 65))
+
+
+class Mortal(Worker):
+    """Dies after `last` messages, when it would send the next; None: never."""
+
+    def __init__(self, endpoint: str, pid: int, last: int | None, ended: Ended) -> None:
+        super().__init__(endpoint, None)
+        self.pid = pid
+        self._left = last
+        self._ended = ended
+        self.alive = True
+
+    def _send(self, message: messages.FromWorker) -> None:
+        if not self.alive:
+            return
+        if self._left == 0:
+            self.die()
+            return
+        if self._left is not None:
+            self._left -= 1
+        if isinstance(message, messages.Hello):
+            message = messages.Hello(message.version, self.pid)
+        super()._send(message)
+
+    def die(self) -> None:
+        self.alive = False
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._over.set)
+        loop.call_soon(self._ended, self.pid, -9)
+
+
+class Threads:
+    """In place of worker processes: `deaths` says after how many messages each that is started dies; None: never.
+    `stillborn`: so many of those that replace others die as they are forked.
+    """
+
+    def __init__(self, deaths: list[int | None], stillborn: int) -> None:
+        self.stillborn = stillborn
+        self.pids = itertools.count(1)
+        self.deaths = iter(deaths)
+        self.workers: list[Mortal] = []
+        self.serving: list[asyncio.Task[None]] = []
+
+    def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
+        if self.workers and self.stillborn:
+            self.stillborn -= 1
+            raise WorkerLost("a worker process could not be started: Broken pipe")
+        new = [Mortal(endpoint, next(self.pids), next(self.deaths, None), ended) for _ in range(count)]
+        self.workers += new
+        self.serving += [asyncio.ensure_future(worker.serve()) for worker in new]
+        return [worker.pid for worker in new]
+
+    async def stop(self, grace: float) -> None:
+        for worker in self.workers:
+            worker._over.set()
+        await asyncio.gather(*self.serving)
+
+
+class Heard(Observer):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+async def store(name: str, content: bytes) -> RawImage:
+    made = await connect(name, Access.WRITE, create_size=len(content))
+    await made.write(0, content)
+    return RawImage(made)
+
+
+def copied(
+    deaths: list[int | None],
+    count: int,
+    *,
+    pieces: int = 64,
+    second: bytes = bytes(SIZE),
+    rate: int = 0,
+    stillborn: int = 0,
+    **options: object,
+) -> tuple[bytes, Coordinator, Heard, Threads]:
+    async def run() -> tuple[bytes, Coordinator, Heard, Threads]:
+        size = pieces * BUFFER
+        source, target = await store("memory:source", CONTENT[:size]), await store("memory:target", second[:size])
+        crew, heard = Threads(deaths, stillborn), Heard()
+        todo = job(size, **{"requests": 2 * count, "lease_size": 4 * BUFFER, **options})
+        images = Pair(source, target) if todo.compare else source
+        coordinator = Coordinator(todo, images, crew, count, heard, rate=rate)
+        async with asyncio.timeout(20):
+            await coordinator.run()
+        content = bytearray(size)
+        await target.read_into(0, memoryview(content))
+        return bytes(content), coordinator, heard, crew
+
+    return asyncio.run(run())
+
+
+lives = st.lists(st.one_of(st.none(), st.integers(0, 40)), max_size=7).filter(
+    lambda lasts: sum(last is not None for last in lasts) <= 3
+)
+
+
+@given(
+    deaths=lives,
+    count=st.integers(1, 4),
+    in_order=st.booleans(),
+    durable=st.booleans(),
+    lease_size=st.sampled_from([BUFFER, 4 * BUFFER]),
+    pieces=st.integers(1, 64),
+)
+@settings(deadline=None, max_examples=150, derandomize=True)
+def test_the_copy_is_whole_whoever_dies_and_when(deaths, count, in_order, durable, lease_size, pieces):
+    """Up to the replacements that a job has at least; every worker may die, some before they say a word."""
+    content, coordinator, heard, crew = copied(
+        deaths, count, pieces=pieces, in_order=in_order, durable=durable, lease_size=lease_size
+    )
+    assert content == CONTENT[: pieces * BUFFER]
+    assert coordinator.bytes_done == len(content)
+    assert len(crew.workers) == count + len(heard.warnings)
+
+
+@pytest.mark.parametrize("pieces", range(2, 7))
+def test_near_the_end_the_last_leases_come_back_to_workers_that_hold_higher_ones(pieces):
+    """There is nothing else to give to those that want; a worker's only coroutine waits for a later token."""
+    for last in range(1, 9):
+        for deaths in ([last], [None, last], [last, None, last]):
+            content, *_ = copied(deaths, 2, pieces=pieces, in_order=True, requests=2, lease_size=BUFFER)
+            assert content == CONTENT[: pieces * BUFFER]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_with_a_rate_it_does_not_hang(in_order):
+    content, *_ = copied([12, 14, 9], 2, in_order=in_order, rate=4 * SIZE)
+    assert content == CONTENT
+
+
+def test_a_worker_that_dies_takes_its_share_of_the_buffers_with_it_and_the_next_gets_it():
+    _, _, heard, crew = copied([None, 5, None, None], 3, requests=8)
+    shares = [worker._job.requests for worker in crew.workers]
+    assert sorted(shares[:3]) == [2, 3, 3]
+    assert shares[3] == shares[1]
+    assert heard.warnings == ["a worker process (pid 2) ended (signal 9): its work is done again by others"]
+
+
+@pytest.mark.parametrize(("count", "replacements"), [(1, 3), (2, 4)])
+@pytest.mark.parametrize("last", [0, 1, 7])
+def test_when_all_die_again_and_again_the_job_fails(count, replacements, last):
+    with pytest.raises(WorkerLost, match=r"a worker process \(pid \d+\) ended before its work was done \(signal 9\)"):
+        copied([last] * 100, count)
+    with pytest.raises(WorkerLost):
+        copied([last] * (count + replacements), count)
+
+
+def test_a_replacement_that_dies_as_it_is_forked_is_one_of_those_that_there_may_be():
+    assert copied([5], 1, stillborn=2)[0] == CONTENT
+    with pytest.raises(WorkerLost, match="could not be started"):
+        copied([5], 1, stillborn=3)
+
+
+@pytest.mark.parametrize("deaths", [[], [8], [6, 7], [3, 9, 5]])
+@pytest.mark.parametrize("different", [[], [40], [5, 9, 60], [0]])
+def test_what_a_dead_worker_compared_is_compared_again(deaths, different):
+    second = bytearray(CONTENT)
+    for piece in different:
+        second[piece * BUFFER + 17] ^= 0xFF
+    _, coordinator, _, _ = copied(deaths, 2, second=bytes(second), compare=True, durable=False)
+    assert coordinator.differs_at == (different[0] * BUFFER + 17 if different else None)
