@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from mpconv.convert import Options, convert, workers_for
+from mpconv.convert import convert
 from mpconv.coordinator import Observer
 from mpconv.errors import StatusWithdrawn
 from mpconv.extent import Extent, Kind
 from mpconv.job import Place
+from mpconv.options import Options, workers_for
 from mpconv.transports.file import FileTransport
 from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import identical, make_image

@@ -201,7 +201,7 @@ class CoordinatorState:
                     self._wanting.append(worker)
             case TokenWanted(worker, epoch):
                 lease = self._lease(epoch, worker)
-                if lease is not None:
+                if lease is not None and lease.state is LeaseState.LEASED:
                     self.sequence.ready(epoch, lease.extent)
             case LeaseDone(worker, epoch, zeros):
                 lease = self._lease(epoch, worker)

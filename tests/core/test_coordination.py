@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mpconv.core import coordination as c
+from mpconv.core.sequence import Order
 from mpconv.extent import Extent, Kind
 
 MiB = 1 << 20
 
 
 def state(size: int, **options: object) -> c.CoordinatorState:
-    made = c.CoordinatorState(size, **{"in_order": False, "zero_initialised": False, "buffer_size": MiB, **options})
+    made = c.CoordinatorState(size, **{"order": Order.FREE, "zero_initialised": False, "buffer_size": MiB, **options})
     made.handle(c.StatusFound((Extent(0, size),)), 0)
     return made
 
@@ -25,7 +26,7 @@ def test_out_of_order_the_lease_carries_its_token():
 
 
 def test_in_order_tokens_ascend_one_at_a_time():
-    machine = state(2 * MiB, in_order=True, lease_size=MiB)
+    machine = state(2 * MiB, order=Order.ASCENDING, lease_size=MiB)
     machine.handle(c.LeaseWanted("a"), 0)
     machine.handle(c.LeaseWanted("b"), 0)
     assert machine.handle(c.TokenWanted("b", 2), 1) == []
@@ -45,7 +46,7 @@ def test_a_stale_epoch_changes_nothing():
 
 
 def test_in_order_what_a_dead_worker_held_or_did_not_flush_goes_to_those_that_want_lowest_first():
-    machine = state(4 * MiB, in_order=True, lease_size=MiB)
+    machine = state(4 * MiB, order=Order.ASCENDING, lease_size=MiB)
     for worker in ("a", "a", "b", "a"):
         machine.handle(c.LeaseWanted(worker), 0)
     machine.handle(c.TokenWanted("b", 3), 1)
@@ -72,19 +73,51 @@ def test_a_dead_worker_s_flush_is_not_waited_for():
     assert machine.handle(c.Flushed("b"), 5) == [c.Finish()]
 
 
-@pytest.mark.parametrize("in_order", [True, False])
-def test_expiry_without_a_token_frees_and_with_one_is_in_doubt(in_order):
-    machine = state(MiB, in_order=in_order, lease_seconds=10)
+@pytest.mark.parametrize("order", Order)
+def test_expiry_without_a_token_frees_and_with_one_is_in_doubt(order):
+    machine = state(MiB, order=order, lease_seconds=10)
     machine.handle(c.LeaseWanted("a"), 0)
-    assert c.LostContact("a", in_doubt=not in_order) in machine.handle(c.Tick(), 11)
+    assert c.LostContact("a", in_doubt=order is Order.FREE) in machine.handle(c.Tick(), 11)
     granted = machine.handle(c.LeaseWanted("b"), 12)
-    assert bool(granted) is in_order
-    if not in_order:
+    assert bool(granted) is (order is not Order.FREE)
+    if order is Order.FREE:
         assert machine.handle(c.WorkerDead("a"), 13) == [c.Grant("b", 2, Extent(0, MiB), True)]
     machine.check_invariants()
 
 
 def test_zeros_on_a_zero_initialised_target_are_never_leased():
-    machine = c.CoordinatorState(3 * MiB, in_order=True, zero_initialised=True)
-    assert machine.handle(c.StatusFound((Extent(0, 3 * MiB, Kind.ZERO),)), 0) == [c.Finish()]
+    machine = c.CoordinatorState(3 * MiB, order=Order.ASCENDING, zero_initialised=True)
+    zeros = Extent(0, 3 * MiB, Kind.ZERO)
+    assert machine.handle(c.StatusFound((zeros,)), 0) == [c.Passed(zeros), c.Finish()]
     assert machine.bytes_zero == 3 * MiB
+
+
+@pytest.mark.parametrize("order", Order)
+def test_what_is_left_to_the_backing_file_is_passed_and_other_zeros_are_written(order):
+    machine = c.CoordinatorState(
+        3 * MiB, order=order, zero_initialised=False, leaves_unallocated=True, buffer_size=MiB, lease_size=MiB
+    )
+    extents = Extent(0, MiB, Kind.UNALLOCATED), Extent(MiB, MiB, Kind.ZERO), Extent(2 * MiB, MiB, Kind.UNALLOCATED)
+    assert machine.handle(c.StatusFound(extents), 0) == [c.Passed(extents[0])]
+    free = order is Order.FREE
+    granted = [c.Grant("a", 1, extents[1], free), c.Passed(extents[2])]
+    assert machine.handle(c.LeaseWanted("a"), 1) == granted
+    assert machine.handle(c.TokenWanted("a", 1), 2) == ([] if free else [c.GiveToken("a", 1)])
+    assert machine.handle(c.LeaseDone("a", 1, MiB), 3) == [c.AskFlush("a")]
+    assert machine.handle(c.Flushed("a"), 4) == [c.Finish()]
+    machine.check_invariants()
+
+
+def test_following_a_dead_worker_s_leases_are_granted_and_given_again():
+    machine = state(3 * MiB, order=Order.FOLLOWING, lease_size=MiB)
+    for _ in range(3):
+        machine.handle(c.LeaseWanted("a"), 0)
+    assert machine.handle(c.TokenWanted("a", 2), 1) == []
+    assert machine.handle(c.TokenWanted("a", 1), 1) == [c.GiveToken("a", 1), c.GiveToken("a", 2)]
+    assert machine.handle(c.LeaseDone("a", 2, 0), 2) == []
+    machine.handle(c.WorkerDead("a"), 3)
+    for epoch in (4, 5, 6):
+        [grant] = machine.handle(c.LeaseWanted("b"), 4)
+        assert (grant.epoch, grant.extent.start) == (epoch, (epoch - 4) * MiB)
+    assert machine.handle(c.TokenWanted("b", 6), 5) == [c.GiveToken("b", 6)], "all below it had a token once"
+    machine.check_invariants()

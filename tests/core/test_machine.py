@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mpconv.core import coordination as c
+from mpconv.core.sequence import Order
 from mpconv.errors import ProtocolError
 from mpconv.extent import Extent, Kind
 from mpconv.units import KiB
@@ -53,24 +54,38 @@ class CoordinatorMachine(RuleBasedStateMachine):
         units=st.integers(0, 60),
         buffer_units=st.integers(1, 6),
         buffers=st.integers(1, 3),
-        in_order=st.booleans(),
+        order=st.sampled_from(Order),
         zero_initialised=st.booleans(),
+        leaves_unallocated=st.booleans(),
         durable=st.booleans(),
         workers=st.integers(1, 4),
         lease_seconds=st.sampled_from([0.5, 10.0, 30.0]),
         prompt=st.booleans(),
     )
     def start(
-        self, unit, units, buffer_units, buffers, in_order, zero_initialised, durable, workers, lease_seconds, prompt
+        self,
+        unit,
+        units,
+        buffer_units,
+        buffers,
+        order,
+        zero_initialised,
+        leaves_unallocated,
+        durable,
+        workers,
+        lease_seconds,
+        prompt,
     ) -> None:
         self.prompt = prompt  # a flush begins as it is asked for, so that it covers no more than it must
         self.unit, self.units = unit, units
-        self.in_order, self.durable, self.zero_initialised = in_order, durable, zero_initialised
+        self.order, self.durable = order, durable
+        self.zero_initialised, self.leaves_unallocated = zero_initialised, leaves_unallocated
         self.lease_seconds = lease_seconds
         self.state = c.CoordinatorState(
             units * unit,
-            in_order=in_order,
+            order=order,
             zero_initialised=zero_initialised,
+            leaves_unallocated=leaves_unallocated,
             durable=durable,
             workers=workers,
             lease_size=buffers * buffer_units * unit,
@@ -84,6 +99,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.stale: list[tuple[Worker, int]] = []
         self.wanting: list[str] = []
         self.ever_written: set[int] = set()
+        self.passed: set[int] = set()
+        self.given: set[int] = set()
         self.durable_units: set[int] = set()
         self.settled: list[tuple[int, int]] = []
         self.last_epoch = 0
@@ -111,7 +128,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
         return range(extent.start // self.unit, extent.end // self.unit)
 
     def skipped(self, unit: int) -> bool:
-        return self.zero_initialised and unit < len(self.kinds) and self.kinds[unit] is not Kind.DATA
+        if unit >= len(self.kinds) or self.kinds[unit] is Kind.DATA:
+            return False
+        return self.zero_initialised or (self.leaves_unallocated and self.kinds[unit] is Kind.UNALLOCATED)
 
     def send(self, event: c.Event) -> list[c.Action]:
         """The event goes in; what comes out is checked against the model and taken over by it."""
@@ -119,6 +138,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
         actions = self.state.handle(event, self.now)
         for action in actions:
             match action:
+                case c.Passed(extent):
+                    self.passes(extent)
                 case c.Grant(name, epoch, extent, token):
                     self.granted(self.named(name), epoch, extent, token)
                 case c.GiveToken(name, epoch):
@@ -130,11 +151,17 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.sound = True
         return actions
 
+    def passes(self, extent: Extent) -> None:
+        units = set(self.within(extent))
+        assert units.isdisjoint(self.passed), "told of once"
+        assert all(self.skipped(unit) and self.kinds[unit] is extent.kind for unit in units)
+        self.passed |= units
+
     def granted(self, worker: Worker, epoch: int, extent: Extent, token: bool) -> None:
         assert self.wanting.pop(0) == worker.name, "the first who wanted is the first to get"
         assert epoch > self.last_epoch, "an epoch is used once"
         self.last_epoch = epoch
-        assert token is not self.in_order
+        assert token is (self.order is Order.FREE)
         for other in self.alive:
             held = [lease.extent for lease in other.leases.values()]
             for taken in [*held, *other.doubtful.values(), *other.may_write.values()]:
@@ -149,10 +176,16 @@ class CoordinatorMachine(RuleBasedStateMachine):
             worker.may_write[epoch] = extent
 
     def given_token(self, worker: Worker, epoch: int) -> None:
-        assert self.in_order
-        assert not any(other.may_write or other.doubtful for other in self.alive), "one token at a time"
         held = worker.leases[epoch]
         assert not held.token
+        units = set(self.within(held.extent))
+        if self.order is Order.ASCENDING:
+            assert not any(other.may_write or other.doubtful for other in self.alive), "one token at a time"
+        elif self.order is Order.FOLLOWING:
+            below = set(range(min(units))) - self.given
+            assert all(self.skipped(unit) for unit in below), "a gap below"
+            assert units <= self.given or units.isdisjoint(self.given), "what was never given is given ascending"
+        self.given |= units
         held.token = True
         worker.may_write[epoch] = held.extent
 
@@ -171,6 +204,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
             assert not worker.leases and not worker.doubtful and not worker.may_write
         to_write = {unit for unit in range(self.units) if not self.skipped(unit)}
         assert to_write <= self.ever_written
+        assert self.passed == set(range(self.units)) - to_write
         if self.durable:
             assert to_write <= self.durable_units, "a byte is not durable"
         counted = [pair for worker in self.alive for pair in worker.counted] + self.settled
@@ -180,7 +214,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     def write(self, worker: Worker, units: range) -> None:
         """Units that the worker may write reach the target's cache."""
-        if self.in_order and units:
+        if self.order is Order.ASCENDING and units:
             below = set(range(units.start))
             assert all(unit in self.ever_written or self.skipped(unit) for unit in below), "written out of order"
         self.ever_written.update(units)
@@ -275,7 +309,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def a_worker_asks_for_its_token(self, pick, again):
         found = self.leases(token=False)
         worker, epoch = found[pick % len(found)]
-        self.send(c.TokenWanted(worker.name, epoch))
+        actions = self.send(c.TokenWanted(worker.name, epoch))
+        if self.order is Order.ASKED:
+            assert actions == [c.GiveToken(worker.name, epoch)], "whoever asks writes at once"
         if again:
             assert self.send(c.TokenWanted(worker.name, epoch)) == []
 

@@ -7,7 +7,7 @@ import pytest
 from mpconv.core.cursor import Cursor
 from mpconv.core.flushes import FlushBook
 from mpconv.core.leases import TRANSITIONS, IllegalTransition, Lease, LeaseBook, LeaseState
-from mpconv.core.sequence import WriteSequence
+from mpconv.core.sequence import Order, WriteSequence
 from mpconv.errors import ProtocolError
 from mpconv.extent import Extent, Kind
 
@@ -229,7 +229,7 @@ def test_a_late_flush_is_told_once_unless_the_worker_lives():
 
 
 def test_the_watermark_is_the_end_of_what_is_written_without_a_gap():
-    sequence = WriteSequence(in_order=False)
+    sequence = WriteSequence(Order.FREE)
     marks = []
     for start, length in [(20, 10), (10, 5), (0, 10), (0, 5), (15, 5), (30, 1)]:
         sequence.written(Extent(start, length))
@@ -239,7 +239,7 @@ def test_the_watermark_is_the_end_of_what_is_written_without_a_gap():
 
 
 def test_the_lowest_ready_lease_at_the_watermark_is_next_and_only_one_at_a_time():
-    sequence = WriteSequence(in_order=True)
+    sequence = WriteSequence(Order.ASCENDING)
     for epoch, start in [(1, 20), (2, 0), (3, 10)]:
         sequence.ready(epoch, Extent(start, 10))
     assert (sequence.next(), sequence.next()) == (2, None)
@@ -254,7 +254,7 @@ def test_the_lowest_ready_lease_at_the_watermark_is_next_and_only_one_at_a_time(
 
 
 def test_bytes_below_the_watermark_are_written_again_at_any_time():
-    sequence = WriteSequence(in_order=True)
+    sequence = WriteSequence(Order.ASCENDING)
     sequence.written(Extent(0, 100))
     sequence.ready(1, Extent(100, 10))
     sequence.ready(2, Extent(40, 10))
@@ -262,7 +262,7 @@ def test_bytes_below_the_watermark_are_written_again_at_any_time():
 
 
 def test_to_be_ready_twice_changes_nothing():
-    sequence = WriteSequence(in_order=True)
+    sequence = WriteSequence(Order.ASCENDING)
     for _ in range(2):
         sequence.ready(1, Extent(0, 10))
     assert sequence.next() == 1
@@ -273,8 +273,38 @@ def test_to_be_ready_twice_changes_nothing():
 
 
 def test_a_lease_that_ended_while_it_waited_gets_no_token():
-    sequence = WriteSequence(in_order=True)
+    sequence = WriteSequence(Order.ASCENDING)
     sequence.ready(1, Extent(0, 10))
     sequence.release(1)
     sequence.ready(2, Extent(0, 10))
     assert sequence.next() == 2
+
+
+def test_who_asks_for_places_gets_its_token_at_once():
+    sequence = WriteSequence(Order.ASKED)
+    for epoch, start in [(1, 20), (2, 500), (3, 0)]:
+        sequence.ready(epoch, Extent(start, 10))
+        assert (sequence.next(), sequence.next()) == (epoch, None)
+
+
+def test_following_a_lease_need_not_wait_for_the_one_below_it_to_be_written():
+    sequence = WriteSequence(Order.FOLLOWING)
+    for epoch, start in [(1, 20), (2, 0), (3, 40)]:
+        sequence.ready(epoch, Extent(start, 10))
+    assert (sequence.next(), sequence.next()) == (2, None)
+    sequence.ready(4, Extent(10, 10))
+    assert [sequence.next() for _ in range(3)] == [4, 1, None], "from 30 to 40 nobody writes yet"
+    sequence.written(Extent(30, 10))
+    assert (sequence.next(), sequence.next()) == (3, None)
+    assert sequence.watermark == 0, "nothing but those ten bytes is written"
+
+
+def test_following_what_is_written_again_waits_for_nothing():
+    sequence = WriteSequence(Order.FOLLOWING)
+    for epoch, start in [(1, 0), (2, 10)]:
+        sequence.ready(epoch, Extent(start, 10))
+        assert sequence.next() == epoch
+        sequence.release(epoch)
+    sequence.ready(3, Extent(20, 10))
+    sequence.ready(4, Extent(10, 10))
+    assert [sequence.next() for _ in range(3)] == [4, 3, None]

@@ -6,6 +6,7 @@ import pytest
 
 from mpconv.core.coordination import CoordinatorState, Grant, LeaseDone, LeaseWanted, StatusFound, Tick
 from mpconv.core.rate import Rate
+from mpconv.core.sequence import Order
 from mpconv.extent import Extent, Kind
 
 
@@ -51,7 +52,7 @@ def drive(state: CoordinatorState, *, zeros: int = 0) -> list[tuple[float, Exten
 
 def state(size: int, kind: Kind = Kind.DATA, **options: bool) -> CoordinatorState:
     made = CoordinatorState(
-        size, **{"in_order": False, "zero_initialised": False, "durable": False, **options}, rate=5120, buffer_size=512
+        size, **{"order": Order.FREE, "zero_initialised": False, "durable": False, **options}, rate=5120, buffer_size=512
     )
     made.handle(StatusFound((Extent(0, size, kind),)), 0.0)
     return made

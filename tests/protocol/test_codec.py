@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpconv.errors import ProtocolError
-from mpconv.job import Job, Place
+from mpconv.job import Clusters, Job, Place
 from mpconv.protocol import messages as m
 from mpconv.protocol.codec import MAX_FRAME, decode_from_coordinator, decode_from_worker, encode
 
@@ -19,9 +19,29 @@ LARGEST = (1 << 63) - 1
 numbers = st.integers(0, LARGEST)
 sizes = st.integers(1, LARGEST)
 texts = st.text(max_size=200)
+per_cluster = st.lists(numbers, max_size=5)
 
-places = st.builds(
-    Place, url=texts, offset=numbers, size=st.none() | numbers, direct=st.booleans(), shared=st.booleans()
+places = st.recursive(
+    st.builds(Place, url=texts, offset=numbers, size=st.none() | numbers, direct=st.booleans(), shared=st.booleans()),
+    lambda below: st.builds(
+        Place,
+        url=texts,
+        format=st.none() | texts,
+        snapshot=st.none() | texts,
+        backing=st.none() | below,
+        data_file=st.none() | below,
+    ),
+    max_leaves=3,
+)
+clusters = st.builds(
+    Clusters,
+    size=sizes,
+    part=sizes,
+    compression=st.none() | texts,
+    level=st.none() | numbers,
+    stores_zeros=st.booleans(),
+    unit=sizes,
+    in_place=st.booleans(),
 )
 jobs = st.builds(
     Job,
@@ -40,13 +60,14 @@ jobs = st.builds(
     salvage=st.booleans(),
     offload=st.booleans(),
     compare=st.booleans(),
+    clusters=st.none() | clusters,
     buffer_size=sizes,
     lease_size=sizes,
 )
 from_worker = {
     m.Hello: st.builds(m.Hello, numbers, numbers),
     m.Want: st.builds(m.Want, st.integers(1, m.MAX_WANT)),
-    m.Ready: st.builds(m.Ready, numbers, numbers),
+    m.Ready: st.builds(m.Ready, numbers, numbers, per_cluster, per_cluster),
     m.Done: st.builds(m.Done, numbers, numbers, numbers),
     m.Failed: st.builds(m.Failed, numbers, texts, texts, texts, st.none() | numbers),
     m.Lost: st.builds(m.Lost, numbers, st.lists(st.tuples(numbers, numbers), max_size=5), texts),
@@ -58,7 +79,7 @@ from_worker = {
 from_coordinator = {
     m.Open: st.builds(m.Open, jobs),
     m.LeaseGrant: st.builds(m.LeaseGrant, numbers, numbers, numbers, sizes, st.integers(0, 2), st.booleans()),
-    m.Token: st.builds(m.Token, numbers, numbers),
+    m.Token: st.builds(m.Token, numbers, numbers, per_cluster),
     m.Flush: st.builds(m.Flush, numbers),
     m.Bye: st.builds(m.Bye),
 }
@@ -66,7 +87,7 @@ MESSAGES = from_worker | from_coordinator
 EXAMPLES = [
     m.Hello(1, 2),
     m.Want(1),
-    m.Ready(1, 2),
+    m.Ready(1, 2, [3, 0], [1, 0]),
     m.Done(1, 2, 3),
     m.Failed(1, "why", "reading", "image", 5),
     m.Lost(1, [(2, 3)], "why"),
@@ -74,7 +95,7 @@ EXAMPLES = [
     m.Said(1, "text"),
     m.FlushDone(1),
     m.LeaseGrant(1, 2, 3, 4, 0, True),
-    m.Token(1, 2),
+    m.Token(1, 2, [3]),
     m.Flush(1),
 ]
 
@@ -195,6 +216,12 @@ def test_a_missing_field(message, field):
         (m.LeaseGrant(1, 2, 3, 4, 0, True), "length", 0),
         (m.LeaseGrant(1, 2, 3, 4, 0, True), "kind", 3),
         (m.LeaseGrant(1, 2, 3, 4, 0, True), "token", 1),
+        (m.Ready(1, 2), "needs", [0] * (m.MAX_CLUSTERS + 1)),
+        (m.Ready(1, 2), "needs", [-1]),
+        (m.Ready(1, 2), "parts", [1 << 63]),
+        (m.Ready(1, 2), "parts", None),
+        (m.Token(1, 2), "places", [0] * (m.MAX_CLUSTERS + 1)),
+        (m.Token(1, 2), "places", [b"0"]),
         (m.Want(1), "leases", 0),
         (m.Want(1), "leases", m.MAX_WANT + 1),
         (m.Failed(1, "", "", "", None), "why", None),

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mpconv.extent import Kind
-from mpconv.job import Job
+from mpconv.job import Clusters, Job
 from mpconv.protocol import codec, messages
 
 TEXT = (Path(messages.__file__).parent / "PROTOCOL.md").read_text()
@@ -52,6 +52,11 @@ def test_every_field_of_the_job_is_described():
     assert set(re.findall("`([a-z_]+)`", job)) == set(Job.__struct_fields__)
 
 
+def test_every_field_of_the_job_s_clusters_is_described():
+    clusters = section("Places").partition("The map `clusters`:")[2].partition("\n\n- ")[0]
+    assert set(re.findall("`([a-z_]+)`", clusters)) == set(Clusters.__struct_fields__)
+
+
 def test_the_document_names_the_current_version():
     assert re.findall(r"Version \*\*(\d+)\*\*", TEXT) == [str(messages.VERSION)]
 
@@ -60,6 +65,7 @@ def test_the_bounds_are_those_of_the_code():
     assert f"{codec.MAX_FRAME} bytes (`MAX_FRAME`)" in TEXT
     assert f"1 to {messages.MAX_WANT} (`MAX_WANT`)" in TEXT
     assert f"up to {messages.MAX_RANGES} (`MAX_RANGES`)" in TEXT
+    assert TEXT.count(f"up to {messages.MAX_CLUSTERS} (`MAX_CLUSTERS`)") == 2
     kinds = ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Kind)
     assert f"`kind`: {kinds}" in TEXT
 
