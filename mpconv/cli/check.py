@@ -126,7 +126,7 @@ def lines(found: Report) -> Iterator[str]:
 
 def json_lines(found: Report, name: str) -> Iterator[str]:
     """For programs: what is 0 is left out, except check-errors."""
-    from mpconv.inspection import json_text  # noqa: PLC0415
+    from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
     facts: dict[str, int | str] = {
         "image-end-offset": found.end,

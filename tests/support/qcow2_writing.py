@@ -212,7 +212,10 @@ def _run(folder: Path, *words: str) -> str:
 
 def script(case: Case) -> str:
     """The two copies, for a shell."""
-    words = {name: ["mpconv" if name == "ours" else "qemu-img", *case.command(name)[len(_PROGRAMS[name]) :]] for name in _PROGRAMS}
+    words = {
+        name: ["mpconv" if name == "ours" else "qemu-img", *case.command(name)[len(_PROGRAMS[name]) :]]
+        for name in _PROGRAMS
+    }
     lines = [f"(cd {name}; {shlex.join(command)})" for name, command in words.items()]
     return "\n".join([*(f"# {image}" for image in (*case.sources, *([case.backing] if case.backing else []))), *lines])
 
@@ -270,7 +273,9 @@ def judged(ours: Path, theirs: Path, data_file: str | None = None) -> list[str]:
         at = next(index for index, pair in enumerate(zip(*mapped, strict=False)) if pair[0] != pair[1])
         found.append(f"map: {mapped[0][at]} and {mapped[1][at]}")
     told = [_info(folder) for folder in (ours, theirs)]
-    found += [f"info: {key} {told[0].get(key)} and {told[1].get(key)}" for key in told[1] if told[0].get(key) != told[1][key]]
+    found += [
+        f"info: {key} {told[0].get(key)} and {told[1].get(key)}" for key in told[1] if told[0].get(key) != told[1][key]
+    ]
     return found
 
 

@@ -205,7 +205,7 @@ class Qcow2Image:
             size = self.header.cluster_size
             header.check_table("Bitmap directory", offset, length, bitmaps.LARGEST_DIRECTORY, size, self.store.size)
             there = max(0, min(length, self.store.size - offset))
-            return bitmaps.parse((await _read(self.store, offset, there)).ljust(length, b"\0"), count)
+            return bitmaps.parse((await read(self.store, offset, there)).ljust(length, b"\0"), count)
         except ImageError as error:
             raise cannot_open(self.store.name, error.why, ImageError) from None
 
