@@ -7,6 +7,7 @@ commands, so that a case that fails can be told as a script.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -91,7 +92,7 @@ def make_case(seed: int, number: int) -> Case:
     chance = random.Random(f"{seed}/{number}")
     depth = chance.choice([0, 0, 0, 1, 1, 2, 3])
     size = _size(chance, chance.choice(CLUSTERS))
-    layers = []
+    layers: list[Layer] = []
     for level in range(depth + 1):
         below = layers[-1] if layers else None
         base = level == 0 and depth > 0 and chance.random() < 0.4
@@ -147,7 +148,9 @@ def _layer(chance: random.Random, name: str, size: int, below: Layer | None) -> 
         layer = replace(layer, preallocation=chance.choice(["off", "off", "metadata", "falloc"]))
     snapshots: tuple[str, ...] = ()
     resized = None
-    if not layer.data_file and layer.refcount_bits >= 4 and chance.random() < 0.4:
+    # Compressed clusters share host clusters: their refcounts are larger.
+    enough = 16 if layer.compression else 4
+    if not layer.data_file and layer.refcount_bits >= enough and chance.random() < 0.4:
         # The second one's name may be the first one's id.
         snapshots = chance.choice([("first",), ("first", "1"), ("2", "1"), ("a b", "second", "third")])
     if version == 3 and chance.random() < 0.15:
@@ -170,7 +173,8 @@ def _steps(chance: random.Random, size: int, cluster: int, *, compressing: bool)
         start = chance.randrange(sectors)
         if chance.random() < 0.5:
             start = start * 512 // cluster * cluster // 512
-        length = min(sectors - start, chance.choice([1, 2, 7, 8, cluster // 512, 3 * cluster // 512, 4 * cluster // 512]))
+        whole = cluster // 512
+        length = min(sectors - start, chance.choice([1, 2, 7, 8, whole, 3 * whole, 4 * whole]))
         length = max(1, min(length, 4 * MiB // 512))
         place = f"{start * 512} {length * 512}"
         kind = chance.choice(["write", "write", "write", "compressed", "zero", "unmapped", "discard", "same"])
@@ -215,19 +219,20 @@ def _layer_commands(layer: Layer, below: Layer | None) -> Iterator[list[str]]:
     else:
         create = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", layer.options, *backing]
         yield [*create, layer.name, str(layer.size)]
-    for number, steps in enumerate(layer.steps):
+    for number, stage in enumerate(layer.steps):
         last = number == len(layer.steps) - 1
         if last and layer.resized is not None:
             shrink = ["--shrink"] if layer.resized < layer.size else []
             yield ["qemu-img", "resize", "-q", *shrink, layer.name, str(layer.resized)]
-        yield from _qemu_io(layer.name, layer.format, [*steps, "abort"] if last and layer.crashed else steps)
+        yield from _qemu_io(layer.name, layer.format, [*stage, "abort"] if last and layer.crashed else stage)
         if number < len(layer.snapshots):
             yield ["qemu-img", "snapshot", "-q", "-c", layer.snapshots[number], layer.name]
 
 
 def _qemu_io(name: str, fmt: str, steps: list[str] | tuple[str, ...]) -> Iterator[list[str]]:
     if steps:
-        yield ["qemu-io", "-t", "unsafe", "-d", "unmap", "-f", fmt, *[word for step in steps for word in ("-c", step)], name]
+        told = [word for step in steps for word in ("-c", step)]
+        yield ["qemu-io", "-t", "unsafe", "-d", "unmap", "-f", fmt, *told, name]
 
 
 def script(case: Case) -> str:
@@ -262,8 +267,11 @@ def judge(case: Case, folder: Path) -> Path:
     """The raw image that qemu-img makes of it."""
     copy = folder / "judge.raw"
     wanted = [] if case.snapshot is None else ["-l", case.snapshot]
-    command = ["qemu-img", "convert", "-U", "-t", "unsafe", *wanted, "-O", "raw", str(folder / case.top.name), str(copy)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = ["qemu-img", "convert", "-t", "unsafe", *wanted, "-O", "raw", case.top.name, copy.name]
+    # There, because QEMU looks for a data file in the working directory, not beside the image.
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(command)}: {done.stderr}")
     return copy
 
 
@@ -279,7 +287,7 @@ async def extents_of(image: Image) -> list[Extent]:
     while at < image.size:
         step = await image.block_status(at, image.size - at)
         assert step[0].start == at and step[-1].end <= image.size
-        assert all(one.end == other.start for one, other in zip(step, step[1:], strict=False))
+        assert all(one.end == other.start for one, other in itertools.pairwise(step))
         found += step
         at = step[-1].end
     return found
@@ -307,10 +315,8 @@ async def differences(case: Case, folder: Path, seed: int = 0) -> list[str]:
 
 async def _compare_maps(case: Case, folder: Path, extents: list[Extent]) -> list[str]:
     """Zeros where qemu-img says zeros, data where it says data; where it says both, either will do."""
-    said = subprocess.run(
-        ["qemu-img", "map", "-U", "--output", "json", str(folder / case.top.name)], check=True, capture_output=True
-    )
-    judged = json.loads(said.stdout)
+    command = ["qemu-img", "map", "--output", "json", case.top.name]
+    judged = json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout)
     found = [
         f"map: {one.kind.name} at {max(one.start, it['start'])}, judged {it}"
         for one, it in _overlapping(extents, judged)
@@ -361,11 +367,9 @@ async def _compare_bytes(image: Image, copy: Path, extents: list[Extent], chance
         for at in range(0, len(pieces), 16):
             for told in await asyncio.gather(*(wrong(*piece) for piece in pieces[at : at + 16])):
                 found += told
-        for extent in extents:
-            if extent.kind is Kind.ZERO and extent.length <= _WHOLE:
-                if any(os.pread(file.fileno(), extent.length, extent.start)):
-                    found.append(f"status: zeros at {extent.start}, but there is data")
-        return found
+        short = [extent for extent in extents if extent.kind is Kind.ZERO and extent.length <= _WHOLE]
+        wrong_status = [one.start for one in short if any(os.pread(file.fileno(), one.length, one.start))]
+        return found + [f"status: zeros at {at}, but there is data" for at in wrong_status]
 
 
 def _data(extents: list[Extent]) -> Iterator[tuple[int, int]]:
