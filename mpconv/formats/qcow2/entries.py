@@ -21,6 +21,8 @@ COMPRESSED = 1 << 62
 ZERO = 1
 OFFSET = 0x00FF_FFFF_FFFF_FE00
 SUBCLUSTERS = 32
+_MOST_COMPARED = 1 << 18
+"""L1 entries; of more there is no telling in little memory which ones are alike."""
 _ALL_SUBCLUSTERS = (1 << SUBCLUSTERS) - 1
 
 
@@ -57,6 +59,20 @@ def table(data: bytes | memoryview) -> array[int]:
     if sys.byteorder == "little":
         entries.byteswap()
     return entries
+
+
+def check_l1(l1: array[int], clusters: int) -> None:
+    """ImageError when more L2 tables are named than the file's clusters, or one of them twice: no image needs that, and
+    a small file would hold a disk that takes hours to walk.
+    """
+    used = len(l1) - l1.count(0)
+    if used > clusters:
+        raise ImageError(f"the L1 table names {used} L2 tables, but the file has {clusters} clusters: it is damaged")
+    if used > _MOST_COMPARED:
+        return
+    offsets = [entry & OFFSET for entry in l1 if entry & OFFSET]
+    if len(set(offsets)) < len(offsets):
+        raise ImageError("the L1 table names one L2 table twice: it is damaged")
 
 
 def packed(entries: array[int]) -> bytes:
