@@ -22,7 +22,7 @@ READABLE = ("raw", "qcow2")
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """How images are opened. `locked`: QEMU's locks are taken. `trusting`: as RawImage's. `trust`: what may be opened
+    """How images are opened. `locked`: QEMU's locks are taken. `trusting`: as RawImage's and Qcow2Image's. `trust`: what may be opened
     besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one.
     """
 
@@ -108,7 +108,9 @@ async def _open_qcow2(
         if data is not None:
             await data.close()
         raise
-    image = Qcow2Image(store, metadata, data=data, backing=backing, keeps_backing=how.keeps_backing)
+    image = Qcow2Image(
+        store, metadata, data=data, backing=backing, keeps_backing=how.keeps_backing, trusting=how.trusting
+    )
     return image, place.resolved("qcow2", backing=backing_place, data_file=data_place)
 
 

@@ -7,15 +7,28 @@ import itertools
 import struct
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mpconv.errors import ImageError
+from mpconv.extent import Kind
 from mpconv.formats.opening import How, open_source
 from mpconv.job import Place, Trust
 from tests.conftest import identical, mpconv
-from tests.support.qcow2 import Case, Layer, differences, judge, make, make_case, make_patterns, script
+from tests.support.qcow2 import (
+    TRUSTING,
+    Case,
+    Layer,
+    differences,
+    extents_of,
+    judge,
+    make,
+    make_case,
+    make_patterns,
+    script,
+)
 
 KiB, MiB = 1 << 10, 1 << 20
 ORDERS = [(), ("-W",)]
@@ -83,6 +96,25 @@ def test_what_is_drawn_covers_what_there_is():
     assert {(above.size > below.size) - (above.size < below.size) for below, above in pairs} == {-1, 0, 1}
     assert sum(case.snapshot is not None for case in CASES.values()) > 5
     assert sum(layer.resized is not None for layer in layers) > 5
+
+
+@pytest.mark.parametrize("layer", [
+    Layer("a.qcow2", 64 * MiB, (("write -s noise 3145728 70144",),), preallocation="metadata"),
+    Layer("a.qcow2", 64 * MiB, (("write -s noise 3145728 70144",),), data_file="raw"),
+], ids=["preallocated", "raw data file"])  # fmt: skip
+def test_what_was_never_written_is_not_read(tmp_path: Path, patterns: Path, layer: Layer):
+    """All clusters are there, but the file system knows where the file has holes."""
+    make(Case((layer,)), tmp_path, patterns)
+
+    async def data(how: How) -> int:
+        image = await open_source([Place(url=str(tmp_path / "a.qcow2"))], how)
+        extents = await extents_of(image)
+        await image.close()
+        return sum(extent.length for extent in extents if extent.kind is Kind.DATA)
+
+    assert 70144 <= asyncio.run(data(TRUSTING)) < MiB
+    assert asyncio.run(data(replace(TRUSTING, trusting=False))) == 64 * MiB
+    assert asyncio.run(differences(Case((layer,)), tmp_path)) == []
 
 
 def test_a_size_that_is_no_whole_sector_is_rounded_down(tmp_path: Path, patterns: Path):

@@ -21,6 +21,7 @@ from mpconv.formats.qcow2 import entries, header, snapshots
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import Held, Run
 from mpconv.formats.qcow2.header import Header
+from mpconv.formats.raw import whole_sectors
 from mpconv.transports.base import Buffer, Transport, cannot_open
 from mpconv.units import SECTOR, MiB, align_down, align_up
 
@@ -30,6 +31,8 @@ _SNAPSHOTS_AT_ONCE = MiB
 _TOGETHER = 2 * MiB
 """Compressed clusters that lie side by side are read in one request of so many bytes."""
 _MOST_EXTENTS = 4096
+_WORTH_ASKING = MiB
+"""Only of so many bytes in one piece is the store asked for holes: it may answer over a network."""
 
 _KINDS = {
     Held.DATA: Kind.DATA,
@@ -110,6 +113,7 @@ class Qcow2Image:
     """One image with what lies below it. `data`: where its guest data lies, the store itself as a rule.
 
     `keeps_backing`: what the image leaves to its backing file has the status UNALLOCATED, else what that says.
+    `trusting`: the stores are asked where they have holes.
     """
 
     format = "qcow2"
@@ -123,6 +127,7 @@ class Qcow2Image:
         data: Transport | None = None,
         backing: Image | None = None,
         keeps_backing: bool = False,
+        trusting: bool = True,
     ) -> None:
         self.store = store
         self.header = metadata.header
@@ -131,6 +136,7 @@ class Qcow2Image:
         self.backing = backing
         self.size = align_down(self.header.size, SECTOR)
         self._keeps_backing = keeps_backing
+        self._trusting = trusting
         self._l1 = metadata.l1
         self._tables: OrderedDict[int, asyncio.Task[array[int]]] = OrderedDict()
         self._tables_kept = max(4, _TABLES_KEPT // self.header.cluster_size)
@@ -217,16 +223,29 @@ class Qcow2Image:
         return await _read_table(self.store, offset, size // 8)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """From the tables alone; what is left to a backing file is asked of it, but its own holes are zeros here."""
+        """From the tables, and for long runs the store; what is left to a backing file is asked of it, but its own
+        holes are zeros here.
+        """
         found: list[Extent] = []
         async for run in self.runs(offset, offset + length):
-            if run.kind is not Held.UNALLOCATED or self._keeps_backing:
+            if run.kind is Held.DATA and run.length >= _WORTH_ASKING and self._trusting:
+                found += await self._status_of_data(run)
+            elif run.kind is not Held.UNALLOCATED or self._keeps_backing:
                 found.append(Extent(run.start, run.length, _KINDS[run.kind]))
             else:
                 found += await self._status_below(run.start, run.length)
             if len(found) >= _MOST_EXTENTS or found[-1].end < run.end:
                 break
         return found
+
+    async def _status_of_data(self, run: Run) -> list[Extent]:
+        """Where nothing was written yet a preallocated image and a raw data file have holes."""
+        assert run.host is not None
+        there = min(run.length, self.data.size - run.host)
+        if there <= 0:
+            return [Extent(run.start, run.length)]
+        found = whole_sectors(await self.data.block_status(run.host, there), run.host + there)
+        return [Extent(run.start + one.start - run.host, one.length, one.kind) for one in found]
 
     async def _status_below(self, start: int, length: int) -> list[Extent]:
         there = 0 if self.backing is None else max(0, min(length, self.backing.size - start))
