@@ -22,7 +22,7 @@ READABLE = ("raw", "qcow2")
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """How images are opened. `locked`: QEMU's locks are taken. `trusting`: as RawImage's and Qcow2Image's. `trust`: what may be opened
+    """How images are opened. `locked`: QEMU's locks are taken. `trusting`: as RawImage's. `trust`: what may be opened
     besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one.
     """
 
