@@ -397,7 +397,7 @@ async def _compare_bytes(image: Image, copy: Path, extents: list[Extent], chance
             for told in await asyncio.gather(*(wrong(*piece) for piece in pieces[at : at + 16])):
                 found += told
         short = [extent for extent in extents if extent.kind is Kind.ZERO and extent.length <= _WHOLE]
-        wrong_status = [one.start for one in short if any(os.pread(file.fileno(), one.length, one.start))]
+        wrong_status = [one.start for one in short if os.pread(file.fileno(), one.length, one.start).strip(b"\0")]
         return found + [f"status: zeros at {at}, but there is data" for at in wrong_status]
 
 

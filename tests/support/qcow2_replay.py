@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import struct
 import zlib
@@ -17,6 +18,7 @@ from mpconv.job import Place, Trust
 from mpconv.transports import memory
 from tests.support.qcow2_bytes import COPIED, Draft, compressed, snapshot_entry
 
+WIDE = b"WIDE"
 URL = "memory:fuzzed/image"
 KiB, MiB = 1 << 10, 1 << 20
 _MOST_BYTES = MiB
@@ -24,9 +26,17 @@ _MOST_ANSWERS = 64
 _loop = asyncio.new_event_loop()
 
 
+def spread(content: bytes) -> bytearray:
+    """After the word WIDE each 512 bytes begin a cluster of 16 KiB, the least that has subclusters."""
+    if not content.startswith(WIDE):
+        return bytearray(content)
+    pieces = range(len(WIDE), len(content), 512)
+    return bytearray().join(content[at : at + 512].ljust(16 * KiB, b"\0") for at in pieces)
+
+
 def replay(content: bytes) -> None:
     """Refusals are errors of mpconv's own; anything else comes out."""
-    memory._stores[URL] = bytearray(content)
+    memory._stores[URL] = spread(content)
     memory._stores["memory:fuzzed/base"] = bytearray(b"\xba" * 8192)
     memory._stores["memory:fuzzed/data"] = bytearray(b"\xda" * 16384)
     for snapshot in (None, "1"):
@@ -61,6 +71,10 @@ async def _read(snapshot: str | None) -> None:
                     continue
                 assert extent.kind is not Kind.ZERO or not any(buffer)
             at = extents[-1].end
+        for start, length in ((0, _MOST_BYTES), (100, 700), (image.size // 2, 33 * KiB)):
+            if start < image.size:
+                with contextlib.suppress(ImageError):
+                    await image.read_into(start, memoryview(bytearray(min(length, image.size - start))))
     finally:
         await image.close()
 
@@ -113,14 +127,24 @@ def seeds() -> dict[str, bytes]:
     }
     wide = Draft(
         bits=14,
-        size=2 << 14,
+        size=20 << 14,
         incompatible=header.EXTENDED_L2,
-        l1_offset=1 << 14,
-        at={},
-    ).header()
-    tables = struct.pack(">Q", COPIED | 1 << 14).ljust(512, b"\0")
+        l2=(
+            COPIED | 5 << 14,
+            0xFFFFFFFF,
+            COPIED | 5 << 14,
+            0x0000F0F0_0F0F0F00,
+            0,
+            0xFFFF << 40,
+            compressed(5 << 14, 100, 14),
+            0,
+        ),
+        at={5 << 14: deflated},
+    )
+    clusters = wide.bytes()
+    pieces = b"".join(clusters[at : at + 512] for at in range(0, len(clusters), 1 << 14))
     return {
         **{name: bytes(draft.bytes()) for name, draft in drafts.items()},
-        "subclusters": wide.ljust(512, b"\0") + tables,
+        "subclusters": WIDE + pieces,
         "nothing": b"",
     }

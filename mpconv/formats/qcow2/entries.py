@@ -123,7 +123,7 @@ def _joins(one: Run, other: Run) -> bool:
 
 
 def _clusters(entries: array[int], first: int, start: int, end: int, header: Header) -> Iterator[Run]:
-    """One cluster or less each; unallocated and zero stretches as long as they are alike."""
+    """One cluster or less each; what is unallocated, and data that goes on without a gap, in one piece."""
     bits, wide = header.cluster_bits, header.extended_l2
     size = 1 << bits
     at = start
@@ -141,7 +141,14 @@ def _clusters(entries: array[int], first: int, start: int, end: int, header: Hea
         elif wide:
             yield from _subclusters(entry, entries[2 * index + 1], first + (index << bits), at, stop, header)
         else:
-            yield _plain(entry, first + (index << bits), at, stop, header)
+            cluster = first + (index << bits)
+            if entry & OFFSET and not entry & ZERO:
+                following = entry + size
+                while stop < end and entries[index + 1] == following:
+                    following += size
+                    index += 1
+                    stop = min(end, stop + size)
+            yield _plain(entry, cluster, at, stop, header)
         at = stop
         index += 1
 
@@ -183,6 +190,10 @@ def _subclusters(entry: int, bitmap: int, cluster: int, at: int, stop: int, head
     if allocated & zero or (host is None and allocated):
         raise ImageError(f"Invalid subcluster bitmap {bitmap:#x} (at guest byte {cluster})")
     size = header.cluster_size // SUBCLUSTERS
+    alike = {_ALL_SUBCLUSTERS: Held.DATA, _ALL_SUBCLUSTERS << SUBCLUSTERS: Held.ZERO, 0: Held.UNALLOCATED}.get(bitmap)
+    if alike is not None:
+        yield Run(alike, at, stop - at, None if host is None or not bitmap else host + at - cluster)
+        return
     while at < stop:
         bit = 1 << (at - cluster) // size
         end = min(stop, cluster + ((at - cluster) // size + 1) * size)
