@@ -144,7 +144,7 @@ def _clusters(entries: array[int], first: int, start: int, end: int, header: Hea
             cluster = first + (index << bits)
             if entry & OFFSET and not entry & ZERO:
                 following = entry + size
-                while stop < end and entries[index + 1] == following:
+                while stop < end and entries[index + 1] == following and following & OFFSET:
                     following += size
                     index += 1
                     stop = min(end, stop + size)

@@ -104,6 +104,29 @@ def test_tables_of_any_entries_cover_the_range_once(l2: list[int], span: tuple[i
     assert at == end
 
 
+near = st.one_of(
+    st.integers(0, 70).map(lambda cluster: (1 << 63) | cluster * 512),
+    st.sampled_from([0, 1, 2, 1 << 63, 1 << 62, (1 << 56) - 512, 1 << 56]),
+)
+
+
+@quickly
+@given(st.lists(st.tuples(near, st.integers(1, 12)), min_size=8, max_size=8))
+def test_data_that_goes_on_is_told_in_one_piece_and_is_the_same(pieces: list[tuple[int, int]]):
+    """As each cluster by itself: nothing is joined that only looks alike."""
+    l2 = [entry + 512 * n if entry & entries.OFFSET else entry for entry, count in pieces for n in range(count)]
+    l2 = (l2 + [0] * 64)[:64]
+    parsed = header.parse(bytes(Draft().bytes()), 1 << 40)
+    table = entries.table(struct.pack(">64Q", *(entry & (1 << 64) - 1 for entry in l2)))
+    together = list(entries.runs(table, 0, 0, 64 * 512, parsed))
+    singly = [run for at in range(0, 64 * 512, 512) for run in entries.runs(table, 0, at, at + 512, parsed)]
+    for run in singly:
+        (within,) = [one for one in together if one.start <= run.start and run.end <= one.end]
+        assert within.kind is run.kind
+        assert run.host == (None if within.host is None else within.host + run.start - within.start)
+    assert sum(run.length for run in together) == 64 * 512
+
+
 @quickly
 @given(st.binary(max_size=3000), st.sampled_from(["zlib", "zstd"]), st.sampled_from([512, 65536]))
 def test_compressed_bytes_fill_the_cluster_or_are_refused(stored: bytes, codec: str, size: int):
