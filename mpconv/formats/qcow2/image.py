@@ -17,7 +17,7 @@ from typing import Any
 from mpconv.errors import Fatal, ImageError
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
-from mpconv.formats.qcow2 import entries, header, snapshots
+from mpconv.formats.qcow2 import bitmaps, entries, header, snapshots
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import Held, Run
 from mpconv.formats.qcow2.header import Header
