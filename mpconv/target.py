@@ -116,7 +116,9 @@ async def _make_qcow2(source: Image, place: Place, options: Options, made: Qcow2
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
             data = await _open_store(source, workers_place, options, source.size, opening)
         written = data or store
-        layout.unit = max(SECTOR, written.rewrites)
+        blocks = written.rewrites or SECTOR
+        # Clusters smaller than a block leave no room to pad one: then one worker writes, and rewrites blocks in turn.
+        layout.unit = max(SECTOR, blocks) if made.cluster_size % blocks == 0 else SECTOR
         stores_zeros = (
             (old and backing_size is not None)
             or not options.sparse_size

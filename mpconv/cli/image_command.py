@@ -62,14 +62,13 @@ def trust_of(backing: tuple[str, ...], data_file: bool) -> Trust:
 
 
 def image_options(command: _Decorated) -> _Decorated:
-    """-f, --output, --image-opts, -U, what is trusted and the images' names."""
+    """-f, --output, --image-opts, -U and the images' names."""
     for option in reversed(
         (
             click.option("-f", "--format", "fmt", metavar="FMT", help="The image's format (default: looked at)."),
             click.option("--output", default="human", metavar="human|json", help="For people or for programs."),
             click.option("--image-opts", is_flag=True, help="FILE is a list of options, driver=...,file.filename=..."),
             click.option("-U", "--force-share", is_flag=True, help="Open it although another program writes to it."),
-            trust_options,
             click.argument("names", nargs=-1, metavar="FILE"),
         )
     ):

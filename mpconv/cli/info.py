@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show, trust_of
+from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show, trust_of, trust_options
 
 
 @click.command(cls=ImageCommand)
@@ -12,6 +12,7 @@ from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_n
     "--backing-chain", is_flag=True, help="Of the image's backing files too, which --allow-backing must allow."
 )
 @image_options
+@trust_options
 def info(
     fmt: str | None,
     output: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show, trust_of, warn
+from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show, trust_of, trust_options, warn
 from mpconv.cli.params import Size
 
 
@@ -12,6 +12,7 @@ from mpconv.cli.params import Size
 @click.option("-s", "--start-offset", type=Size("start offset"), default=0, help="The first byte to look at.")
 @click.option("-l", "--max-length", type=Size("max length"), help="Bytes to look at (default: to the end).")
 @image_options
+@trust_options
 def map_(
     fmt: str | None,
     output: str,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, image_options, is_json, show, trust_of
+from mpconv.cli.image_command import ImageCommand, image_options, is_json, show, trust_of, trust_options
 from mpconv.cli.params import Size
 from mpconv.errors import UsageError
 
@@ -23,6 +23,7 @@ _TARGET_OPTIONS = _SIZES | {"nocow", "preallocation", "id"}
 @click.option("-l", "snapshot", metavar="SNAPSHOT", help="Of an internal snapshot, by id or name.")
 @click.option("--size", type=Size("image size"), help="Of a disk of this many bytes, instead of FILE.")
 @image_options
+@trust_options
 def measure(
     fmt: str | None,
     target_format: str,

@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
@@ -83,17 +83,23 @@ class ClusterCopier(Copier):
 
     async def _prepare(self, extent: Extent, view: memoryview) -> Prepared:
         if self._compressing is not None:
-            return await asyncio.get_running_loop().run_in_executor(self._compressing, self._compress, view)
-        if self.clusters.stores_zeros:
-            runs: list[Run] = [(0, extent.length, False)]
-        else:
-            runs = find_runs(
-                view[: extent.length], extent.start, sparse_size=self.job.sparse_size, alignment=self.alignment
+            return await asyncio.get_running_loop().run_in_executor(
+                self._compressing, self._compress, view, extent.length
             )
-        return plan(view, runs, self.clusters)
+        everything: list[Run] = [(0, extent.length, False)]
+        if self.clusters.stores_zeros and self.clusters.part == self.clusters.size:
+            return plan(view, everything, self.clusters)
+        runs = find_runs(
+            view[: extent.length], extent.start, sparse_size=self.job.sparse_size, alignment=self.alignment
+        )
+        prepared = plan(view, runs, self.clusters)
+        if self.clusters.stores_zeros:
+            # Every byte is written, but the parts that are zero are told apart all the same.
+            prepared = replace(plan(view, everything, self.clusters), parts=prepared.parts)
+        return prepared
 
-    def _compress(self, view: memoryview) -> Prepared:
-        """In a thread. A cluster that does not shrink is stored as it is."""
+    def _compress(self, view: memoryview, length: int) -> Prepared:
+        """In a thread. `length`: the guest's bytes of the view. A cluster that does not shrink is stored as it is."""
         compress = getattr(self._codecs, "compress", None)
         if compress is None:
             from mpconv.formats.qcow2.codecs import compressor  # noqa: PLC0415  (others do without)
@@ -102,19 +108,24 @@ class ClusterCopier(Copier):
             compress = self._codecs.compress = compressor(self.clusters.compression, self.clusters.level)
         size = self.clusters.size
         needs: list[int] = []
+        parts: list[int] = []
         blobs: list[int | bytes] = []
+        zeros = 0
+        every_part = (1 << size // self.clusters.part) - 1
         looks = self.job.sparse_size and not self.clusters.stores_zeros
         for at in range(0, len(view), size):
             cluster = view[at : at + size]
             if looks and is_zero(cluster):
                 needs.append(0)
+                parts.append(0)
+                zeros += min(size, length - at)
                 continue
             blob = compress(cluster)
-            blobs.append(blob if len(blob) < size else at)
-            needs.append(min(len(blob), size))
-        whole = (1 << size // self.clusters.part) - 1 if self.clusters.part < size else 0
-        parts = [whole if need == size else 0 for need in needs] if whole else []
-        return Prepared(needs, blobs, parts, needs.count(0) * size, [])
+            shrunk = len(blob) < size
+            blobs.append(blob if shrunk else at)
+            needs.append(len(blob) if shrunk else size)
+            parts.append(0 if shrunk else every_part)
+        return Prepared(needs, blobs, parts if self.clusters.part < size else [], zeros, [])
 
 
 def plan(view: memoryview, runs: list[Run], clusters: Clusters) -> Prepared:

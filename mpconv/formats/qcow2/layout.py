@@ -41,7 +41,7 @@ class Layout:
         self.per_table = self.cluster_size // (8 * self.words)
         self.clusters = -(-size // self.cluster_size)
         self.external = options.data_file is not None
-        self.preallocated = options.preallocation != "off"
+        self.preallocated = options.preallocation != "off" or options.data_file_raw
         self.tables: dict[int, array[int]] = {}
         self.references = array("H", [1])
         """Of each host cluster; cluster 0 is the header's."""

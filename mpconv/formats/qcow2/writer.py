@@ -43,7 +43,7 @@ class Writer:
         l2 = layout.take(len(layout.tables))
         size = layout.cluster_size
         l1_bytes = layout.l1_size * 8
-        l1 = layout.take(max(1, -(-l1_bytes // size)))
+        l1 = layout.take(-(-l1_bytes // size))
         offsets = {number: l2 + index * size for index, number in enumerate(sorted(layout.tables))}
         for first in range(l2 >> layout.cluster_bits, layout.end >> layout.cluster_bits):
             layout.references[first] = 1
