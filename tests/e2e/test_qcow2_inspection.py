@@ -112,7 +112,7 @@ IMAGES: dict[str, Callable[[], str]] = {
     "version 3": written,
     "clusters of a sector": lambda: written("cluster_size=512"),
     "clusters of 2 MiB": lambda: written("cluster_size=2M", size="5M"),
-    "odd size": lambda: written("cluster_size=4k", size=1_000_448),
+    "odd size": lambda: written("cluster_size=4k", size=1_048_064),
     "extended_l2": lambda: written("extended_l2=on"),
     "extended_l2, the smallest": lambda: written("extended_l2=on,cluster_size=16k", "refcount_bits=1"),
     "refcounts of 64 bits, lazy": lambda: written("refcount_bits=64,lazy_refcounts=on"),
