@@ -54,10 +54,14 @@ async def _copy(
 ) -> None:
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
     how = How(locked=not options.shared, trusting=trusting, trust=options.trust, keeps_backing=backed)
-    wanted = [msgspec.structs.replace(source, snapshot=options.snapshot) for source in sources]
+    several = options.snapshot is not None and len(sources) > 1 and not options.snapshot.startswith("snapshot.")
+    snapshot = None if several else options.snapshot
+    wanted = [msgspec.structs.replace(sources[0], snapshot=snapshot), *sources[1:]]
     source, sources = await open_and_resolve(wanted, how)
     target: Target | None = None
     try:
+        if several:
+            raise UsageError("No support for concatenating multiple snapshot")
         if options.refusal is not None:
             raise UsageError(options.refusal)
         target = await open_target(source, place, options)
