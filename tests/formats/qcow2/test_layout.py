@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2 import entries
-from mpconv.formats.qcow2.layout import Layout, refcount_blocks
+from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.formats.qcow2.refcounts import blocks as refcount_blocks
 from mpconv.units import SECTOR, KiB
 
 MOST = 48
