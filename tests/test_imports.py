@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": BOTTOM | {"cache", "formats"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "coordinator": BOTTOM | {"core", "protocol", "transports", "formats", "workers", "journal"},
-    "convert": BOTTOM | {"options", "target", "core", "protocol", "transports", "formats", "workers", "coordinator", "journal"},
+    "convert": BOTTOM
+    | {"options", "target", "core", "protocol", "transports", "formats", "workers", "coordinator", "journal"},
     "compare": BOTTOM | {"convert", "options", "formats", "workers", "coordinator"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM

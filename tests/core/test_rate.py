@@ -52,7 +52,10 @@ def drive(state: CoordinatorState, *, zeros: int = 0) -> list[tuple[float, Exten
 
 def state(size: int, kind: Kind = Kind.DATA, **options: bool) -> CoordinatorState:
     made = CoordinatorState(
-        size, **{"order": Order.FREE, "zero_initialised": False, "durable": False, **options}, rate=5120, buffer_size=512
+        size,
+        **{"order": Order.FREE, "zero_initialised": False, "durable": False, **options},
+        rate=5120,
+        buffer_size=512,
     )
     made.handle(StatusFound((Extent(0, size, kind),)), 0.0)
     return made

@@ -92,7 +92,9 @@ def test_over_nfs(nfs, tmp_path: Path, order: tuple[str, ...], compress: tuple[s
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("compress", [(), ("-c",)])
-@pytest.mark.parametrize(("block_size", "cluster"), [(512, 512), (512, 65536), (4096, 512), (4096, 2048), (4096, 65536)])
+@pytest.mark.parametrize(
+    ("block_size", "cluster"), [(512, 512), (512, 65536), (4096, 512), (4096, 2048), (4096, 65536)]
+)
 def test_on_a_lun_full_of_old_data(
     lun, tmp_path: Path, order: tuple[str, ...], compress: tuple[str, ...], block_size: int, cluster: int
 ):

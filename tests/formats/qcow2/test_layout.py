@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -89,7 +90,7 @@ def test_no_two_leases_get_the_same_bytes_and_references_are_what_the_tables_say
                 rest = iter(places)
                 held |= {one.first + n: (next(rest), need) for n, need in enumerate(needs) if need}
     ordered = sorted(given_bytes.items())
-    for (start, length), (following, _) in zip(ordered, ordered[1:], strict=False):
+    for (start, length), (following, _) in itertools.pairwise(ordered):
         assert start + length <= following, "two clusters overlap"
     assert list(layout.references) == references(layout)
     assert max(layout.references) <= (1 << made.refcount_bits) - 1
