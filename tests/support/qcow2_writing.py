@@ -323,7 +323,7 @@ def _map(folder: Path, backing_size: int | None) -> list[dict[str, Any]]:
 def _tolerable(ours: dict[str, Any], theirs: dict[str, Any], backing_size: int | None, sparse_size: int) -> bool:
     """Over a backing file, qemu-img may store more: it cuts what it reads inside of clusters, and then writes the two
     halves of one that is all zeros, and one of which only a part is the source's own. And where there are subclusters,
-    it may be told of zeros that hold no whole block of -S at a multiple of it, which is what is looked for in the bytes.
+    it may be told of zeros without a whole block of -S at a multiple of it, which is what is looked for in the bytes.
     """
     start = max(ours["start"], theirs["start"])
     if backing_size is not None and ((theirs["present"] and theirs["depth"] == 0) or start >= backing_size):

@@ -193,13 +193,21 @@ class Qcow2Image:
         """From the tables alone; what is left to a backing file is asked of it, but its own holes are zeros here."""
         found: list[Extent] = []
         async for run in self.runs(offset, offset + length):
-            if run.kind is not Held.UNALLOCATED or self._keeps_backing:
+            if run.kind is not Held.UNALLOCATED:
                 found.append(Extent(run.start, run.length, _KINDS[run.kind]))
+            elif self._keeps_backing:
+                found += self._left_below(run.start, run.length)
             else:
                 found += await self._status_below(run.start, run.length)
             if len(found) >= _MOST_EXTENTS or found[-1].end < run.end:
                 break
         return found
+
+    def _left_below(self, start: int, length: int) -> list[Extent]:
+        """What the backing file has; past its end, and without one, there are zeros, whatever another one has there."""
+        there = 0 if self.backing is None else max(0, min(length, self.backing.size - start))
+        cut = [(start, there, Kind.UNALLOCATED), (start + there, length - there, Kind.ZERO)]
+        return [Extent(at, some, kind) for at, some, kind in cut if some]
 
     async def _status_below(self, start: int, length: int) -> list[Extent]:
         there = 0 if self.backing is None else max(0, min(length, self.backing.size - start))

@@ -19,7 +19,7 @@ def made(options: Qcow2Options, size: int) -> Header:
     cluster = options.cluster_size
     fields = {name: getattr(found := build.header_of(options, size), name) for name in Header.__slots__}
     tables = {
-        "l1_size": -(-size * 8 // cluster // cluster) + 1,
+        "l1_size": size * 16 // cluster // cluster + 1,
         "l1_offset": cluster,
         "refcount_table_offset": 2 * cluster,
         "refcount_table_clusters": 1,
