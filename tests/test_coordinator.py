@@ -10,8 +10,10 @@ import zmq
 from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import Fatal, WorkerLost
 from mpconv.extent import Extent, Kind
+from mpconv.formats.qcow2.layout import Layout
+from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.raw import RawImage
-from mpconv.job import Job, Place
+from mpconv.job import Clusters, Job, Place
 from mpconv.protocol import messages
 from mpconv.protocol.codec import encode
 from mpconv.transports import connect
@@ -43,14 +45,15 @@ class Hostile:
         self.context.term()
 
 
-def run(*frames: bytes) -> Coordinator:
+def run(*frames: bytes, clusters: Clusters | None = None, layout: Layout | None = None) -> Coordinator:
     async def main() -> Coordinator:
         source = RawImage(await connect("memory:source", Access.READ, create_size=SIZE))
         job = Job(
             id=1, sources=[Place(url="memory:source")], targets=[Place(url="null:")], size=SIZE, in_order=True,
-            sparse_size=4096, zero_initialised=False, requests=1, durable=True,
+            sparse_size=4096, zero_initialised=False, requests=1, durable=True, clusters=clusters,
         )  # fmt: skip
-        coordinator = Coordinator(job, source, Hostile(*frames), 2, Observer())
+        made = layout or (Layout(SIZE, Qcow2Options()) if clusters is not None else None)
+        coordinator = Coordinator(job, source, Hostile(*frames), 2, Observer(), layout=made)
         async with asyncio.timeout(20):
             await coordinator.run()
         return coordinator
@@ -132,3 +135,29 @@ def test_a_defect_in_the_walk_ends_the_job():
 
     with pytest.raises(Fatal, match="internal error in the coordinator: IndexError"):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("part", "ready"),
+    [
+        (4096, messages.Ready(1, 1)),
+        (4096, messages.Ready(1, 1, [0] * 255)),
+        (4096, messages.Ready(1, 1, [0] * 257)),
+        (4096, messages.Ready(1, 1, [4097] + [0] * 255)),
+        (1024, messages.Ready(1, 1, [0] * 256)),
+        (1024, messages.Ready(1, 1, [0] * 256, [0] * 255)),
+    ],
+)
+def test_needs_that_are_not_those_of_the_lease_fail_the_job(part, ready):
+    with pytest.raises(WorkerLost, match="are not those of 256 clusters"):
+        run(*map(encode, [HELLO, messages.Want(1), ready]), clusters=Clusters(size=4096, part=part))
+
+
+def test_places_are_given_once_and_count_when_the_lease_is_done():
+    needs = [4096, 0, 100, *[0] * 253]
+    frames = [HELLO, messages.Want(1), messages.Ready(1, 1, needs), messages.Ready(1, 1, [1]), messages.Done(1, 1, 0)]
+    layout = Layout(SIZE, Qcow2Options(cluster_size=4096))
+    run(*map(encode, [*frames, messages.FlushDone(1)]), clusters=Clusters(size=4096, part=4096), layout=layout)
+    assert list(layout.references) == [1, 1, 1]
+    assert layout.end == 3 * 4096
+    assert [bool(entry) for entry in layout.tables[0][:4]] == [True, False, True, False]

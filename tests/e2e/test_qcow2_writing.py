@@ -31,6 +31,10 @@ NAMED = {
     "one refcount bit, compressed": Case((Image("a.raw", 5 * MiB, TEXT),), {"refcount_bits": "1"}, ("-c", "-W")),
     "two refcount bits, compressed": Case((Image("a.raw", 5 * MiB, TEXT),), {"refcount_bits": "2"}, ("-c",)),
     "many tables": Case((Image("a.raw", 5 * MiB, TEXT),), {"cluster_size": "512", "refcount_bits": "64"}, ("-W",)),
+    "holes over a backing file that is not the source's": Case(
+        (Image("a.qcow2", MiB, ((MiB // 2, "text"), (MiB // 2, "hole")), "qcow2"),),
+        backing=Image("base.raw", MiB, ((MiB, "noise"),)),
+    ),
     "zeros in a raw data file": Case(
         (Image("a.raw", MiB, ((MiB, "hole"),)),), {"data_file": "made.data", "data_file_raw": "on"}
     ),
@@ -179,3 +183,15 @@ def test_a_copy_that_ends_in_the_middle_leaves_nothing_that_looks_whole(tmp_path
     code, _ = copy.end()
     assert code != 0
     assert refused(target)
+
+
+def test_zeros_past_the_end_of_the_source_s_backing_file_stay_zeros_over_a_longer_one(tmp_path: Path):
+    """qemu-img 7.2 leaves them to the target's backing file, whose bytes show there then."""
+    (tmp_path / "short.raw").write_bytes(b"\x01" * (MiB // 2))
+    (tmp_path / "long.raw").write_bytes(b"\x01" * (MiB // 2) + b"\x02" * (MiB // 2))
+    source, target = tmp_path / "a.qcow2", tmp_path / "b.qcow2"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "short.raw", "-F", "raw", str(source), "1M"]
+    subprocess.run(command, check=True)
+    done = mpconv("convert", "--allow-backing", "-O", "qcow2", "-B", "long.raw", "-F", "raw", source, target)
+    assert (done.returncode, done.stderr) == (0, "")
+    subprocess.run(["qemu-img", "compare", "-q", str(source), str(target)], check=True)

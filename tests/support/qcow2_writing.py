@@ -241,8 +241,9 @@ def differences(case: Case, folder: Path) -> list[str]:
         return [] if len(lines) == 1 else [f"words: {ours.stderr}"]
     size = None if case.backing is None else case.backing.size
     sparse = case.words[case.words.index("-S") + 1] if "-S" in case.words else "4k"
+    told_apart = _SPARSE_BYTES[sparse] if case.options.get("extended_l2") == "on" else 0
     return [f"words: {line}" for line in lines] + judged(
-        folder / "ours", folder / "theirs", case.data_file, size, sparse_size=_SPARSE_BYTES[sparse]
+        folder / "ours", folder / "theirs", case.data_file, size, sparse_size=told_apart
     )
 
 
@@ -252,7 +253,7 @@ def judged(
     data_file: str | None = None,
     backing_size: int | None = None,
     *,
-    sparse_size: int = 4 * KiB,
+    sparse_size: int = 0,
 ) -> list[str]:
     """What differs between the two folders' images.
 
@@ -321,14 +322,14 @@ def _map(folder: Path, backing_size: int | None) -> list[dict[str, Any]]:
 
 def _tolerable(ours: dict[str, Any], theirs: dict[str, Any], backing_size: int | None, sparse_size: int) -> bool:
     """Over a backing file, qemu-img may store more: it cuts what it reads inside of clusters, and then writes the two
-    halves of one that is all zeros, and one of which only a part is the source's own. And within a cluster it may be
-    told of zeros that do not begin at a multiple of -S, which is what is looked for in the bytes.
+    halves of one that is all zeros, and one of which only a part is the source's own. And where there are subclusters,
+    it may be told of zeros without a whole block of -S at a multiple of it, which is what is looked for in the bytes.
     """
     start = max(ours["start"], theirs["start"])
     if backing_size is not None and ((theirs["present"] and theirs["depth"] == 0) or start >= backing_size):
         return True
     end = min(ours["start"] + ours["length"], theirs["start"] + theirs["length"])
-    return bool(ours["data"]) and end - start < sparse_size
+    return bool(ours["data"]) and end - start < 2 * sparse_size
 
 
 def _overlapping(

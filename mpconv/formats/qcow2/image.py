@@ -243,8 +243,10 @@ class Qcow2Image:
         async for run in self.runs(offset, offset + length):
             if run.kind is Held.DATA and run.length >= _WORTH_ASKING and self._trusting:
                 found += await self._status_of_data(run)
-            elif run.kind is not Held.UNALLOCATED or self._keeps_backing:
+            elif run.kind is not Held.UNALLOCATED:
                 found.append(Extent(run.start, run.length, _KINDS[run.kind]))
+            elif self._keeps_backing:
+                found += self._left_below(run.start, run.length)
             else:
                 found += await self._status_below(run.start, run.length)
             if len(found) >= _MOST_EXTENTS or found[-1].end < run.end:
@@ -259,6 +261,12 @@ class Qcow2Image:
             return [Extent(run.start, run.length)]
         found = whole_sectors(await self.data.block_status(run.host, there), run.host + there)
         return [Extent(run.start + one.start - run.host, one.length, one.kind) for one in found]
+
+    def _left_below(self, start: int, length: int) -> list[Extent]:
+        """What the backing file has; past its end, and without one, there are zeros, whatever another one has there."""
+        there = 0 if self.backing is None else max(0, min(length, self.backing.size - start))
+        cut = [(start, there, Kind.UNALLOCATED), (start + there, length - there, Kind.ZERO)]
+        return [Extent(at, some, kind) for at, some, kind in cut if some]
 
     async def _status_below(self, start: int, length: int) -> list[Extent]:
         there = 0 if self.backing is None else max(0, min(length, self.backing.size - start))
