@@ -20,6 +20,9 @@ class MpconvError(Exception):
         self.offset = offset
 
     def __str__(self) -> str:
+        return one_line(self._told())
+
+    def _told(self) -> str:
         if not self.operation:
             return self.why
         where = "" if self.offset is None else f" at byte {self.offset}"
@@ -28,6 +31,13 @@ class MpconvError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.why, self.operation, self.image, self.offset))
+
+
+def one_line(text: str) -> str:
+    """Control characters as escapes: names inside an image must not steer the terminal, nor look like other lines."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else ascii(c)[1:-1] for c in text)
 
 
 def _rebuild(kind: type[MpconvError], why: str, operation: str, image: str, offset: int | None) -> MpconvError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mpconv import transports
 from mpconv.errors import ImageError
@@ -12,6 +13,9 @@ from mpconv.formats.image import Image
 from mpconv.formats.raw import RawImage
 from mpconv.job import Place, Trust
 from mpconv.transports.base import Access, Transport, cannot_open
+
+if TYPE_CHECKING:
+    from mpconv.formats.qcow2.header import Header
 
 READABLE = ("raw", "qcow2")
 
@@ -91,6 +95,7 @@ async def _open_qcow2(
             if len(chain) > trust.MOST_LAYERS:
                 raise cannot_open(store.name, f"more than {trust.MOST_LAYERS} backing files", ImageError)
             backing_place = trust.backing_place(place, header.backing_file, header.backing_format, how.trust)
+    _all_known(store, header, data_place, backing_place)
     data: Transport | None = None
     backing: Image | None = None
     try:
@@ -103,8 +108,20 @@ async def _open_qcow2(
         if data is not None:
             await data.close()
         raise
-    image = Qcow2Image(store, metadata, data=data, backing=backing, keeps_backing=how.keeps_backing)
+    image = Qcow2Image(
+        store, metadata, data=data, backing=backing, keeps_backing=how.keeps_backing, trusting=how.trusting
+    )
     return image, place.resolved("qcow2", backing=backing_place, data_file=data_place)
+
+
+def _all_known(store: Transport, header: Header, data: Place | None, backing: Place | None) -> None:
+    """Without the files that it is made of an image would read as something else."""
+    for what, wanted, name, where in (
+        ("data file", header.external_data, header.data_file, data),
+        ("backing file", header.backing_file is not None, header.backing_file, backing),
+    ):
+        if wanted and where is None:
+            raise cannot_open(store.name, f"the image asks for the {what} '{name}', and nobody opened it", ImageError)
 
 
 async def found_format(store: Transport) -> str:

@@ -21,6 +21,8 @@ COMPRESSED = 1 << 62
 ZERO = 1
 OFFSET = 0x00FF_FFFF_FFFF_FE00
 SUBCLUSTERS = 32
+_MOST_COMPARED = 1 << 18
+"""L1 entries; of more there is no telling in little memory which ones are alike."""
 _ALL_SUBCLUSTERS = (1 << SUBCLUSTERS) - 1
 
 
@@ -57,6 +59,20 @@ def table(data: bytes | memoryview) -> array[int]:
     if sys.byteorder == "little":
         entries.byteswap()
     return entries
+
+
+def check_l1(l1: array[int], clusters: int) -> None:
+    """ImageError when more L2 tables are named than the file's clusters, or one of them twice: no image needs that, and
+    a small file would hold a disk that takes hours to walk.
+    """
+    used = len(l1) - l1.count(0)
+    if used > clusters:
+        raise ImageError(f"the L1 table names {used} L2 tables, but the file has {clusters} clusters: it is damaged")
+    if used > _MOST_COMPARED:
+        return
+    offsets = [entry & OFFSET for entry in l1 if entry & OFFSET]
+    if len(set(offsets)) < len(offsets):
+        raise ImageError("the L1 table names one L2 table twice: it is damaged")
 
 
 def packed(entries: array[int]) -> bytes:
@@ -107,7 +123,7 @@ def _joins(one: Run, other: Run) -> bool:
 
 
 def _clusters(entries: array[int], first: int, start: int, end: int, header: Header) -> Iterator[Run]:
-    """One cluster or less each; unallocated and zero stretches as long as they are alike."""
+    """One cluster or less each; what is unallocated, and data that goes on without a gap, in one piece."""
     bits, wide = header.cluster_bits, header.extended_l2
     size = 1 << bits
     at = start
@@ -125,7 +141,14 @@ def _clusters(entries: array[int], first: int, start: int, end: int, header: Hea
         elif wide:
             yield from _subclusters(entry, entries[2 * index + 1], first + (index << bits), at, stop, header)
         else:
-            yield _plain(entry, first + (index << bits), at, stop, header)
+            cluster = first + (index << bits)
+            if entry & OFFSET and not entry & ZERO:
+                following = entry + size
+                while stop < end and entries[index + 1] == following and following & OFFSET:
+                    following += size
+                    index += 1
+                    stop = min(end, stop + size)
+            yield _plain(entry, cluster, at, stop, header)
         at = stop
         index += 1
 
@@ -167,6 +190,10 @@ def _subclusters(entry: int, bitmap: int, cluster: int, at: int, stop: int, head
     if allocated & zero or (host is None and allocated):
         raise ImageError(f"Invalid subcluster bitmap {bitmap:#x} (at guest byte {cluster})")
     size = header.cluster_size // SUBCLUSTERS
+    alike = {_ALL_SUBCLUSTERS: Held.DATA, _ALL_SUBCLUSTERS << SUBCLUSTERS: Held.ZERO, 0: Held.UNALLOCATED}.get(bitmap)
+    if alike is not None:
+        yield Run(alike, at, stop - at, None if host is None or not bitmap else host + at - cluster)
+        return
     while at < stop:
         bit = 1 << (at - cluster) // size
         end = min(stop, cluster + ((at - cluster) // size + 1) * size)

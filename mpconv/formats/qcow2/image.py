@@ -7,10 +7,12 @@ long are forgotten, since leases go up the disk. Nothing is read where the table
 from __future__ import annotations
 
 import asyncio
+import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mpconv.errors import Fatal, ImageError
@@ -20,13 +22,18 @@ from mpconv.formats.qcow2 import entries, header, snapshots
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import Held, Run
 from mpconv.formats.qcow2.header import Header
+from mpconv.formats.raw import whole_sectors
 from mpconv.transports.base import Buffer, Transport, cannot_open
 from mpconv.units import SECTOR, MiB, align_down, align_up
 
-_TABLES_KEPT = 64 * MiB
+_TABLES_KEPT = 16 * MiB
+_SNAPSHOTS_AT_ONCE = MiB
+"""More than the largest entry of the snapshot table has."""
 _TOGETHER = 2 * MiB
 """Compressed clusters that lie side by side are read in one request of so many bytes."""
 _MOST_EXTENTS = 4096
+_WORTH_ASKING = MiB
+"""Only of so many bytes in one piece is the store asked for holes: it may answer over a network."""
 
 _KINDS = {
     Held.DATA: Kind.DATA,
@@ -51,44 +58,63 @@ async def read_metadata(store: Transport, snapshot: str | None = None) -> Metada
         start = await _read(store, 0, min(header.V3_LENGTH, store.size))
         size = header.cluster_size_of(start)
         found = header.parse(await _read(store, 0, min(size, store.size)), store.size)
-        known = await _snapshots(store, found) if found.snapshots else []
+        known = await _snapshots(store, found)
         l1_offset, l1_size = found.l1_offset, found.l1_size
         if snapshot is not None:
             chosen = snapshots.find(known, snapshot)
             l1_offset, l1_size = chosen.l1_offset, chosen.l1_size
             header.check_table("Snapshot L1 table", l1_offset, l1_size * 8, header.LARGEST_L1, size, store.size)
-        table = await _read(store, l1_offset, min(l1_size * 8, max(0, store.size - l1_offset)))
+        table = await _read_table(store, l1_offset, l1_size)
+        entries.check_l1(table, align_up(store.size, size) // size)
     except ImageError as error:
         if error.why.startswith("Failed to load snapshot"):
             raise
         raise cannot_open(store.name, error.why, ImageError) from error
-    return Metadata(found, entries.table(table.ljust(l1_size * 8, b"\0")), known)
+    return Metadata(found, table, known)
 
 
 async def _snapshots(store: Transport, found: Header) -> list[snapshots.Snapshot]:
-    """The table's length is nowhere written: ever more is read until all of it is there."""
-    most = min(snapshots.LARGEST_TABLE, store.size - found.snapshots_offset)
-    length = 4096 + 256 * found.snapshots
-    while True:
-        data = await _read(store, found.snapshots_offset, min(length, most))
-        try:
-            return snapshots.parse(data, found.snapshots)
-        except ImageError:
-            if length >= most:
-                raise
-        length *= 4
+    """The table's length is nowhere written: it is read piece by piece until all of it was there."""
+    known: list[snapshots.Snapshot] = []
+    names = 0
+    at = found.snapshots_offset
+    end = min(store.size, at + snapshots.LARGEST_TABLE)
+    while len(known) < found.snapshots:
+        piece = await _read(store, at, max(0, min(_SNAPSHOTS_AT_ONCE, end - at)))
+        more, taken = snapshots.parse(piece, found.snapshots - len(known))
+        if not more:
+            raise ImageError("the snapshot table is cut off or too large")
+        known += more
+        names += sum(len(one.id) + len(one.name) for one in more)
+        if names > snapshots.LARGEST_NAMES:
+            raise ImageError("the names of the snapshots are too long")
+        at += taken
+    return known
 
 
 async def _read(store: Transport, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
-    await store.read_into(offset, memoryview(buffer))
+    if length:
+        await store.read_into(offset, memoryview(buffer))
     return bytes(buffer)
+
+
+async def _read_table(store: Transport, offset: int, count: int) -> array[int]:
+    """`count` entries; zeros beyond the file's end. In place, because such a table may have 32 MiB."""
+    table = array("Q", (0,)) * count
+    there = min(count * 8, max(0, store.size - offset))
+    if there:
+        await store.read_into(offset, memoryview(table).cast("B")[:there])
+    if sys.byteorder == "little":
+        table.byteswap()
+    return table
 
 
 class Qcow2Image:
     """One image with what lies below it. `data`: where its guest data lies, the store itself as a rule.
 
     `keeps_backing`: what the image leaves to its backing file has the status UNALLOCATED, else what that says.
+    `trusting`: the stores are asked where they have holes.
     """
 
     format = "qcow2"
@@ -102,6 +128,7 @@ class Qcow2Image:
         data: Transport | None = None,
         backing: Image | None = None,
         keeps_backing: bool = False,
+        trusting: bool = True,
     ) -> None:
         self.store = store
         self.header = metadata.header
@@ -110,6 +137,7 @@ class Qcow2Image:
         self.backing = backing
         self.size = align_down(self.header.size, SECTOR)
         self._keeps_backing = keeps_backing
+        self._trusting = trusting
         self._l1 = metadata.l1
         self._tables: OrderedDict[int, asyncio.Task[array[int]]] = OrderedDict()
         self._tables_kept = max(4, _TABLES_KEPT // self.header.cluster_size)
@@ -145,8 +173,11 @@ class Qcow2Image:
             index = at // self._per_table
             first = index * self._per_table
             stop = min(end, first + self._per_table)
-            offset = self._l1[index] & entries.OFFSET if index < len(self._l1) else 0
+            offset = self._l2_offset(index)
             if not offset:
+                while stop < end and not self._l2_offset(index + 1):
+                    index += 1
+                    stop = min(end, stop + self._per_table)
                 yield Run(Held.UNALLOCATED, at, stop - at)
             else:
                 found = await self._table(index, offset)
@@ -156,6 +187,10 @@ class Qcow2Image:
                 except ImageError as error:
                     raise self._wrong(error.why, at) from None
             at = stop
+
+    def _l2_offset(self, index: int) -> int:
+        """Host byte of an L2 table; 0: there is none."""
+        return self._l1[index] & entries.OFFSET if index < len(self._l1) else 0
 
     async def _table(self, index: int, offset: int) -> array[int]:
         fetching = self._tables.get(index)
@@ -186,20 +221,32 @@ class Qcow2Image:
             raise self._wrong(f"L2 table at byte {offset} lies beyond the end of the file", guest)
         if offset < size:
             raise self._wrong(f"L2 table offset {offset:#x} lies in the header", guest)
-        there = min(size, self.store.size - offset)
-        return entries.table((await _read(self.store, offset, there)).ljust(size, b"\0"))
+        return await _read_table(self.store, offset, size // 8)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """From the tables alone; what is left to a backing file is asked of it, but its own holes are zeros here."""
+        """From the tables, and for long runs the store; what is left to a backing file is asked of it, but its own
+        holes are zeros here.
+        """
         found: list[Extent] = []
         async for run in self.runs(offset, offset + length):
-            if run.kind is not Held.UNALLOCATED or self._keeps_backing:
+            if run.kind is Held.DATA and run.length >= _WORTH_ASKING and self._trusting:
+                found += await self._status_of_data(run)
+            elif run.kind is not Held.UNALLOCATED or self._keeps_backing:
                 found.append(Extent(run.start, run.length, _KINDS[run.kind]))
             else:
                 found += await self._status_below(run.start, run.length)
             if len(found) >= _MOST_EXTENTS or found[-1].end < run.end:
                 break
         return found
+
+    async def _status_of_data(self, run: Run) -> list[Extent]:
+        """Where nothing was written yet a preallocated image and a raw data file have holes."""
+        assert run.host is not None
+        there = min(run.length, self.data.size - run.host)
+        if there <= 0:
+            return [Extent(run.start, run.length)]
+        found = whole_sectors(await self.data.block_status(run.host, there), run.host + there)
+        return [Extent(run.start + one.start - run.host, one.length, one.kind) for one in found]
 
     async def _status_below(self, start: int, length: int) -> list[Extent]:
         there = 0 if self.backing is None else max(0, min(length, self.backing.size - start))
@@ -211,24 +258,25 @@ class Qcow2Image:
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill `buffer` from guest byte `offset`, with as few requests as the layout allows, all at once."""
-        parts = []
+        parts: list[Callable[[], Coroutine[Any, Any, None]]] = []
         compressed: list[Run] = []
         async for run in self.runs(offset, offset + len(buffer)):
             part = buffer[run.start - offset : run.end - offset]
             match run.kind:
                 case Held.DATA:
-                    parts.append(self._read_data(run, part))
+                    parts.append(partial(self._read_data, run, part))
                 case Held.COMPRESSED:
                     compressed.append(run)
                 case Held.UNALLOCATED if self.backing is not None and run.start < self.backing.size:
-                    parts.append(self._read_below(self.backing, run, part))
+                    parts.append(partial(self._read_below, self.backing, run, part))
                 case _:
                     part[:] = bytes(len(part))
-        parts += [self._read_compressed(group, offset, buffer) for group in _groups(compressed)]
+        parts += [partial(self._read_compressed, group, offset, buffer) for group in _groups(compressed)]
+        # Nothing begins before all of the tables were read, because they may be damaged.
         if len(parts) == 1:
-            await parts[0]
+            await parts[0]()
         elif parts:
-            await _all(parts)
+            await _all([part() for part in parts])
 
     async def _read_data(self, run: Run, part: Buffer) -> None:
         """A cluster that the file's end cuts off goes on with zeros; one that lies beyond it is lost."""

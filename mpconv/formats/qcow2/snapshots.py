@@ -11,6 +11,8 @@ from mpconv.units import MiB, align_up
 _FIXED = struct.Struct(">QIHHIIQII")
 _MAX_EXTRA = 1024
 LARGEST_TABLE = 64 * MiB
+LARGEST_NAMES = 24 * MiB
+"""Of all snapshots together, in characters: QEMU itself writes at most 127 for an id and 255 for a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +31,22 @@ class Snapshot:
     icount: int | None = None
 
 
-def parse(data: bytes, count: int) -> list[Snapshot]:
-    """`count` snapshots. ImageError when `data` holds fewer."""
+def parse(data: bytes, count: int) -> tuple[list[Snapshot], int]:
+    """At most `count` snapshots, those that lie in `data` as a whole, and how many bytes they take up."""
     found = []
     at = 0
     for _ in range(count):
         if at + _FIXED.size > len(data):
-            raise ImageError("the snapshot table is cut off")
+            break
         l1_offset, l1_size, id_length, name_length, seconds, nanoseconds, clock, state, extra = _FIXED.unpack_from(
             data, at
         )
         if extra > _MAX_EXTRA:
             raise ImageError("Too much extra metadata in snapshot table entry")
-        at += _FIXED.size
-        end = at + extra + id_length + name_length
+        end = at + _FIXED.size + extra + id_length + name_length
         if end > len(data):
-            raise ImageError("the snapshot table is cut off")
+            break
+        at += _FIXED.size
         disk_size = icount = None
         if extra >= 8:
             state = struct.unpack_from(">Q", data, at)[0]
@@ -68,7 +70,7 @@ def parse(data: bytes, count: int) -> list[Snapshot]:
             )
         )
         at = align_up(end, 8)
-    return found
+    return found, at
 
 
 def find(snapshots: list[Snapshot], wanted: str) -> Snapshot:
