@@ -7,15 +7,28 @@ import itertools
 import struct
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mpconv.errors import ImageError
+from mpconv.extent import Kind
 from mpconv.formats.opening import How, open_source
 from mpconv.job import Place, Trust
 from tests.conftest import identical, mpconv
-from tests.support.qcow2 import Case, Layer, differences, judge, make, make_case, make_patterns, script
+from tests.support.qcow2 import (
+    TRUSTING,
+    Case,
+    Layer,
+    differences,
+    extents_of,
+    judge,
+    make,
+    make_case,
+    make_patterns,
+    script,
+)
 
 KiB, MiB = 1 << 10, 1 << 20
 ORDERS = [(), ("-W",)]
@@ -85,6 +98,25 @@ def test_what_is_drawn_covers_what_there_is():
     assert sum(layer.resized is not None for layer in layers) > 5
 
 
+@pytest.mark.parametrize("layer", [
+    Layer("a.qcow2", 64 * MiB, (("write -s noise 3145728 70144",),), preallocation="metadata"),
+    Layer("a.qcow2", 64 * MiB, (("write -s noise 3145728 70144",),), data_file="raw"),
+], ids=["preallocated", "raw data file"])  # fmt: skip
+def test_what_was_never_written_is_not_read(tmp_path: Path, patterns: Path, layer: Layer):
+    """All clusters are there, but the file system knows where the file has holes."""
+    make(Case((layer,)), tmp_path, patterns)
+
+    async def data(how: How) -> int:
+        image = await open_source([Place(url=str(tmp_path / "a.qcow2"))], how)
+        extents = await extents_of(image)
+        await image.close()
+        return sum(extent.length for extent in extents if extent.kind is Kind.DATA)
+
+    assert 70144 <= asyncio.run(data(TRUSTING)) < MiB
+    assert asyncio.run(data(replace(TRUSTING, trusting=False))) == 64 * MiB
+    assert asyncio.run(differences(Case((layer,)), tmp_path)) == []
+
+
 def test_a_size_that_is_no_whole_sector_is_rounded_down(tmp_path: Path, patterns: Path):
     case = Case((Layer("a.qcow2", 1024, (("write -s numbers 0 1024",),)),))
     make(case, tmp_path, patterns)
@@ -95,20 +127,21 @@ def test_a_size_that_is_no_whole_sector_is_rounded_down(tmp_path: Path, patterns
     assert judge(case, tmp_path).stat().st_size == 512
 
 
-@pytest.mark.parametrize(
-    "wanted", ["first", "1", "2", "snapshot.id=2", "snapshot.name=1", "snapshot.id=1,snapshot.name=2"]
-)
+@pytest.mark.parametrize("wanted", ["1", "2", "snapshot.id=2", "snapshot.name=1", "snapshot.id=1,snapshot.name=2"])
 def test_a_snapshot_by_id_and_by_name(tmp_path: Path, patterns: Path, wanted: str):
     """Each one's id is the other one's name: the id wins."""
     steps = (("write -s noise 0 65536",), ("write -s numbers 0 65536",), ("write -s others 0 65536",))
     made = Case((Layer("a.qcow2", MiB, steps, snapshots=("2", "1")),))
     make(made, tmp_path, patterns)
     case = Case(made.layers, wanted)
-    if wanted.endswith("id=1,snapshot.name=1"):
-        with pytest.raises(ImageError, match="Failed to load snapshot: Can't find snapshot"):
-            asyncio.run(open_source([Place(url=str(tmp_path / "a.qcow2"), snapshot=wanted)]))
-        return
     assert asyncio.run(differences(case, tmp_path)) == []
+
+
+@pytest.mark.parametrize("wanted", ["first", "3", "snapshot.id=1,snapshot.name=1"])
+def test_a_snapshot_that_is_not_there(tmp_path: Path, patterns: Path, wanted: str):
+    make(Case((Layer("a.qcow2", MiB, ((),) * 3, snapshots=("2", "1")),)), tmp_path, patterns)
+    with pytest.raises(ImageError, match="Failed to load snapshot: Can't find snapshot"):
+        asyncio.run(open_source([Place(url=str(tmp_path / "a.qcow2"), snapshot=wanted)]))
 
 
 @pytest.mark.parametrize("order", ORDERS)
