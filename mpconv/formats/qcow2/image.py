@@ -10,8 +10,9 @@ import asyncio
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mpconv.errors import Fatal, ImageError
@@ -278,24 +279,25 @@ class Qcow2Image:
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill `buffer` from guest byte `offset`, with as few requests as the layout allows, all at once."""
-        parts = []
+        parts: list[Callable[[], Coroutine[Any, Any, None]]] = []
         compressed: list[Run] = []
         for run in [run async for run in self.runs(offset, offset + len(buffer))]:
             part = buffer[run.start - offset : run.end - offset]
             match run.kind:
                 case Held.DATA:
-                    parts.append(self._read_data(run, part))
+                    parts.append(partial(self._read_data, run, part))
                 case Held.COMPRESSED:
                     compressed.append(run)
                 case Held.UNALLOCATED if self.backing is not None and run.start < self.backing.size:
-                    parts.append(self._read_below(self.backing, run, part))
+                    parts.append(partial(self._read_below, self.backing, run, part))
                 case _:
                     part[:] = bytes(len(part))
-        parts += [self._read_compressed(group, offset, buffer) for group in _groups(compressed)]
+        parts += [partial(self._read_compressed, group, offset, buffer) for group in _groups(compressed)]
+        # Nothing begins before all of the tables were read, because they may be damaged.
         if len(parts) == 1:
-            await parts[0]
+            await parts[0]()
         elif parts:
-            await _all(parts)
+            await _all([part() for part in parts])
 
     async def _read_data(self, run: Run, part: Buffer) -> None:
         """A cluster that the file's end cuts off goes on with zeros; one that lies beyond it is lost."""
