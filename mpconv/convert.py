@@ -123,10 +123,15 @@ async def _copy(
     trusting: bool,
 ) -> None:
     how = How(locked=not options.shared, trusting=trusting, trust=options.trust)
-    wanted = [msgspec.structs.replace(source, snapshot=options.snapshot) for source in sources]
+    named = options.snapshot or ""
+    too_many = len(sources) > 1 and named != "" and not named.startswith("snapshot.")
+    snapshot = None if too_many else options.snapshot
+    wanted = [msgspec.structs.replace(source, snapshot=snapshot) for source in sources]
     source, sources = await open_and_resolve(wanted, how)
     target: Transport | None = None
     try:
+        if too_many:
+            raise UsageError("No support for concatenating multiple snapshot")
         if options.refusal is not None:
             raise UsageError(options.refusal)
         if options.target_format != "raw":
