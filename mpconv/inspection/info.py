@@ -8,7 +8,6 @@ from datetime import datetime
 
 from mpconv.errors import Fatal, ImageError
 from mpconv.formats import trust
-from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.formats.qcow2.bitmaps import Bitmap
 from mpconv.formats.qcow2.header import CORRUPT, DATA_FILE_RAW, DIRTY, LAZY_REFCOUNTS, Header
@@ -222,8 +221,3 @@ async def _of_qcow2(image: Qcow2Image) -> Qcow2Info:
 def shown_name(name: str) -> str:
     """A store's name, which is without credentials; a local file's without `file:`."""
     return name.removeprefix("file:")
-
-
-def image_name(image: Image) -> str:
-    """The name of the store that an image lies in."""
-    return shown_name(image.stores[0].name)
