@@ -10,10 +10,10 @@ import msgspec
 from mpconv.coordinator import Coordinator, Observer
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import How, format_at, open_and_resolve
 from mpconv.job import Job, Place
 from mpconv.options import Options, workers_for
-from mpconv.target import Target, open_target
+from mpconv.target import Target, open_raw
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -64,7 +64,7 @@ async def _copy(
             raise UsageError("No support for concatenating multiple snapshot")
         if options.refusal is not None:
             raise UsageError(options.refusal)
-        target = await open_target(source, place, options)
+        target = await _open_target(source, place, options)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
         await _run(sources, source, target, options, local, observer)
@@ -72,6 +72,19 @@ async def _copy(
         await source.close()
         if target is not None:
             await target.close()
+
+
+async def _open_target(source: Image, place: Place, options: Options) -> Target:
+    target_format = await format_at(place) if options.probe_target else options.target_format
+    if target_format != "qcow2":
+        if options.compress:
+            raise UsageError("Compression not supported for this file format")
+        return await open_raw(source, place, options)
+    from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
+
+    if options.create and options.qcow2 is not None:
+        return await qcow2_target.make(source, place, options, options.qcow2)
+    return await qcow2_target.existing(source, place, options)
 
 
 async def _run(

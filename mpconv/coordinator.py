@@ -10,6 +10,7 @@ import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
@@ -21,13 +22,15 @@ from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, Worker
 from mpconv.extent import Extent, WholeBlocks
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
-from mpconv.formats.qcow2.layout import Layout
 from mpconv.job import Clusters, Job
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
 from mpconv.units import GiB
 from mpconv.workers.launch.local import LocalWorkers
+
+if TYPE_CHECKING:
+    from mpconv.formats.qcow2.layout import Layout
 
 _TICK = 1.0
 _STATUS_AHEAD = 64 * GiB

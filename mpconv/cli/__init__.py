@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
 from mpconv import __version__
-from mpconv.cli.check import check
-from mpconv.cli.compare import compare
-from mpconv.cli.convert import convert
-from mpconv.cli.info import info
-from mpconv.cli.map import map_
-from mpconv.cli.measure import measure
 from mpconv.cli.passwords import hide_passwords
 from mpconv.errors import MpconvError
 
+_COMMANDS = {name: name for name in ("convert", "check", "compare", "info", "measure")} | {"map": "map_"}
+"""In mpconv/cli there is a module for each; and what the command is called in it."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    """Only the command that is asked for is imported: the others' imports would make each start later."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        found: click.Command = getattr(importlib.import_module(f"mpconv.cli.{cmd_name}"), _COMMANDS[cmd_name])
+        return found
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="mpconv")
 def cli() -> None:
     """Copy disk images between NFS, iSCSI and local storage with many processes."""
-
-
-cli.add_command(convert)
-cli.add_command(check)
-cli.add_command(compare)
-cli.add_command(info)
-cli.add_command(map_)
-cli.add_command(measure)
 
 
 def main() -> int:

@@ -124,7 +124,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     )
     to_place, unusable = _target(target, options, direct=target_cache.direct)
     made = created_as(options, from_places, target, to_place.format)
-    local = LocalWorkers.preloading([*from_places, to_place])
+    local = LocalWorkers.preloading(from_places, to_place, compressing=options["compress"])
 
     from mpconv import convert as job  # noqa: PLC0415
     from mpconv.cli.reporting import Report, run  # noqa: PLC0415

@@ -141,6 +141,15 @@ def _all_known(store: Transport, header: Header, data: Place | None, backing: Pl
             raise cannot_open(store.name, f"the image asks for the {what} '{name}', and nobody opened it", ImageError)
 
 
+async def format_at(place: Place) -> str:
+    """As found_format, of the store at a place."""
+    store = await transports.open_place(place, Access.READ)
+    try:
+        return await found_format(store)
+    finally:
+        await store.close()
+
+
 async def found_format(store: Transport) -> str:
     """What the first bytes look like: a name of qemu-img's."""
     from mpconv.formats.probe import PROBED, probe  # noqa: PLC0415  (workers do without)

@@ -7,8 +7,7 @@ import ctypes
 import gc
 import signal
 import sys
-
-from multiprocess import parent_process
+from multiprocessing import parent_process
 
 from mpconv.units import MiB
 from mpconv.workers.worker import Worker

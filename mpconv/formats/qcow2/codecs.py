@@ -30,7 +30,7 @@ _LARGEST_WINDOW = 8 * MiB
 """What every zstd decoder must take (RFC 8878); a frame that wants more gets no memory."""
 _ZLIB_LEVEL = 6
 _ISAL_LEVELS = 3
-DEFAULT_LEVELS = {"zlib": 2, "zstd": 1}
+DEFAULT_LEVELS = {"zlib": 1, "zstd": 1}
 
 Compress = Callable[[memoryview], bytes]
 

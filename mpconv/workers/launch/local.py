@@ -7,12 +7,11 @@ parent's end (even by SIGKILL) closes a pipe that every worker watches.
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterable
+from multiprocessing import forkserver
 from typing import Any
-
-import multiprocess
-from multiprocess import forkserver
 
 from mpconv import transports
 from mpconv.errors import WorkerLost
@@ -23,19 +22,29 @@ Ended = Callable[[int, int | None], None]
 that nobody knows whether the worker still runs."""
 
 _NOBODY_KNOWS = 255
-"""multiprocess's exit code for a process whose end the fork server did not live to tell."""
+"""multiprocessing's exit code for a process whose end the fork server did not live to tell."""
 
 
 class LocalWorkers:
     """Starts, watches and ends worker processes."""
 
     @classmethod
-    def preloading(cls, places: Iterable[Place]) -> LocalWorkers:
-        """Workers that have imported what these places need."""
-        return cls(sorted({transports.module_of(place.url) for place in places}))
+    def preloading(
+        cls, sources: Iterable[Place], target: Place | None = None, *, compressing: bool = False
+    ) -> LocalWorkers:
+        """Workers that have imported what these places need, as far as it is known yet."""
+        places = [*sources, *([target] if target is not None else [])]
+        wanted = {transports.module_of(place.url) for place in places}
+        if any(place.format == "qcow2" or (place.format is None and "qcow" in place.url) for place in sources):
+            wanted.add("mpconv.formats.qcow2.image")
+        if target is not None and target.format == "qcow2":
+            wanted.add("mpconv.workers.cluster_copier")
+            if compressing:
+                wanted.add("mpconv.formats.qcow2.codecs")
+        return cls(sorted(wanted))
 
     def __init__(self, preload: list[str]) -> None:
-        self._context: Any = multiprocess.get_context("forkserver")
+        self._context: Any = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["mpconv.workers.process", *preload])
         self._processes: list[Any] = []
         forkserver.ensure_running()
