@@ -1,6 +1,6 @@
 """`python -m mpconv`."""
 
-from mpconv.cli import main
+from mpconv.cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run()

@@ -13,6 +13,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, format_at, open_and_resolve
 from mpconv.job import Job, Place
 from mpconv.options import Options, workers_for
+from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.target import Target, open_raw
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
@@ -21,6 +22,8 @@ LEASE = 16 * MiB
 _LEASE_IN_ORDER = 64 * MiB
 """Larger: between one lease and the next nothing is written for as long as it takes to say so."""
 BUFFER = 2 * MiB
+_COMPRESSED = 4 * MiB
+"""A twentieth of the time less than with buffers of 2 MiB: fewer leases, and fewer turns between threads."""
 _LARGEST_BUFFER = 16 * MiB
 
 
@@ -102,6 +105,8 @@ async def _run(
     buffer_size = BUFFER
     lease_size = _LEASE_IN_ORDER if options.in_order else LEASE
     if target.clusters is not None:
+        if target.clusters.compression is not None:
+            buffer_size = min(_COMPRESSED, MAX_CLUSTERS * target.clusters.size)
         lease_size = buffer_size  # a token tells the places of one buffer
     else:
         buffer_size = max(BUFFER, min(_LARGEST_BUFFER, target.written.limits.optimal_write))

@@ -47,6 +47,7 @@ class LocalWorkers:
         self._context: Any = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["mpconv.workers.process", *preload])
         self._processes: list[Any] = []
+        self._gone: asyncio.Future[None] | None = None
         forkserver.ensure_running()
 
     def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
@@ -82,6 +83,8 @@ class LocalWorkers:
             loop.remove_reader(worker.sentinel)
             worker.join()
             self._processes.remove(worker)
+            if not self._processes and self._gone is not None and not self._gone.done():
+                self._gone.set_result(None)
             ended(worker.pid, None if worker.exitcode == _NOBODY_KNOWS else worker.exitcode)
 
         self._processes.append(worker)
@@ -90,9 +93,9 @@ class LocalWorkers:
     async def stop(self, grace: float) -> None:
         """Wait `grace` seconds for the workers to end, then kill them. None is left afterwards."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + grace
-        while any(worker.is_alive() for worker in self._processes) and loop.time() < deadline:
-            await asyncio.sleep(0.01)
+        if self._processes:
+            self._gone = loop.create_future()
+            await asyncio.wait([self._gone], timeout=grace)
         for worker in self._processes:
             loop.remove_reader(worker.sentinel)
             if worker.is_alive():
