@@ -51,7 +51,7 @@ def test_other_formats_are_refused_by_name(fmt: str) -> None:
     ],
 )
 def test_trust_takes_no_image_for_a_directory(command: str, arguments: list[str], trust: Trust) -> None:
-    known = cli.commands[command]
+    known = cli.get_command(click.Context(cli), command)
     for words in ([*arguments, "a", "b"], ["a", *arguments, "b"]):
         context = known.make_context(command, list(words), resilient_parsing=False)
         assert context.params["names"] == ("a", "b")
@@ -59,6 +59,6 @@ def test_trust_takes_no_image_for_a_directory(command: str, arguments: list[str]
 
 
 def test_after_two_dashes_everything_is_a_name() -> None:
-    context = cli.commands["compare"].make_context("compare", ["--", "--allow-backing", "b"])
+    context = cli.get_command(click.Context(cli), "compare").make_context("compare", ["--", "--allow-backing", "b"])
     assert isinstance(context, click.Context)
     assert context.params["names"] == ("--allow-backing", "b")

@@ -359,7 +359,7 @@ async def _compare_maps(case: Case, folder: Path, extents: list[Extent]) -> list
     return found + [
         f"map with depths: {one.kind.name} at {max(one.start, it['start'])}, judged {it}"
         for one, it in _overlapping(own, judged)
-        if (one.kind is Kind.UNALLOCATED) != (it["depth"] > 0 or not it["present"])
+        if it["present"] and (one.kind is Kind.UNALLOCATED) != (it["depth"] > 0)
     ]
 
 

@@ -194,7 +194,7 @@ def _subclusters(entry: int, bitmap: int, cluster: int, at: int, stop: int, head
     size = header.cluster_size // SUBCLUSTERS
     alike = {ALL_SUBCLUSTERS: Held.DATA, ALL_SUBCLUSTERS << SUBCLUSTERS: Held.ZERO, 0: Held.UNALLOCATED}.get(bitmap)
     if alike is not None:
-        yield Run(alike, at, stop - at, None if host is None or not bitmap else host + at - cluster)
+        yield Run(alike, at, stop - at, None if host is None else host + at - cluster)
         return
     while at < stop:
         bit = 1 << (at - cluster) // size
