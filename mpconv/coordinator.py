@@ -191,6 +191,9 @@ class Coordinator:
         for name in [name for name, peer in self._peers.items() if peer.pid == pid]:
             del self._peers[name]
             self._handle(core.WorkerDead(name))
+        for book in (self._needs, self._places):
+            for epoch in book.keys() - self._state.leases.live.keys():
+                del book[epoch]
         while not self._outcome.done():
             self._replacements -= 1
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mpconv import transports
-from mpconv.errors import Fatal, MpconvError
+from mpconv.errors import MpconvError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source, size_of
 from mpconv.formats.qcow2.image import read_metadata
@@ -17,7 +17,7 @@ from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.target import Target, open_store, too_small
-from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.base import Access, Opening, Transport, cannot_open
 from mpconv.units import SECTOR, align_down, align_up
 
 
@@ -47,7 +47,7 @@ async def make(source: Image, place: Place, options: Options, made: Qcow2Options
             (old and backing_size is not None)
             or not options.sparse_size
             or made.preallocation == "full"
-            or (layout.preallocated and not written.zero_initialised)
+            or ((layout.preallocated or data is not None) and not written.zero_initialised)
         )
         clusters = Clusters(
             size=made.cluster_size,
@@ -150,4 +150,4 @@ async def _backing_size(place: Place, made: Qcow2Options) -> int | None:
     try:
         return await size_of(backing)
     except MpconvError as error:
-        raise Fatal(f"{transports.redacted(place.url)}: error while converting qcow2: {error}") from error
+        raise cannot_open(transports.redacted(place.url), f"Could not open backing file: {error}") from error

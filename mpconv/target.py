@@ -99,7 +99,7 @@ async def open_store(source: Image, place: Place, options: Options, size: int, o
             raise  # of a file the attempt to make it tells what is wrong, as with qemu-img
     if existing is not None:
         same = _same(source, existing)
-        if same is not None:
+        if same is not None and (source.size or not options.shared):  # as with qemu-img, nothing onto itself is right
             await existing.close()
             raise same
         if not options.create or not existing.creatable:

@@ -15,7 +15,7 @@ class RawImage:
     def __init__(self, transport: Transport, *, trusting: bool = True) -> None:
         self.transport = transport
         self.trusting = trusting
-        self.size = align_up(transport.size, SECTOR)
+        self.size = transport.guest_size
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill `buffer` from guest byte `offset`; past the end of the last sector's bytes come zeros."""

@@ -98,6 +98,11 @@ class Transport(abc.ABC):
     """False: nothing is made under such a URL; what is there is written into (LUNs, devices, null:)."""
 
     @property
+    def guest_size(self) -> int:
+        """Bytes of the guest disk that lies in it as it is: whole sectors."""
+        return align_up(self.size, SECTOR)
+
+    @property
     def writable(self) -> int:
         """Up to which byte it may be written."""
         if self.growing:

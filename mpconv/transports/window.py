@@ -23,6 +23,7 @@ class Window(Transport):
         if size is not None and size % SECTOR:
             raise cannot_open(inner.name, f"Specified size is not multiple of {SECTOR}")
         left = max(0, inner.size - start)
+        self._guest_size = align_up(whole - start if size is None else size, SECTOR)
         self._inner = inner
         self._start = start
         self.name = inner.name
@@ -33,6 +34,11 @@ class Window(Transport):
         self.ordered = inner.ordered
         self.rewrites = inner.rewrites if inner.rewrites and start % inner.rewrites == 0 else 0
         self.grows = inner.grows and size is None and start % SECTOR == 0
+
+    @property
+    def guest_size(self) -> int:
+        """Of the sectors of the store, not of its bytes, as QEMU counts it."""
+        return self._guest_size
 
     def _at(self, operation: str, offset: int, length: int) -> int:
         self.check_bounds(operation, offset, length)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 
 import pytest
 
 from mpconv import transports
 from mpconv.errors import Fatal
 from mpconv.extent import Extent, Kind
+from mpconv.formats.raw import RawImage
 from mpconv.job import Place
 from mpconv.transports.base import Access, Transport
 
@@ -23,6 +26,23 @@ def opened(path: object, **part: int) -> Transport:
 def path(tmp_path):
     (tmp_path / "a.raw").write_bytes(bytes(range(256)) * 64)
     return tmp_path / "a.raw"
+
+
+@pytest.mark.parametrize(
+    ("offset", "sectors"), [(0, 129), (1, 129), (511, 129), (512, 128), (65536, 1), (66047, 1), (66048, 0)]
+)
+def test_a_raw_image_off_a_sector_has_as_many_sectors_as_qemu_img_sees(tmp_path, offset, sectors):
+    path = tmp_path / "odd.raw"
+    path.write_bytes(b"\x55" * 65537)
+    seen = subprocess.run(
+        ["qemu-img", "info", "--output=json", "--image-opts", f"driver=raw,offset={offset},file.filename={path}"],
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(seen.stdout)["virtual-size"] == sectors * 512
+    part = opened(path, offset=offset)
+    assert RawImage(part).size == sectors * 512
+    asyncio.run(part.close())
 
 
 def test_nothing_outside_is_read_written_zeroed_or_told_of(path):
