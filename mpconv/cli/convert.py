@@ -70,17 +70,19 @@ from mpconv.job import Place
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how zeros are made, and where block status was not to be had.")
-@click.option("-c", "--compress", is_flag=True, help="Compress: raw cannot.")
+@click.option("-c", "--compress", is_flag=True, help="Compress, on all cores (qcow2).")
 @click.option(
     "--compression-level",
     type=Level(),
-    help="With -c: 1, the fastest, to 9 (zlib) or 22 (zstd).",
+    help="With -c: 1, the default and the fastest, to 9 (zlib) or 22 (zstd).",
 )
-@click.option("-B", "--backing", metavar="FILE", help="The target's backing file: raw has none.")
+@click.option("-B", "--backing", metavar="FILE", help="The target's backing file (qcow2).")
 @click.option("-F", "--backing-format", metavar="FMT", help="Its format.")
-@click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot: raw has none.")
+@click.option(
+    "-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot, by id or name (qcow2)."
+)
 @trust_options
-@click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: raw has none.")
+@click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: refused so far.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
 @click.argument("names", nargs=-1, metavar="SOURCE... TARGET")
 def convert(names: tuple[str, ...], **options: Any) -> int:
