@@ -265,11 +265,11 @@ class TestInUse:
 
 
 def test_an_image_of_another_format_is_not_taken_for_raw(tmp_path):
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "a.qcow2", "1M"], check=True)
-    ran = mpconv("convert", tmp_path / "a.qcow2", tmp_path / "b.raw")
-    assert ran.returncode == 1 and "looks like qcow2" in ran.stderr and "-f raw" in ran.stderr
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vdi", tmp_path / "a.vdi", "1M"], check=True)
+    ran = mpconv("convert", tmp_path / "a.vdi", tmp_path / "b.raw")
+    assert ran.returncode == 1 and "looks like vdi" in ran.stderr and "-f raw" in ran.stderr
     assert not (tmp_path / "b.raw").exists()
-    done("-f", "raw", tmp_path / "a.qcow2", tmp_path / "b.raw")
+    done("-f", "raw", tmp_path / "a.vdi", tmp_path / "b.raw")
     assert Path(tmp_path / "b.raw").read_bytes()[:4] == b"QFI\xfb"
 
 
