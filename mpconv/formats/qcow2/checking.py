@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from mpconv.errors import ImageError
 from mpconv.extent import Extent, Kind
-from mpconv.formats.qcow2 import bitmap_tables, entries
+from mpconv.formats.qcow2 import bitmaps, entries
 from mpconv.formats.qcow2.check import REFCOUNT_RESERVED, Accounts, Report, Uses
-from mpconv.formats.qcow2.image import Metadata, read_metadata
+from mpconv.formats.qcow2.image import Metadata, read_bitmaps, read_metadata
 from mpconv.transports import is_local
 from mpconv.transports.base import Transport
 from mpconv.units import GiB, MiB
@@ -175,12 +175,12 @@ class _Checking:
         header, accounts = self._header, self._accounts
         if header.bitmaps is None:
             return
-        count, size, offset = header.bitmaps
-        bitmap_tables.check_directory(count, size, offset, header.cluster_size)
+        _, size, offset = header.bitmaps
         accounts.refer(offset, size)
-        for table in bitmap_tables.tables(await self._read(offset, size), count, header):
-            accounts.refer(table.offset, table.size * 8)
-            for entry, times in Counter(await self._table(table.offset, table.size * 8)).items():
-                data = bitmap_tables.data_offset(entry, header.cluster_size)
+        for bitmap in await read_bitmaps(self._store, header):
+            length = bitmap.table_size * 8
+            accounts.refer(bitmap.table_offset, length)
+            for entry, times in Counter(await self._table(bitmap.table_offset, length)).items():
+                data = bitmaps.data_offset(entry, header.cluster_size)
                 if data:
                     accounts.refer(data, header.cluster_size, times)
