@@ -60,7 +60,7 @@ def check_place(count: int, size: int, offset: int, header: Header, file_size: i
         most = f"exceeds the maximum supported size ({_LARGEST_DIRECTORY})"
         raise ImageError(f"bitmaps_ext: bitmap directory size ({size}) {most}")
     if not size:
-        raise ImageError("Requested bitmap_directory_size is zero")
+        raise ImageError("Requested bitmap directory size is zero")
     check_table("Bitmap directory", offset, size, _LARGEST_DIRECTORY, header.cluster_size, file_size)
 
 

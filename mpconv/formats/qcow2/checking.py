@@ -46,14 +46,18 @@ class _L1:
 async def check(store: Transport, tell: Callable[[str], None]) -> Report:
     """Check the image in `store`; every error is told in one line. ImageError when it cannot be checked."""
     metadata = await read_metadata(store)
-    return await _Checking(store, metadata, tell).run()
+    found = await read_bitmaps(store, metadata.header)
+    return await _Checking(store, metadata, found, tell).run()
 
 
 class _Checking:
-    def __init__(self, store: Transport, metadata: Metadata, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: Transport, metadata: Metadata, found: list[bitmaps.Bitmap], tell: Callable[[str], None]
+    ) -> None:
         self._store = store
         self._header = metadata.header
         self._snapshots = metadata.snapshots
+        self._bitmaps = found
         self._accounts = Accounts(metadata.header, store.size, tell)
         self._tables: dict[int, Uses] = {}
         self._local = is_local(store.name)
@@ -177,7 +181,7 @@ class _Checking:
             return
         _, size, offset = header.bitmaps
         accounts.refer(offset, size)
-        for bitmap in await read_bitmaps(self._store, header):
+        for bitmap in self._bitmaps:
             length = bitmap.table_size * 8
             accounts.refer(bitmap.table_offset, length)
             for entry, times in Counter(await self._table(bitmap.table_offset, length)).items():
