@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import msgspec
 
 from mpconv import transports
 from mpconv.errors import MpconvError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source, size_of
+from mpconv.formats.qcow2.entries import SUBCLUSTERS
 from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.formats.qcow2.rewriter import Tail, load
+from mpconv.formats.qcow2.rewriter import Rewriter, Tail, load
 from mpconv.formats.qcow2.writer import Writer
 from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
@@ -24,63 +27,42 @@ from mpconv.units import SECTOR, align_down, align_up
 async def make(source: Image, place: Place, options: Options, made: Qcow2Options) -> Target:
     """A new image."""
     backing_size = await _backing_size(place, made)
-    old = made.version == 2
-    layout = Layout(
-        source.size,
-        made,
-        backing_size=backing_size,
-    )
+    layout = Layout(source.size, made, backing_size=backing_size)
     data_file = made.data_file is not None
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=_reserved(made), growing=True)
-    store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening)
-    data: Transport | None = None
-    try:
+    async with AsyncExitStack() as opened:
+        store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening)
+        opened.push_async_callback(store.close)
+        data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
             data = await open_store(source, workers_place, options, source.size, opening)
+            opened.push_async_callback(data.close)
         written = data or store
         blocks = written.rewrites or SECTOR
         # Clusters smaller than a block leave no room to pad one: then one worker writes, and rewrites blocks in turn.
         layout.unit = max(SECTOR, blocks) if made.cluster_size % blocks == 0 else SECTOR
         stores_zeros = (
-            (old and backing_size is not None)
+            (made.version == 2 and backing_size is not None)
             or not options.sparse_size
             or made.preallocation == "full"
             or ((layout.preallocated or data is not None) and not written.zero_initialised)
         )
-        clusters = Clusters(
-            size=made.cluster_size,
-            part=made.cluster_size // (32 if made.extended_l2 else 1),
-            compression=made.compression_type if options.compress else None,
-            level=options.compression_level,
-            stores_zeros=stores_zeros,
-            unit=layout.unit,
-            in_place=layout.preallocated or data is not None,
-        )
         writer = Writer(store, layout, durable=options.cache.flushes)
+        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros)
         await writer.begin()
-    except BaseException:
-        await store.close()
-        if data is not None:
-            await data.close()
-        raise
-    return Target(
-        place=workers_place,
-        store=store,
-        zero_initialised=not stores_zeros,
-        data=data,
-        writer=writer,
-        clusters=clusters,
-    )
+        opened.pop_all()
+    return target
 
 
 async def existing(source: Image, place: Place, options: Options) -> Target:
     """An image that is there already (`-n`)."""
     opening = Opening(direct=place.direct, locked=not place.shared, growing=True)
-    store = await open_store(source, place, options, 0, opening)
-    data: Transport | None = None
-    try:
+    async with AsyncExitStack() as opened:
+        store = await open_store(source, place, options, 0, opening)
+        opened.push_async_callback(store.close)
+        data: Transport | None = None
         metadata = await read_metadata(store)
         header = metadata.header
         size = align_down(header.size, SECTOR)
@@ -90,38 +72,40 @@ async def existing(source: Image, place: Place, options: Options) -> Target:
         if header.external_data:
             workers_place = data_place(place, header.data_file, options.trust)
             data = await transports.open_place(workers_place, Access.WRITE, locked=True)
-        writer = await load(store, metadata, source.size, reads_as_zeros=options.target_is_zero)
-        writer.durable = options.cache.flushes
+            opened.push_async_callback(data.close)
+        zeros, durable = options.target_is_zero, options.cache.flushes
+        writer = await load(store, metadata, source.size, reads_as_zeros=zeros, durable=durable)
         written = data or store
         writer.layout.unit = max(SECTOR, written.rewrites)
         tail = await _tail(place, options, source.size, min(size, align_up(source.size, header.cluster_size)))
         if tail is not None:
             writer.tail = tail
             writer.layout.kept = tail.start // header.cluster_size
-        clusters = Clusters(
-            size=header.cluster_size,
-            part=header.cluster_size // (32 if header.extended_l2 else 1),
-            compression=header.compression if options.compress else None,
-            level=options.compression_level,
-            stores_zeros=not options.sparse_size
-            or header.external_data
-            or (header.version == 2 and header.backing_file is not None),
-            unit=writer.layout.unit,
-            in_place=header.external_data,
+        stores_zeros = (
+            not options.sparse_size or header.external_data or (header.version == 2 and header.backing_file is not None)
         )
+        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros)
         await writer.begin()
-    except BaseException:
-        await store.close()
-        if data is not None:
-            await data.close()
-        raise
+        opened.pop_all()
+    return target
+
+
+def _target(
+    place: Place, data: Transport | None, writer: Writer | Rewriter, options: Options, *, stores_zeros: bool
+) -> Target:
+    layout = writer.layout
+    made = layout.options
+    clusters = Clusters(
+        size=made.cluster_size,
+        part=made.cluster_size // (SUBCLUSTERS if made.extended_l2 else 1),
+        compression=made.compression_type if options.compress else None,
+        level=options.compression_level,
+        stores_zeros=stores_zeros,
+        unit=layout.unit,
+        in_place=layout.preallocated or data is not None,
+    )
     return Target(
-        place=workers_place,
-        store=store,
-        zero_initialised=not clusters.stores_zeros,
-        data=data,
-        writer=writer,
-        clusters=clusters,
+        place=place, store=writer.store, zero_initialised=not stores_zeros, data=data, writer=writer, clusters=clusters
     )
 
 

@@ -111,7 +111,7 @@ def allocated_size(whole: int, options: Qcow2Options) -> int:
 
 def _refcount_clusters(clusters: int, options: Qcow2Options) -> int:
     """Clusters of refcount blocks and their table, which have refcounts themselves."""
-    per_block = options.cluster_size * 8 // options.refcount_bits
+    per_block = options.refcounts_per_block
     per_table = options.cluster_size // _ENTRY
     own, last = 0, -1
     while own != last:

@@ -253,15 +253,52 @@ def test_a_chain_that_is_a_loop():
     check(("info", "--backing-chain", "a.qcow2"))
 
 
-def test_a_bitmap_directory_that_is_broken():
+BITMAPS_EXTENSION = b"\x23\x85\x28\x75"
+EXTENSION, ENTRY = "the header's extension for bitmaps", "the first entry of the directory"
+BROKEN_BITMAPS = {  # where, at which byte, what is written there
+    "none": (EXTENSION, 0, bytes(4)),
+    "more than there are": (EXTENSION, 0, (3).to_bytes(4)),
+    "fewer than there are": (EXTENSION, 0, (1).to_bytes(4)),
+    "too many": (EXTENSION, 0, (65536).to_bytes(4)),
+    "an empty directory": (EXTENSION, 8, bytes(8)),
+    "a large directory": (EXTENSION, 8, (1 << 30).to_bytes(8)),
+    "a directory between clusters": (EXTENSION, 16, (65544).to_bytes(8)),
+    "no table": (ENTRY, 0, bytes(8)),
+    "a table between clusters": (ENTRY, 0, (65544).to_bytes(8)),
+    "a table without entries": (ENTRY, 8, bytes(4)),
+    "a table too large": (ENTRY, 8, (1 << 31).to_bytes(4)),
+    "unknown flags": (ENTRY, 12, (16).to_bytes(4)),
+    "another kind": (ENTRY, 16, b"\3"),
+    "a bit for too much": (ENTRY, 17, b"\40"),
+    "a bit for too little": (ENTRY, 17, b"\10"),
+    "a name beyond the directory": (ENTRY, 18, b"\3\377"),
+    "extra data": (ENTRY, 20, (8).to_bytes(4)),
+}
+
+
+@pytest.mark.parametrize("where", BROKEN_BITMAPS)
+@pytest.mark.parametrize("command", ["info", "check"])
+def test_a_bitmap_directory_that_is_broken(command, where):
     name = with_bitmaps()
     found = bytearray(Path(name).read_bytes())
-    at = found.index(b"\x23\x85\x28\x75") + 8
-    for offset, length in ((1 << 40, 64), (65536, 0)):
-        found[at + 8 : at + 24] = length.to_bytes(8) + offset.to_bytes(8)
-        Path(name).write_bytes(found)
-        code, output, error = outcome(OURS, ["info", name])
-        assert (code, output) == (1, b"") and error.startswith("Could not open 'a.qcow2': ") and "itmap" in error
+    extension = found.index(BITMAPS_EXTENSION) + 8
+    place, at, spoilt = BROKEN_BITMAPS[where]
+    at += extension if place == EXTENSION else int.from_bytes(found[extension + 16 : extension + 24])
+    found[at : at + len(spoilt)] = spoilt
+    Path(name).write_bytes(found)
+    ours, theirs = outcome(OURS, [command, name]), outcome(THEIRS, [command, name])
+    assert ours == theirs
+    assert ours[0] == 1
+
+
+def test_a_bitmap_directory_beyond_the_end():
+    name = with_bitmaps()
+    found = bytearray(Path(name).read_bytes())
+    at = found.index(BITMAPS_EXTENSION) + 8
+    found[at + 16 : at + 24] = (1 << 40).to_bytes(8)
+    Path(name).write_bytes(found)
+    code, output, error = outcome(OURS, ["info", name])
+    assert (code, output) == (1, b"") and error.startswith("Could not open 'a.qcow2': Bitmap directory lies beyond")
 
 
 def pair(seed: int) -> tuple[str, str]:

@@ -81,6 +81,25 @@ def test_the_bench_counts_what_is_left_of_old_data_and_compares(tmp_path):
     assert "left KiB" in done.stdout
 
 
+def test_the_bench_copies_qcow2_images_and_compresses(tmp_path):
+    command = Path(sys.executable).with_name("mpconv")
+    results = tmp_path / "results.json"
+    done = script(
+        "bench", "--size", 16, "--programs", 8, "--rounds", 1, "--cache", "unsafe", "--dir", "/dev/shm",
+        "--rows", "compress-zlib,compress-zstd,qcow2-nfs-iscsi,nfs-iscsi-qcow2,compressed-nfs-iscsi",
+        "--only", "qemu-img -c -m 8,mpconv -c,qemu-img -m 8,mpconv -W", "--workers", "default",
+        "--json", results, "--mpconv", command,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(results.read_text())["rows"]
+    for row in ("compress-zlib", "compress-zstd"):
+        sizes = [figures["size_bytes"][0] for figures in rows[row]["unsafe"].values()]
+        assert len(sizes) == 2 and all(0 < size < 8 << 20 for size in sizes)
+    for row in ("qcow2-nfs-iscsi", "nfs-iscsi-qcow2", "compressed-nfs-iscsi"):
+        assert list(rows[row]["unsafe"]) == ["qemu-img -m 8", "mpconv -W"]
+    assert "/ qemu" in done.stdout
+
+
 def test_the_bench_knows_its_rows():
     done = script("bench", "--rows", "nfs-iscsi,link-smb")
     assert (done.returncode, done.stderr) == (1, "bench: no such row: link-smb\n")

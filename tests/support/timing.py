@@ -19,13 +19,14 @@ _PR_SET_CHILD_SUBREAPER = 36
 class Figures:
     """What one setting showed: one entry a round; seconds, CPU seconds, KiB of the largest process.
 
-    `left_kib`: KiB allocated in the target afterwards, in the rows that count them.
+    `left_kib`: KiB allocated in the target afterwards, `size_bytes`: the result's size, in the rows that count them.
     """
 
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     peak_kib: list[int] = field(default_factory=list)
     left_kib: list[int] = field(default_factory=list)
+    size_bytes: list[int] = field(default_factory=list)
 
 
 Found = dict[str, Figures]
@@ -76,14 +77,17 @@ def _measured(command: list[str]) -> tuple[int, str, float, float, int]:
 
 
 def table(title: str, found: Found, limits: Limits | None = None) -> list[str]:
-    """Lines for people. With `limits`: each setting's time divided by them."""
+    """Lines for people. With `limits`: each setting's time divided by them. Where sizes were counted: the median, and
+    how many times that of the best of qemu-img it is.
+    """
     best, limits = fastest(found, "qemu-img"), limits or {}
     counted = any(figures.left_kib for figures in found.values())
     lines = [f"{title} (best of qemu-img: {best})"]
     lines += [f"  the link itself needs {seconds:.2f} s for {what}" for what, seconds in limits.items()]
     header = f"  {'setting':28} {'seconds':>8} {'min':>6} {'max':>6} {'times':>6} {'CPU s':>6} {'peak MiB':>9}"
     header += "".join(f" {'/ ' + what.split(',')[0]:>11}" for what in limits) + (" left KiB" if counted else "")
-    lines.append(header)
+    usual = statistics.median(found[best].size_bytes) if found[best].size_bytes else None
+    lines.append(header + (f" {'size MiB':>9} {'/ qemu':>7}" if usual else ""))
     for name, figures in found.items():
         median = statistics.median(figures.seconds)
         line = (
@@ -92,7 +96,11 @@ def table(title: str, found: Found, limits: Limits | None = None) -> list[str]:
             f" {max(figures.peak_kib) / 1024:9.1f}"
         )
         line += "".join(f" {median / seconds:11.3f}" for seconds in limits.values())
-        lines.append(line + (f" {max(figures.left_kib):8}" if counted else ""))
+        line += f" {max(figures.left_kib):8}" if counted else ""
+        if usual:
+            size = statistics.median(figures.size_bytes)
+            line += f" {size / (1 << 20):9.1f} {size / usual:7.3f}"
+        lines.append(line)
     return lines
 
 

@@ -37,7 +37,7 @@ def header_of(options: Qcow2Options, size: int) -> Header:
         incompatible=incompatible,
         compatible=header.LAZY_REFCOUNTS if options.lazy_refcounts else 0,
         autoclear=header.DATA_FILE_RAW if options.data_file_raw else 0,
-        refcount_order=options.refcount_bits.bit_length() - 1,
+        refcount_order=options.refcount_order,
         compression_type=header.ZSTD if options.compression_type == "zstd" else header.ZLIB,
         backing_file=options.backing_file,
         backing_format=options.backing_fmt,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from mpconv.errors import ImageError
 from mpconv.extent import Extent, Kind
-from mpconv.formats.qcow2 import bitmap_tables, entries
+from mpconv.formats.qcow2 import bitmaps, entries
 from mpconv.formats.qcow2.check import REFCOUNT_RESERVED, Accounts, Report, Uses
-from mpconv.formats.qcow2.image import Metadata, read_metadata
+from mpconv.formats.qcow2.image import Metadata, read_bitmaps, read_metadata
 from mpconv.transports import is_local
 from mpconv.transports.base import Transport
 from mpconv.units import GiB, MiB
@@ -46,14 +46,18 @@ class _L1:
 async def check(store: Transport, tell: Callable[[str], None]) -> Report:
     """Check the image in `store`; every error is told in one line. ImageError when it cannot be checked."""
     metadata = await read_metadata(store)
-    return await _Checking(store, metadata, tell).run()
+    found = await read_bitmaps(store, metadata.header)
+    return await _Checking(store, metadata, found, tell).run()
 
 
 class _Checking:
-    def __init__(self, store: Transport, metadata: Metadata, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: Transport, metadata: Metadata, found: list[bitmaps.Bitmap], tell: Callable[[str], None]
+    ) -> None:
         self._store = store
         self._header = metadata.header
         self._snapshots = metadata.snapshots
+        self._bitmaps = found
         self._accounts = Accounts(metadata.header, store.size, tell)
         self._tables: dict[int, Uses] = {}
         self._local = is_local(store.name)
@@ -175,12 +179,12 @@ class _Checking:
         header, accounts = self._header, self._accounts
         if header.bitmaps is None:
             return
-        count, size, offset = header.bitmaps
-        bitmap_tables.check_directory(count, size, offset, header.cluster_size)
+        _, size, offset = header.bitmaps
         accounts.refer(offset, size)
-        for table in bitmap_tables.tables(await self._read(offset, size), count, header):
-            accounts.refer(table.offset, table.size * 8)
-            for entry, times in Counter(await self._table(table.offset, table.size * 8)).items():
-                data = bitmap_tables.data_offset(entry, header.cluster_size)
+        for bitmap in self._bitmaps:
+            length = bitmap.table_size * 8
+            accounts.refer(bitmap.table_offset, length)
+            for entry, times in Counter(await self._table(bitmap.table_offset, length)).items():
+                data = bitmaps.data_offset(entry, header.cluster_size)
                 if data:
                     accounts.refer(data, header.cluster_size, times)

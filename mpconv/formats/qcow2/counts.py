@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import cache
 
 from mpconv.errors import ImageError
+from mpconv.formats.qcow2 import refcounts
 
 _MOST_TOLD = 10_000
 _MOST_ERRORS = 1 << 20
@@ -68,13 +69,6 @@ def _plus(amount: int) -> bytes:
 @cache
 def _up_to(value: int) -> bytes:
     return bytes(range(value + 1))
-
-
-@cache
-def _fields(order: int, place: int) -> bytes:
-    """From a byte of several refcounts, packed from the low bit, to the one in `place`."""
-    bits = 1 << order
-    return bytes(value >> place * bits & (1 << bits) - 1 for value in range(256))
 
 
 def _zeros(length: int) -> mmap.mmap:
@@ -136,22 +130,18 @@ class Counts:
         """The refcounts of a refcount block, of 2^`order` bits each, as those of the clusters from `first` on."""
         length = max(0, min(self.clusters - first, (len(block) << 3) >> order))
         if order < 3:
-            step = 8 >> order
-            unpacked = bytearray(len(block) * step)
-            for place in range(step):
-                unpacked[place::step] = block.translate(_fields(order, place))
-            self._load(0, first, unpacked[:length])
+            self._load(0, first, refcounts.small(block, order)[:length])
             return
         width = 1 << (order - 3)
         for place in range(width):
             self._load(place, first, block[width - 1 - place :: width][:length])
 
-    def _load(self, place: int, first: int, values: bytes | bytearray) -> None:
+    def _load(self, place: int, first: int, values: bytes) -> None:
         if values.count(0) == len(values):
             return
         while place >= len(self._digits):
             self._digits.append(_zeros(self.clusters))
-        self._digits[place][first : first + len(values)] = bytes(values)
+        self._digits[place][first : first + len(values)] = values
 
     def ones(self, first: int, length: int) -> int:
         """How many of them are 1."""

@@ -92,6 +92,19 @@ async def _snapshots(store: Transport, found: Header) -> list[snapshots.Snapshot
     return known
 
 
+async def read_bitmaps(store: Transport, found: Header) -> list[bitmaps.Bitmap]:
+    """The persistent bitmaps that count. ImageError, with the image's name, when they are broken."""
+    if found.bitmaps is None:
+        return []
+    count, length, offset = found.bitmaps
+    try:
+        bitmaps.check_place(count, length, offset, found, store.size)
+        there = max(0, min(length, store.size - offset))
+        return bitmaps.parse((await read(store, offset, there)).ljust(length, b"\0"), count, found)
+    except ImageError as error:
+        raise cannot_open(store.name, error.why, ImageError) from None
+
+
 async def read(store: Transport, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
     if length:
@@ -225,16 +238,7 @@ class Qcow2Image:
 
     async def read_bitmaps(self) -> list[bitmaps.Bitmap]:
         """The persistent bitmaps that count."""
-        if self.header.bitmaps is None:
-            return []
-        count, length, offset = self.header.bitmaps
-        try:
-            size = self.header.cluster_size
-            header.check_table("Bitmap directory", offset, length, bitmaps.LARGEST_DIRECTORY, size, self.store.size)
-            there = max(0, min(length, self.store.size - offset))
-            return bitmaps.parse((await read(self.store, offset, there)).ljust(length, b"\0"), count)
-        except ImageError as error:
-            raise cannot_open(self.store.name, error.why, ImageError) from None
+        return await read_bitmaps(self.store, self.header)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """From the tables, and for long runs the store; what is left to a backing file is asked of it, but its own

@@ -72,6 +72,13 @@ class Layout:
         self.references.extend([0] * (self._next - len(self.references)))
         return at
 
+    def take_for_tables(self, clusters: int) -> int:
+        """The same, of clusters that one thing refers to each from now on."""
+        at = self.take(clusters)
+        first = at >> self.cluster_bits
+        self.references[first : first + clusters] = array(self.references.typecode, [1]) * clusters
+        return at
+
     def place(self, extent: Extent, needs: Sequence[int]) -> list[int]:
         """Host bytes for what is to be written of an extent, which begins at a cluster.
 

@@ -35,6 +35,16 @@ class Qcow2Options:
     data_file: str | None = None
     data_file_raw: bool = False
 
+    @property
+    def refcount_order(self) -> int:
+        """A refcount has 2^order bits."""
+        return self.refcount_bits.bit_length() - 1
+
+    @property
+    def refcounts_per_block(self) -> int:
+        """Host clusters whose refcounts one cluster holds."""
+        return self.cluster_size * 8 // self.refcount_bits
+
     def refusal(self) -> str | None:
         """Why QEMU makes no such image, in its words; what it would find first (read off qemu-img 7.2)."""
         later = "compatibility level 1.1 {} above (use version=v3 or greater)"

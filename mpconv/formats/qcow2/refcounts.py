@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from functools import cache
 
 from mpconv.formats.qcow2.entries import big_endian
 
+PLACE = ~511
+"""The bits of an entry of the refcount table that say where a block lies."""
 _CODES = {3: "B", 4: "H", 5: "I", 6: "Q"}
 
 
-def blocks(references: array[int], order: int, per_block: int) -> Iterator[bytes]:
-    """The bytes of each refcount block. `order`: 2^order bits an entry; `per_block`: entries of one."""
-    for first in range(0, len(references), per_block):
-        part = references[first : first + per_block]
-        part.extend([0] * (per_block - len(part)))
-        yield packed(part, order)
+def packed(counts: array[int], order: int, per_block: int) -> bytes:
+    """A block of `per_block` entries of 2^`order` bits, zeros behind the counts.
 
-
-def packed(counts: array[int], order: int) -> bytes:
-    """Big-endian; entries of less than a byte from its low bits up."""
+    Big-endian; entries of less than a byte from its low bits up.
+    """
+    counts = counts + array(counts.typecode, bytes(counts.itemsize * (per_block - len(counts))))
     if order >= 3:
         return big_endian(array(_CODES[order], counts)).tobytes()
     bits, each = 1 << order, 8 >> order
@@ -36,9 +34,28 @@ def unpacked(block: bytes, order: int) -> array[int]:
         counts = array(_CODES[order])
         counts.frombytes(block)
         return array("Q", big_endian(counts))
-    bits, each = 1 << order, 8 >> order
-    found = array("Q", bytes(8 * len(block) * each))
+    return array("Q", iter(small(block, order)))
+
+
+def small(block: bytes, order: int) -> bytes:
+    """Refcounts of less than a byte, a byte for each."""
+    each = 8 >> order
+    found = bytearray(len(block) * each)
     for place in range(each):
-        mask = (1 << bits) - 1
-        found[place::each] = array("Q", [byte >> (place * bits) & mask for byte in block])
-    return found
+        found[place::each] = block.translate(_fields(order, place))
+    return bytes(found)
+
+
+@cache
+def _fields(order: int, place: int) -> bytes:
+    """From a byte of several refcounts to the one in `place`, for every byte."""
+    bits = 1 << order
+    return bytes(value >> place * bits & (1 << bits) - 1 for value in range(256))
+
+
+def not_zero(block: bytes, order: int, count: int) -> int:
+    """How many of the first `count` refcounts of a block are not 0."""
+    if order < 3:
+        return count - small(block[: -(-count << order >> 3)], order)[:count].count(0)
+    counts = array(_CODES[order], block[: count << order >> 3])
+    return len(counts) - counts.count(0)

@@ -19,16 +19,15 @@ from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import COPIED
 from mpconv.formats.qcow2.existing import ExistingLayout
 from mpconv.formats.qcow2.image import Metadata, read
-from mpconv.formats.qcow2.writer import no_room
+from mpconv.formats.qcow2.writer import Steps
 from mpconv.transports.base import Transport, cannot_open
 from mpconv.units import SECTOR
 
 _INCOMPATIBLE_AT, _AUTOCLEAR_AT = 72, 88
 _TABLE_AT = 48
-_REFCOUNT_OFFSET = ~511
 
 
-async def load(store: Transport, metadata: Metadata, size: int, *, reads_as_zeros: bool) -> Rewriter:
+async def load(store: Transport, metadata: Metadata, size: int, *, reads_as_zeros: bool, durable: bool) -> Rewriter:
     """Read all tables. Fatal for an image that cannot be written into."""
     found = metadata.header
     if found.incompatible & header.CORRUPT:
@@ -46,9 +45,9 @@ async def load(store: Transport, metadata: Metadata, size: int, *, reads_as_zero
     while table and not table[-1]:
         table.pop()
     for offset in table:
-        if offset & _REFCOUNT_OFFSET:
-            _check(store, "refcount block", offset & _REFCOUNT_OFFSET, cluster)
-            block = await read(store, offset & _REFCOUNT_OFFSET, cluster)
+        if offset & refcounts.PLACE:
+            _check(store, "refcount block", offset & refcounts.PLACE, cluster)
+            block = await read(store, offset & refcounts.PLACE, cluster)
             references.extend(refcounts.unpacked(block, found.refcount_order))
         else:
             references.extend([0] * per_block)
@@ -71,7 +70,7 @@ async def load(store: Transport, metadata: Metadata, size: int, *, reads_as_zero
         host_clusters=hosts,
         reads_as_zeros=reads_as_zeros,
     )
-    return Rewriter(store, layout, found, table)
+    return Rewriter(store, layout, found, table, durable=durable)
 
 
 def _check(store: Transport, what: str, offset: int, cluster: int) -> None:
@@ -87,13 +86,14 @@ class Tail:
     content: bytes
 
 
-class Rewriter:
+class Rewriter(Steps):
     """As Writer. `table`: host offsets of the refcount blocks."""
 
-    def __init__(self, store: Transport, layout: ExistingLayout, found: header.Header, table: array[int]) -> None:
-        self.store = store
+    def __init__(
+        self, store: Transport, layout: ExistingLayout, found: header.Header, table: array[int], *, durable: bool
+    ) -> None:
+        super().__init__(store, durable=durable)
         self.layout = layout
-        self.durable = True
         self.tail: Tail | None = None
         self._header = found
         self._table = table
@@ -170,8 +170,8 @@ class Rewriter:
 
     def _refcounts_places(self) -> set[int]:
         """Room for refcount blocks that were not there; numbers of the new ones. The table may have to be longer."""
-        layout, size = self.layout, self.layout.cluster_size
-        per_block = size * 8 // layout.options.refcount_bits
+        layout = self.layout
+        per_block = layout.options.refcounts_per_block
         made: set[int] = set()
         while True:
             wanted = -(-len(layout.references) // per_block)
@@ -196,9 +196,7 @@ class Rewriter:
         for cluster in range(self._capacity * 8 // size):
             layout.references[(old >> layout.cluster_bits) + cluster] -= 1
         clusters = -(-len(self._table) * 8 // size) + 1
-        at = layout.take(clusters)
-        for cluster in range(clusters):
-            layout.references[(at >> layout.cluster_bits) + cluster] = 1
+        at = layout.take_for_tables(clusters)
         self._capacity = clusters * size // 8
         start = bytearray(self._start)
         struct.pack_into(">QI", start, _TABLE_AT, at, clusters)
@@ -207,13 +205,12 @@ class Rewriter:
     async def _write_refcounts(self, now: array[int], before: array[int], new: set[int]) -> None:
         """Blocks that differ, then the table, then the header that names it."""
         layout = self.layout
-        order = layout.options.refcount_bits.bit_length() - 1
-        per_block = layout.cluster_size * 8 // layout.options.refcount_bits
+        order = layout.options.refcount_order
+        per_block = layout.options.refcounts_per_block
         for number in range(-(-len(now) // per_block)):
             part = now[number * per_block : (number + 1) * per_block]
             if number in new or part != before[number * per_block : (number + 1) * per_block]:
-                part.extend([0] * (per_block - len(part)))
-                await self._write(self._table[number] & _REFCOUNT_OFFSET, refcounts.packed(part, order))
+                await self._write(self._table[number] & refcounts.PLACE, refcounts.packed(part, order, per_block))
         await self._flush()
         if new:
             at = struct.unpack_from(">Q", self._start, _TABLE_AT)[0]
@@ -221,12 +218,3 @@ class Rewriter:
             await self._flush()
             await self._write(0, self._start)
             await self._flush()
-
-    async def _write(self, at: int, data: bytes) -> None:
-        if self.store.fixed_size and at + len(data) > self.store.writable:
-            raise no_room(self.store, at + len(data))
-        await self.store.write(at, memoryview(data))
-
-    async def _flush(self) -> None:
-        if self.durable:
-            await self.store.flush()

@@ -23,13 +23,31 @@ _TOGETHER = 2 * MiB
 _IN_FLIGHT = 4
 
 
-class Writer:
-    """One image. `durable`: each step is flushed before the next."""
+class Steps:
+    """What is done to a store in steps. `durable`: each is flushed before the next."""
+
+    def __init__(self, store: Transport, *, durable: bool) -> None:
+        self.store = store
+        self._durable = durable
+
+    async def _write(self, at: int, data: bytes) -> None:
+        store, end = self.store, at + len(data)
+        if store.fixed_size and end > store.writable:
+            why = f"No space left: the image needs more than the {store.size} bytes there are ({end} so far)"
+            raise Fatal(why, operation="writing", image=store.name, offset=store.size)
+        await store.write(at, memoryview(data))
+
+    async def _flush(self) -> None:
+        if self._durable:
+            await self.store.flush()
+
+
+class Writer(Steps):
+    """One image."""
 
     def __init__(self, store: Transport, layout: Layout, *, durable: bool = True) -> None:
-        self.store = store
+        super().__init__(store, durable=durable)
         self.layout = layout
-        self._durable = durable
         self._header = build.header_of(layout.options, layout.size)
 
     async def begin(self) -> None:
@@ -40,13 +58,11 @@ class Writer:
     async def finish(self) -> None:
         """Everything but the guest's bytes, which are written and flushed."""
         layout = self.layout
-        l2 = layout.take(len(layout.tables))
+        l2 = layout.take_for_tables(len(layout.tables))
         size = layout.cluster_size
         l1_bytes = layout.l1_size * 8
-        l1 = layout.take(-(-l1_bytes // size))
+        l1 = layout.take_for_tables(-(-l1_bytes // size))
         offsets = {number: l2 + index * size for index, number in enumerate(sorted(layout.tables))}
-        for first in range(l2 >> layout.cluster_bits, layout.end >> layout.cluster_bits):
-            layout.references[first] = 1
         await self._write_all(l2, (entries.packed(layout.tables[number]) for number in sorted(layout.tables)))
         await self._write_all(l1, [entries.packed(layout.l1(offsets)).ljust(layout.end - l1, b"\0")])
         await self._flush()
@@ -72,7 +88,7 @@ class Writer:
         """Blocks, then the table; where that lies, and its clusters. They count themselves too."""
         layout = self.layout
         size = layout.cluster_size
-        per_block = size * 8 // layout.options.refcount_bits
+        per_block = layout.options.refcounts_per_block
         blocks = tables = 0
         while True:
             total = (layout.end >> layout.cluster_bits) + blocks + tables
@@ -81,11 +97,12 @@ class Writer:
             if (wanted, wanted_tables) == (blocks, tables):
                 break
             blocks, tables = wanted, wanted_tables
-        at = layout.take(blocks + tables)
-        for first in range(at >> layout.cluster_bits, layout.end >> layout.cluster_bits):
-            layout.references[first] = 1
-        order = layout.options.refcount_bits.bit_length() - 1
-        await self._write_all(at, refcounts.blocks(layout.references, order, per_block))
+        at = layout.take_for_tables(blocks + tables)
+        order = layout.options.refcount_order
+        parts = range(0, len(layout.references), per_block)
+        await self._write_all(
+            at, (refcounts.packed(layout.references[first : first + per_block], order, per_block) for first in parts)
+        )
         table = at + blocks * size
         hosts = array("Q", range(at, table, size))
         await self._write_all(table, [entries.packed(hosts).ljust(tables * size, b"\0")])
@@ -112,18 +129,3 @@ class Writer:
                 await writing.pop(0)
         finally:
             await asyncio.gather(*writing, return_exceptions=True)
-
-    async def _write(self, at: int, data: bytes) -> None:
-        if self.store.fixed_size and at + len(data) > self.store.writable:
-            raise no_room(self.store, at + len(data))
-        await self.store.write(at, memoryview(data))
-
-    async def _flush(self) -> None:
-        if self._durable:
-            await self.store.flush()
-
-
-def no_room(store: Transport, wanted: int) -> Fatal:
-    """The store cannot grow and is full."""
-    why = f"No space left: the image needs more than the {store.size} bytes there are ({wanted} so far)"
-    return Fatal(why, operation="writing", image=store.name, offset=store.size)
