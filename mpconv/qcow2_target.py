@@ -40,9 +40,7 @@ async def make(source: Image, place: Place, options: Options, made: Qcow2Options
             data = await open_store(source, workers_place, options, source.size, opening)
             opened.push_async_callback(data.close)
         written = data or store
-        blocks = written.rewrites or SECTOR
-        # Clusters smaller than a block leave no room to pad one: then one worker writes, and rewrites blocks in turn.
-        layout.unit = max(SECTOR, blocks) if made.cluster_size % blocks == 0 else SECTOR
+        layout.unit = _unit(written, made.cluster_size)
         stores_zeros = (
             (made.version == 2 and backing_size is not None)
             or not options.sparse_size
@@ -75,8 +73,7 @@ async def existing(source: Image, place: Place, options: Options) -> Target:
             opened.push_async_callback(data.close)
         zeros, durable = options.target_is_zero, options.cache.flushes
         writer = await load(store, metadata, source.size, reads_as_zeros=zeros, durable=durable)
-        written = data or store
-        writer.layout.unit = max(SECTOR, written.rewrites)
+        writer.layout.unit = _unit(data or store, header.cluster_size)
         tail = await _tail(place, options, source.size, min(size, align_up(source.size, header.cluster_size)))
         if tail is not None:
             writer.tail = tail
@@ -88,6 +85,12 @@ async def existing(source: Image, place: Place, options: Options) -> Target:
         await writer.begin()
         opened.pop_all()
     return target
+
+
+def _unit(store: Transport, cluster_size: int) -> int:
+    """Clusters smaller than a block leave no room to pad one: then one worker writes, and rewrites blocks in turn."""
+    blocks = store.rewrites or SECTOR
+    return max(SECTOR, blocks) if cluster_size % blocks == 0 else SECTOR
 
 
 def _target(

@@ -78,9 +78,7 @@ from mpconv.job import Place
 )
 @click.option("-B", "--backing", metavar="FILE", help="The target's backing file (qcow2).")
 @click.option("-F", "--backing-format", metavar="FMT", help="Its format.")
-@click.option(
-    "-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot (qcow2)."
-)
+@click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot (qcow2).")
 @trust_options
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: refused so far.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
