@@ -57,11 +57,10 @@ class Running:
         return found
 
     def workers(self) -> list[int]:
-        """Processes whose parent is the server that forks them; none once all is over."""
-        members = {pid: _parent(pid) for pid in self.members()}
-        lines = self.members()
-        servers = [pid for pid, line in lines.items() if "forkserver" in line and members.get(pid) == self.process.pid]
-        return sorted(pid for pid, parent in members.items() if parent in servers)
+        """Processes whose parent is the one that forks them; none once all is over."""
+        parents = {pid: _parent(pid) for pid in self.members()}
+        nurseries = [pid for pid, parent in parents.items() if parent == self.process.pid]
+        return sorted(pid for pid, parent in parents.items() if parent in nurseries)
 
     def end(self, seconds: float = SECONDS) -> tuple[int, str]:
         """Exit code and stderr; it must end in `seconds` and leave no process."""

@@ -22,6 +22,11 @@ Ended = Callable[[int, int | None], None]
 """Called with a worker's pid and exit code, -N when signal N ended it; None: the nursery is gone, so that nobody knows
 how the worker ended, or when."""
 
+_SHARED = ("mpconv.protocol.link", "mpconv.protocol.codec", "mpconv.formats.opening")
+"""What command and workers both need; they bring asyncio, msgspec and ZeroMQ, two thirds of the time. What only one of
+them needs is imported after the fork, side by side.
+"""
+
 
 class LocalWorkers:
     """Starts, watches and ends worker processes. To be made before the first thread, event loop, ZeroMQ context and
@@ -44,9 +49,9 @@ class LocalWorkers:
         return cls(sorted(wanted))
 
     def __init__(self, preload: list[str]) -> None:
-        for module in os.environ.get("NPRE","mpconv.protocol.link mpconv.protocol.codec mpconv.formats.opening").split():
+        for module in _SHARED:
             importlib.import_module(module)
-        gc.freeze()
+        gc.freeze()  # a collection would write to what the processes share, and so copy it
         self._nursery = nursery.fork(["mpconv.workers.process", *preload])
         self._running: dict[int, Ended] = {}
         self._idle: asyncio.Future[None] | None = None
