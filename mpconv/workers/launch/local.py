@@ -30,7 +30,7 @@ them needs is imported after the fork, side by side.
 
 class LocalWorkers:
     """Starts, watches and ends worker processes. To be made before the first thread, event loop, ZeroMQ context and
-    storage session, because the process is forked; and to be closed.
+    storage session, because the process is forked; and to be closed. Raises WorkerLost when it cannot be forked.
     """
 
     @classmethod
@@ -52,7 +52,10 @@ class LocalWorkers:
         for module in _SHARED:
             importlib.import_module(module)
         gc.freeze()  # a collection would write to what the processes share, and so copy it
-        self._nursery = nursery.fork(["mpconv.workers.process", *preload])
+        try:
+            self._nursery = nursery.fork(["mpconv.workers.process", *preload])
+        except OSError as error:
+            raise WorkerLost(f"no worker process can be started: {os.strerror(error.errno or 0)}") from error
         self._running: dict[int, Ended] = {}
         self._idle: asyncio.Future[None] | None = None
 

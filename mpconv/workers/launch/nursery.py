@@ -26,6 +26,8 @@ REPORT = struct.Struct("=iii")
 """What the nursery says: one of these; the worker's pid, or errno; its exit code, -N when signal N ended it."""
 
 _LONGEST_ENDPOINT = 4096
+_COMMANDS = {signal.SIGINT, signal.SIGUSR1}
+"""Signals that are the command's business, also when all processes of the terminal, or of that name, get them."""
 _GRACE = 1.0
 """Seconds that workers may take to end once the command is gone."""
 
@@ -44,17 +46,18 @@ class Nursery:
 
 def fork(modules: list[str]) -> Nursery:
     """Start a nursery that imports these modules before it forks its first worker. One that cannot be imported is left
-    out: whoever needs it says so.
+    out: whoever needs it says so. Raises OSError.
     """
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     watched, lifeline = os.pipe()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _COMMANDS)
     try:
         pid = os.fork()
         if not pid:
 
             def nurse() -> None:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                for number in _COMMANDS:
+                    signal.signal(number, signal.SIG_IGN)
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 control.close()
                 os.close(lifeline)
@@ -81,6 +84,12 @@ def _be(life: Callable[[], None]) -> None:
         os._exit(code)
 
 
+def _be_called(name: str) -> None:
+    """In `top` and `pgrep`; the command's own name, inherited, would have `pkill` find its workers."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
+        comm.write(name)
+
+
 def _close_all_but(*kept: int) -> None:
     """Of what the command was started with, 0 to 2 stay."""
     for name in os.listdir("/proc/self/fd"):
@@ -102,6 +111,7 @@ class _Nurse:
 
     def serve(self, modules: list[str]) -> None:
         """Until the command is gone, and then until no worker is left."""
+        _be_called("copy-nursery")
         if sys.stdin is not None:
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
@@ -147,6 +157,7 @@ class _Nurse:
         self._report(STARTED, pid, 0)
 
     def _work(self, endpoint: str) -> None:
+        _be_called("copy-worker")
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._woken)
