@@ -92,10 +92,10 @@ def test_what_ends_a_worker_is_told(workers):
     async def main() -> dict[int, int | None]:
         ended: dict[int, int | None] = {}
         pids = workers.start(3, NOWHERE, ended.__setitem__)
-        os.kill(pids[0], signal.SIGSEGV)
+        os.kill(pids[0], signal.SIGKILL)
         os.kill(pids[1], signal.SIGTERM)
         await until(lambda: len(ended) == 2)
-        assert ended == {pids[0]: -signal.SIGSEGV, pids[1]: -signal.SIGTERM}
+        assert ended == {pids[0]: -signal.SIGKILL, pids[1]: -signal.SIGTERM}
         assert gone(pids[0]) and not gone(pids[2])
         await workers.stop(0)
         return ended
@@ -156,6 +156,7 @@ def test_a_killed_nursery_is_told_and_its_workers_are_killed(workers):
     async def main() -> None:
         ended: dict[int, int | None] = {}
         pids = workers.start(2, NOWHERE, ended.__setitem__)
+        await until(lambda: all(map(serving, pids)))
         os.kill(pids[0], signal.SIGSTOP)
         os.kill(workers._nursery.pid, signal.SIGKILL)
         await until(lambda: len(ended) == 2)
