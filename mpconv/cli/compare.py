@@ -87,7 +87,7 @@ def compare(
         trust=trust_of(allow_backing, allow_data_file),
     )
     try:
-        with Report(display, quiet=quiet, verbose=False) as report:
+        with local, Report(display, quiet=quiet, verbose=False) as report:
             verdict = run(job.compare((first, second), options, local, report), display, verbose=False)
     except MpconvError as error:
         codes = {"": _CANNOT_OPEN, "reading block status": _CANNOT_ASK}

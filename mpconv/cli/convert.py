@@ -161,6 +161,6 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         snapshot=options["snapshot"],
         trust=trust_of(options["allow_backing"], options["allow_data_file"]),
     )
-    with report:
+    with report, local:
         run(job.convert(from_places, to_place, chosen, local, report, report.warn), display, verbose=options["verbose"])
     return 0

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import signal
-import sys
-from multiprocessing import parent_process
 
 from mpconv.units import MiB
 from mpconv.workers.worker import Worker
@@ -24,15 +21,12 @@ def _keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
-def run(endpoint: str) -> None:
-    """Serve the coordinator at `endpoint`. Ctrl-C is the coordinator's business: it says Bye."""
+def run(endpoint: str, lifeline: int) -> None:
+    """Serve the coordinator at `endpoint`, until `lifeline`, a descriptor, is readable: then its process is gone.
+
+    Ctrl-C is the coordinator's business: it says Bye.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _keep_memory()
-    gc.freeze()
-    parent = parent_process()
-    sentinel = parent.sentinel if parent is not None else None
-    try:
-        asyncio.run(Worker(endpoint, sentinel).serve())
-    except KeyboardInterrupt:
-        sys.exit(1)
+    asyncio.run(Worker(endpoint, lifeline).serve())

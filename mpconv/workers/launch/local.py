@@ -1,32 +1,37 @@
-"""Worker processes on this host, forked by a server process that holds no sockets and no storage sessions.
-
-The server imports what the workers need once; a worker is then a fork of it, some milliseconds later. Its own
-parent's end (even by SIGKILL) closes a pipe that every worker watches.
-"""
+"""Worker processes on this host, forked by a nursery."""
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import sys
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import socket
 from collections.abc import Callable, Iterable
-from multiprocessing import forkserver
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 from mpconv import transports
 from mpconv.errors import WorkerLost
 from mpconv.job import Place
+from mpconv.workers.launch import nursery
 
 Ended = Callable[[int, int | None], None]
-"""Called with a worker's pid and exit code, -N when signal N ended it; None: the server that forks them is gone, so
-that nobody knows whether the worker still runs."""
+"""Called with a worker's pid and exit code, -N when signal N ended it; None: the nursery is gone, so that nobody knows
+how the worker ended, or when."""
 
-_NOBODY_KNOWS = 255
-"""multiprocessing's exit code for a process whose end the fork server did not live to tell."""
+_SHARED = ("mpconv.protocol.link", "mpconv.protocol.codec", "mpconv.formats.opening")
+"""What command and workers both need; they bring asyncio, msgspec and ZeroMQ, two thirds of the time. What only one of
+them needs is imported after the fork, side by side.
+"""
 
 
 class LocalWorkers:
-    """Starts, watches and ends worker processes."""
+    """Starts, watches and ends worker processes. To be made before the first thread, event loop, ZeroMQ context and
+    storage session, because the process is forked; and to be closed. Raises WorkerLost when it cannot be forked.
+    """
 
     @classmethod
     def preloading(
@@ -44,61 +49,90 @@ class LocalWorkers:
         return cls(sorted(wanted))
 
     def __init__(self, preload: list[str]) -> None:
-        self._context: Any = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["mpconv.workers.process", *preload])
-        self._processes: list[Any] = []
-        self._gone: asyncio.Future[None] | None = None
-        forkserver.ensure_running()
+        for module in _SHARED:
+            importlib.import_module(module)
+        gc.freeze()  # a collection would write to what the processes share, and so copy it
+        try:
+            self._nursery = nursery.fork(["mpconv.workers.process", *preload])
+        except OSError as error:
+            raise WorkerLost(f"no worker process can be started: {os.strerror(error.errno or 0)}") from error
+        self._running: dict[int, Ended] = {}
+        self._idle: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the nursery; workers that still run, as after an error nobody foresaw, end first."""
+        self._nursery.control.close()
+        os.close(self._nursery.lifeline)
+        if not self._running:
+            os.kill(self._nursery.pid, signal.SIGKILL)  # it may still import
+        os.waitpid(self._nursery.pid, 0)
 
     def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
         """Start `count` workers, beside those that run; their pids. `ended` is called when one of them is reaped.
-        Raises WorkerLost when one cannot be started, or dies before it is told what to do.
+        Raises WorkerLost when one cannot be started.
         """
-        from mpconv.workers import process  # noqa: PLC0415  (the server is to start before all that is imported here)
+        asyncio.get_running_loop().add_reader(self._nursery.control, self._hear)
+        return [self._start(endpoint, ended) for _ in range(count)]
 
-        started: list[Any] = []
-        main = sys.modules["__main__"]
-        file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
+    def _start(self, endpoint: str, ended: Ended) -> int:
+        why = "the process that starts them has ended"
+        with contextlib.suppress(ConnectionError):
+            self._nursery.control.send(endpoint.encode())
+            while report := self._nursery.control.recv(nursery.REPORT.size):
+                what, who, code = nursery.REPORT.unpack(report)
+                if what == nursery.STARTED:
+                    self._running[who] = ended
+                    return int(who)
+                if what == nursery.NOT_STARTED:
+                    why = os.strerror(who)
+                    break
+                asyncio.get_running_loop().call_soon(self._over, who, code)
+        raise WorkerLost(f"a worker process could not be started: {why}")
+
+    def _hear(self) -> None:
         try:
-            main.__dict__.pop("__file__", None)
-            main.__spec__ = None
-            for _ in range(count):
-                worker = self._context.Process(target=process.run, args=(endpoint,), daemon=True)
-                try:
-                    worker.start()
-                except (OSError, EOFError) as error:
-                    raise WorkerLost(f"a worker process could not be started: {error}") from error
-                started.append(worker)
-                self._watch(worker, ended)
-        finally:
-            if file is not None:
-                main.__file__ = file
-            main.__spec__ = spec
-        return [worker.pid for worker in started]
+            report = self._nursery.control.recv(nursery.REPORT.size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            report = b""
+        if report:
+            _, pid, code = nursery.REPORT.unpack(report)
+            self._over(pid, code)
+            return
+        asyncio.get_running_loop().remove_reader(self._nursery.control)
+        for pid in self._running:
+            _kill(pid)
+        for pid in list(self._running):
+            self._over(pid, None)
 
-    def _watch(self, worker: Any, ended: Ended) -> None:
-        loop = asyncio.get_running_loop()
-
-        def gone() -> None:
-            loop.remove_reader(worker.sentinel)
-            worker.join()
-            self._processes.remove(worker)
-            if not self._processes and self._gone is not None and not self._gone.done():
-                self._gone.set_result(None)
-            ended(worker.pid, None if worker.exitcode == _NOBODY_KNOWS else worker.exitcode)
-
-        self._processes.append(worker)
-        loop.add_reader(worker.sentinel, gone)
+    def _over(self, pid: int, code: int | None) -> None:
+        ended = self._running.pop(pid)
+        if not self._running and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        ended(pid, code)
 
     async def stop(self, grace: float) -> None:
         """Wait `grace` seconds for the workers to end, then kill them. None is left afterwards."""
         loop = asyncio.get_running_loop()
-        if self._processes:
-            self._gone = loop.create_future()
-            await asyncio.wait([self._gone], timeout=grace)
-        for worker in self._processes:
-            loop.remove_reader(worker.sentinel)
-            if worker.is_alive():
-                worker.kill()
-            worker.join()
-        self._processes.clear()
+        if self._running:
+            self._idle = loop.create_future()
+            await asyncio.wait([self._idle], timeout=grace)
+            for pid in self._running:
+                _kill(pid)
+            if self._running:
+                await self._idle
+        loop.remove_reader(self._nursery.control)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
