@@ -60,7 +60,7 @@ def merged(extents: Iterable[Extent]) -> Iterator[Extent]:
 class WholeBlocks:
     """Moves the boundaries of extents, which come in ascending order without gaps, to multiples of `block`.
 
-    A block that is data in part is data; the last one ends with the disk, at `size`.
+    A block of several kinds is data; the last one ends with the disk, at `size`.
     """
 
     def __init__(self, block: int, size: int) -> None:
@@ -92,9 +92,8 @@ class WholeBlocks:
         self._kinds.clear()
 
     def _mixed(self) -> Kind:
-        if Kind.DATA in self._kinds:
-            return Kind.DATA
-        return next(iter(self._kinds)) if len(self._kinds) == 1 else Kind.ZERO
+        """Zeros beside what is left to a backing file are neither: the block is read."""
+        return next(iter(self._kinds)) if len(self._kinds) == 1 else Kind.DATA
 
 
 class Ranges:
