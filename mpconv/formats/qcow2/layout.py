@@ -167,12 +167,17 @@ class Layout:
         return (ALL_SUBCLUSTERS & ~bitmap) << SUBCLUSTERS
 
     def _set_zero(self, cluster: int) -> None:
-        if not self._covered(cluster) or self.preallocated:
+        if not self._covered(cluster):
             return
         if self.words == 2:
-            self._set(cluster, 0, ALL_SUBCLUSTERS << SUBCLUSTERS)
-        else:
+            self._set(cluster, self._reserved_entry(cluster), ALL_SUBCLUSTERS << SUBCLUSTERS)
+        elif not self.preallocated:
             self._set(cluster, ZERO, 0)
+
+    def _reserved_entry(self, cluster: int) -> int:
+        """What a cluster without data has: its room, when that is taken up beforehand."""
+        number, index = divmod(cluster, self.per_table)
+        return self._table(number)[index * self.words] if self.preallocated else 0
 
     def _set(self, cluster: int, entry: int, bitmap: int) -> None:
         number, index = divmod(cluster, self.per_table)

@@ -170,3 +170,16 @@ def test_counts_are_packed_from_the_low_bits_up(order, counts, first):
         assert found == count
     assert list(unpacked(block, order))[: len(counts)] == counts
     assert not_zero(block, order, min(first, per_block)) == sum(counts[:first])
+
+
+def test_zeros_over_a_backing_file_in_a_preallocated_image_keep_their_room():
+    made = Qcow2Options(extended_l2=True, preallocation="metadata", backing_file="b", backing_fmt="raw")
+    whole = made.cluster_size
+    layout = Layout(4 * whole, made, backing_size=3 * whole)
+    before = list(layout.tables[0][:8])
+    layout.passed(Extent(whole, whole, Kind.ZERO))
+    layout.passed(Extent(2 * whole, whole, Kind.UNALLOCATED))
+    layout.passed(Extent(3 * whole, whole, Kind.ZERO))
+    every_part = (1 << 32) - 1
+    assert list(layout.tables[0][:8]) == [*before[:2], before[2], every_part << 32, *before[4:]]
+    assert list(layout.references[1:5]) == [1, 1, 1, 1]
