@@ -63,6 +63,6 @@ def main() -> int:
     except MpconvError as error:
         print(f"mpconv: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("mpconv: interrupted", file=sys.stderr)
         return 1

@@ -72,7 +72,7 @@ def compare(
 
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415  (as in convert)
 
-    local = LocalWorkers.preloading([first, second])
+    local = click.get_current_context().with_resource(LocalWorkers.preloading([first, second]))
 
     from mpconv import compare as job  # noqa: PLC0415
     from mpconv.cli.reporting import Report, run  # noqa: PLC0415
@@ -87,7 +87,7 @@ def compare(
         trust=trust_of(allow_backing, allow_data_file),
     )
     try:
-        with local, Report(display, quiet=quiet, verbose=False) as report:
+        with Report(display, quiet=quiet, verbose=False) as report:
             verdict = run(job.compare((first, second), options, local, report), display, verbose=False)
     except MpconvError as error:
         codes = {"": _CANNOT_OPEN, "reading block status": _CANNOT_ASK}

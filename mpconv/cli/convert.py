@@ -115,7 +115,7 @@ def _target(name: str, options: dict[str, Any], *, direct: bool) -> tuple[Place,
 
 
 def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
-    # Imported here: --help does without, and the fork server imports its part while we import ours.
+    # Imported here: --help does without, and the nursery imports its part while we import ours.
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     target_cache = CACHE_MODES.get(options["target_cache"], CACHE_MODES["writeback"])
@@ -124,7 +124,8 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     )
     to_place, unusable = _target(target, options, direct=target_cache.direct)
     made = created_as(options, from_places, target, to_place.format)
-    local = LocalWorkers.preloading(from_places, to_place, compressing=options["compress"])
+    workers = LocalWorkers.preloading(from_places, to_place, compressing=options["compress"])
+    local = click.get_current_context().with_resource(workers)
 
     from mpconv import convert as job  # noqa: PLC0415
     from mpconv.cli.reporting import Report, run  # noqa: PLC0415
@@ -161,6 +162,6 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         snapshot=options["snapshot"],
         trust=trust_of(options["allow_backing"], options["allow_data_file"]),
     )
-    with report, local:
+    with report:
         run(job.convert(from_places, to_place, chosen, local, report, report.warn), display, verbose=options["verbose"])
     return 0
