@@ -115,7 +115,7 @@ class ClusterCopier(Copier):
         looks = self.job.sparse_size and not self.clusters.stores_zeros
         for at in range(0, len(view), size):
             cluster = view[at : at + size]
-            if looks and is_zero(cluster):
+            if looks and not cluster[0] and is_zero(cluster):
                 needs.append(0)
                 parts.append(0)
                 zeros += min(size, length - at)
