@@ -76,15 +76,11 @@ class ExistingLayout(Layout):
 
     def _plain(self, cluster: int) -> int:
         entry = self.entry(cluster)
-        host = entry & entries.OFFSET
-        if (
-            not host
-            or entry & entries.COMPRESSED
-            or cluster == self.kept
-            or self.before[host >> self.cluster_bits] != 1
-        ):
-            return self.take_one()
-        return host
+        usable = not entry & entries.COMPRESSED and cluster != self.kept
+        number = (entry & entries.OFFSET) >> self.cluster_bits if usable else 0
+        # Of a cluster that came during this copy, for a worker that died, `before` knows nothing, or that it was free.
+        alone = 0 < number < len(self.before) and self.before[number] == 1
+        return number << self.cluster_bits if alone else self.take_one()
 
     def _covered(self, cluster: int) -> bool:
         return self._marks_zeros
