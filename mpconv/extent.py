@@ -151,3 +151,10 @@ class Ranges:
         """Whether all bytes from `start` up to `end` are in the set."""
         index = bisect_right(self._starts, start) - 1
         return index >= 0 and self._ends[index] >= end
+
+    def within(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """What of the set lies from `start` up to `end`, ascending, cut to it."""
+        index = bisect_right(self._ends, start)
+        while index < len(self._starts) and self._starts[index] < end:
+            yield max(start, self._starts[index]), min(end, self._ends[index])
+            index += 1

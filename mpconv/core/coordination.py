@@ -4,140 +4,47 @@ The shell feeds events (from links, clocks and processes) and runs the actions i
 happen in here. Workers ask for leases; extents that need no write (zeros on a target that reads as zeros) are
 counted at once and never leased. The job finishes when every byte is written and every worker that wrote has
 flushed its own connection. It never finishes with a lease in doubt. No event costs more than the open leases do,
-however large the disk is; only to lose a dead worker's writes costs what they are.
+however large the disk is; only to lose a worker's writes costs what they are, and to make them durable.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from mpconv.core.cursor import Cursor
+from mpconv.core.events import (
+    Action,
+    AskFlush,
+    Durable,
+    Event,
+    Finish,
+    Flushed,
+    GiveToken,
+    Grant,
+    LeaseDone,
+    LeaseWanted,
+    LostContact,
+    Passed,
+    Restarted,
+    SignOfLife,
+    StatusFound,
+    Stop,
+    Stopped,
+    Tick,
+    TokenWanted,
+    WorkerDead,
+)
 from mpconv.core.flushes import FlushBook
 from mpconv.core.leases import Lease, LeaseBook, LeaseState
 from mpconv.core.rate import Rate
 from mpconv.core.sequence import Order, WriteSequence
 from mpconv.errors import ProtocolError
-from mpconv.extent import Extent, Kind
+from mpconv.extent import Extent, Kind, Ranges
 from mpconv.units import SECTOR, GiB, MiB, align_down, align_up
 
 LEASE_SECONDS = 30.0
 ZERO_LEASE = GiB
-
-
-# --- events ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StatusFound:
-    """Block status: the next extents of the source, in order."""
-
-    extents: tuple[Extent, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseWanted:
-    """The worker can take one more lease. What a dead worker wants is passed over."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class TokenWanted:
-    """The worker has read the lease and waits for its turn to write."""
-
-    worker: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseDone:
-    """The lease is written; `zeros` of its bytes were zero. IllegalTransition when it holds no token."""
-
-    worker: str
-    epoch: int
-    zeros: int
-
-
-@dataclass(frozen=True, slots=True)
-class SignOfLife:
-    """A heartbeat: renews the worker's open leases and its flush."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Flushed:
-    """Everything the worker had reported done when it was asked to flush is durable."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerDead:
-    """The worker is reaped or fenced: none of its writes can land any more. Its name never comes back."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = StatusFound | LeaseWanted | TokenWanted | LeaseDone | SignOfLife | Flushed | WorkerDead | Tick
-
-
-# --- actions --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Send the lease to its worker; with `token` it may write at once."""
-
-    worker: str
-    epoch: int
-    extent: Extent
-    token: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GiveToken:
-    """The worker may write this lease now."""
-
-    worker: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """Nobody writes this extent: the target reads as zeros there, or leaves it to its backing file."""
-
-    extent: Extent
-
-
-@dataclass(frozen=True, slots=True)
-class AskFlush:
-    """The worker makes durable what it wrote."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class LostContact:
-    """The worker let a lease expire, or its flush; find out whether it is dead. `in_doubt`: it may still write."""
-
-    worker: str
-    in_doubt: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Every byte is written and flushed."""
-
-
-Action = Grant | GiveToken | Passed | AskFlush | LostContact | Finish
 
 
 class CoordinatorState:
@@ -146,7 +53,8 @@ class CoordinatorState:
     `durable`: what is written counts only when its worker has flushed; otherwise as soon as it is written.
     `writes_zeros`: zeros are written as data is. `leaves_unallocated`: what the source leaves to its backing file is
     left to the target's. `rate`: bytes written per second at most, 0 for no limit. `seams`: where one source image ends
-    and the next begins.
+    and the next begins. `done`: what an earlier run made durable, `zeros_done` bytes of it zero. `checkpoint_seconds`:
+    how often whoever wrote is asked to flush before the end; 0 for never.
     `wake_at`: when a Tick is wanted, since the rate holds the next lease back; None: no need.
     `lease_size` and `buffer_size` in bytes, `lease_seconds` and every `now` in seconds of one clock.
     """
@@ -162,6 +70,9 @@ class CoordinatorState:
         leaves_unallocated: bool = False,
         rate: int = 0,
         seams: Collection[int] = (),
+        done: Ranges | None = None,
+        zeros_done: int = 0,
+        checkpoint_seconds: float = 0,
         workers: int = 1,
         lease_size: int = 16 * MiB,
         buffer_size: int = 2 * MiB,
@@ -181,10 +92,14 @@ class CoordinatorState:
         self.leases = LeaseBook(lease_seconds)
         self.flushes = FlushBook(lease_seconds)
         self.sequence = WriteSequence(order)
-        self.bytes_done = 0
-        self.bytes_zero = 0
+        self.before = done or Ranges()
+        self.bytes_done = sum(end - start for start, end in self.before)
+        self.bytes_zero = zeros_done
+        self.checkpoint_seconds = checkpoint_seconds if durable else 0
         self.stale = 0
+        self.stopping = False
         self.finished = False
+        self._checkpoint_at: float | None = None
         self._wanting: deque[str] = deque()
         self._dead: set[str] = set()
         self._seen_watermark = 0
@@ -212,13 +127,21 @@ class CoordinatorState:
                 self.flushes.renew(worker, now)
             case StatusFound(extents):
                 for extent in extents:
-                    self.cursor.feed(extent)
+                    self._feed(extent)
             case Flushed(worker):
-                self.flushes.flushed(worker)
+                batch = self.flushes.flushed(worker)
+                if batch is not None:
+                    actions.append(Durable(tuple(batch.extents()), batch.zeros))
             case WorkerDead(worker):
                 self._lose(worker, now)
+                self._dead.add(worker)
+            case Restarted(worker):
+                self._lose(worker, now)
+            case Stop():
+                self._stop(now)
             case Tick():
                 actions += self._expire(now)
+                actions += self._checkpoint(now)
         self._grant(actions, now)
         self._give_token(actions, now)
         self._finish(actions, now)
@@ -252,7 +175,34 @@ class CoordinatorState:
             for extent in batch.extents():
                 self.cursor.give_back(extent)
         self._wanting = deque(name for name in self._wanting if name != worker)
-        self._dead.add(worker)
+
+    def _feed(self, extent: Extent) -> None:
+        """What an earlier run finished is passed over; its bytes were counted from the beginning."""
+        at = extent.start
+        for start, end in self.before.within(extent.start, extent.end):
+            if at < start:
+                self.cursor.feed(Extent(at, start - at, extent.kind))
+            self.cursor.skip(end)
+            self.sequence.written(Extent(start, end - start))
+            at = end
+        if at < extent.end:
+            self.cursor.feed(Extent(at, extent.end - at, extent.kind))
+
+    def _stop(self, now: float) -> None:
+        """Who waits for its turn would wait for bytes that nobody writes any more."""
+        self.stopping = True
+        for lease in [lease for lease in self.leases.live.values() if lease.state is LeaseState.LEASED]:
+            self._take_back(lease, now)
+
+    def _checkpoint(self, now: float) -> list[Action]:
+        if not self.checkpoint_seconds:
+            return []
+        if self._checkpoint_at is None:
+            self._checkpoint_at = now + self.checkpoint_seconds
+        if now < self._checkpoint_at:
+            return []
+        self._checkpoint_at = now + self.checkpoint_seconds
+        return [AskFlush(worker) for worker in self.flushes.ask(now)]
 
     def _take_back(self, lease: Lease, now: float) -> None:
         self.sequence.release(lease.epoch)
@@ -291,6 +241,8 @@ class CoordinatorState:
         return max(self.buffer_size, min(self.lease_size, share))
 
     def _grant(self, actions: list[Action], now: float) -> None:
+        if self.stopping:
+            return
         while (upcoming := self.cursor.peek()) is not None:
             skipped = self._skips(upcoming)
             if not skipped and (not self._wanting or self._too_soon(upcoming, now)):
@@ -327,12 +279,12 @@ class CoordinatorState:
             actions.append(GiveToken(lease.worker, epoch))
 
     def _finish(self, actions: list[Action], now: float) -> None:
-        if self.leases.live or not self.cursor.exhausted:
+        if self.leases.live or not (self.stopping or self.cursor.exhausted):
             return
         actions += [AskFlush(worker) for worker in self.flushes.ask(now)]
         if self.flushes.all_durable:
             self.finished = True
-            actions.append(Finish())
+            actions.append(Finish() if self.cursor.exhausted else Stopped())
 
     def check_invariants(self) -> None:
         """Every byte is in exactly one place; raises AssertionError otherwise. Tests call it after every event.
@@ -352,13 +304,15 @@ class CoordinatorState:
             assert self.sequence.was_written(at, start), f"bytes {at} to {start} are nowhere and not written"
             settled += start - at
             at = start if extent is None else extent.end
-        assert self.bytes_done == settled + unflushed_bytes
+        later = sum(end - start for start, end in self.before.within(self.cursor.fed, self.size))
+        assert self.bytes_done == settled + unflushed_bytes + later
         assert 0 <= self.bytes_zero <= self.bytes_done
         for extent in unflushed:
             assert self.sequence.was_written(extent.start, extent.end), f"{extent} is done and not written"
         self._check_order()
         if self.finished:
-            assert self.bytes_done == self.size == settled and not self.leases.live
+            assert not self.leases.live and not unflushed
+            assert self.stopping or self.bytes_done == self.size == settled
 
     def _check_order(self) -> None:
         """The watermark never moves back. Ascending, tokens are given one at a time and never above it."""

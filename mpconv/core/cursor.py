@@ -28,10 +28,20 @@ class Cursor:
         if extent.start != self.fed or extent.end > self.size:
             raise ValueError(f"extent {extent} fed where byte {self.fed} of {self.size} was due")
         self.fed = extent.end
-        if self._ahead and self._ahead[-1].kind is extent.kind and extent.start not in self._seams:
+        if self._continues(extent):
             before = self._ahead.pop()
             extent = Extent(before.start, before.length + extent.length, extent.kind)
         self._ahead.append(extent)
+
+    def _continues(self, extent: Extent) -> bool:
+        if not self._ahead or extent.start in self._seams:
+            return False
+        before = self._ahead[-1]
+        return before.kind is extent.kind and before.end == extent.start
+
+    def skip(self, to: int) -> None:
+        """Nothing up to byte `to` is left to do."""
+        self.fed = to
 
     def give_back(self, extent: Extent) -> None:
         """An extent whose lease ended without being done, or whose bytes were lost again."""

@@ -66,12 +66,15 @@ class FlushBook:
             self._flushing[worker] = _Flush(self._unasked.pop(worker), now + self.duration)
         return asked
 
-    def flushed(self, worker: str) -> None:
-        """The worker's flush is done: what it covers is durable. Changes nothing when none was asked for."""
-        self._flushing.pop(worker, None)
+    def flushed(self, worker: str) -> Batch | None:
+        """The worker's flush is done: what it covers, which is durable now. None, and no change, when none was asked
+        for.
+        """
+        flush = self._flushing.pop(worker, None)
+        return flush.covers if flush is not None else None
 
     def lose(self, worker: str) -> list[Batch]:
-        """The worker is dead: what it wrote and did not make durable."""
+        """The worker is dead or begins anew: what it wrote and did not make durable."""
         flush = self._flushing.pop(worker, None)
         unasked = self._unasked.pop(worker, None)
         return [batch for batch in (flush.covers if flush else None, unasked) if batch is not None]

@@ -21,7 +21,7 @@ def test_out_of_order_the_lease_carries_its_token():
     machine = state(MiB)
     assert machine.handle(c.LeaseWanted("a"), 0) == [c.Grant("a", 1, Extent(0, MiB), True)]
     assert machine.handle(c.LeaseDone("a", 1, 0), 1) == [c.AskFlush("a")]
-    assert machine.handle(c.Flushed("a"), 2) == [c.Finish()]
+    assert machine.handle(c.Flushed("a"), 2) == [c.Durable((Extent(0, MiB),), 0), c.Finish()]
     machine.check_invariants()
 
 
@@ -70,7 +70,7 @@ def test_a_dead_worker_s_flush_is_not_waited_for():
     assert machine.handle(c.WorkerDead("a"), 2) == []
     assert machine.handle(c.LeaseWanted("b"), 3) == [c.Grant("b", 2, Extent(0, MiB), True)]
     assert machine.handle(c.LeaseDone("b", 2, 0), 4) == [c.AskFlush("b")]
-    assert machine.handle(c.Flushed("b"), 5) == [c.Finish()]
+    assert machine.handle(c.Flushed("b"), 5) == [c.Durable((Extent(0, MiB),), 0), c.Finish()]
 
 
 @pytest.mark.parametrize("order", Order)
@@ -104,7 +104,7 @@ def test_what_is_left_to_the_backing_file_is_passed_and_other_zeros_are_written(
     assert machine.handle(c.LeaseWanted("a"), 1) == granted
     assert machine.handle(c.TokenWanted("a", 1), 2) == ([] if free else [c.GiveToken("a", 1)])
     assert machine.handle(c.LeaseDone("a", 1, MiB), 3) == [c.AskFlush("a")]
-    assert machine.handle(c.Flushed("a"), 4) == [c.Finish()]
+    assert machine.handle(c.Flushed("a"), 4) == [c.Durable((extents[1],), MiB), c.Finish()]
     machine.check_invariants()
 
 

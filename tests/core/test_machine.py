@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mpconv.core import coordination as c
 from mpconv.core.sequence import Order
 from mpconv.errors import ProtocolError
-from mpconv.extent import Extent, Kind
+from mpconv.extent import Extent, Kind, Ranges
 from mpconv.units import KiB
 
 picks = st.integers(0, 1 << 16)
@@ -44,6 +44,7 @@ class Worker:
     flush_begun: bool = False
     counted: list[tuple[int, int]] = field(default_factory=list)
     flushing: list[tuple[int, int]] = field(default_factory=list)
+    answered: list[tuple[int, int]] = field(default_factory=list)
 
 
 class CoordinatorMachine(RuleBasedStateMachine):
@@ -61,6 +62,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
         workers=st.integers(1, 4),
         lease_seconds=st.sampled_from([0.5, 10.0, 30.0]),
         prompt=st.booleans(),
+        checkpoints=st.booleans(),
+        before=st.lists(st.tuples(st.integers(0, 59), st.integers(1, 20)), max_size=3),
     )
     def start(
         self,
@@ -75,12 +78,18 @@ class CoordinatorMachine(RuleBasedStateMachine):
         workers,
         lease_seconds,
         prompt,
+        checkpoints,
+        before,
     ) -> None:
         self.prompt = prompt  # a flush begins as it is asked for, so that it covers no more than it must
         self.unit, self.units = unit, units
         self.order, self.durable = order, durable
         self.zero_initialised, self.leaves_unallocated = zero_initialised, leaves_unallocated
         self.lease_seconds = lease_seconds
+        self.before = {unit for start, count in before for unit in range(start, min(start + count, units))}
+        done = Ranges()
+        for number in self.before:
+            done.add(number * unit, (number + 1) * unit)
         self.state = c.CoordinatorState(
             units * unit,
             order=order,
@@ -91,6 +100,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
             lease_size=buffers * buffer_units * unit,
             buffer_size=buffer_units * unit,
             lease_seconds=lease_seconds,
+            checkpoint_seconds=lease_seconds / 4 if checkpoints else 0,
+            done=done,
+            zeros_done=len(self.before) * unit,
         )
         self.now = 1000.0
         self.kinds: list[Kind] = []
@@ -98,17 +110,18 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.dead: list[Worker] = []
         self.stale: list[tuple[Worker, int]] = []
         self.wanting: list[str] = []
-        self.ever_written: set[int] = set()
+        self.ever_written: set[int] = set(self.before)
+        self.recorded: set[int] = set(self.before)
         self.passed: set[int] = set()
         self.given: set[int] = set()
-        self.durable_units: set[int] = set()
+        self.durable_units: set[int] = set(self.before)
         self.settled: list[tuple[int, int]] = []
         self.last_epoch = 0
-        self.finished = False
+        self.finished = self.stopping = False
         self.sound = True
         for _ in range(workers):
             self.joins()
-        if not units:  # there is nothing to do, which the first event tells, whatever it is
+        if not units and not self.finished:  # there is nothing to do, which the first event tells, whatever it is
             self.ticks()
             assert self.finished
 
@@ -128,6 +141,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
         return range(extent.start // self.unit, extent.end // self.unit)
 
     def skipped(self, unit: int) -> bool:
+        """Whether nobody writes it: an earlier run did, or it need not be."""
+        return unit in self.before or self.passed_over(unit)
+
+    def passed_over(self, unit: int) -> bool:
         if unit >= len(self.kinds) or self.kinds[unit] is Kind.DATA:
             return False
         return self.zero_initialised or (self.leaves_unallocated and self.kinds[unit] is Kind.UNALLOCATED)
@@ -135,9 +152,17 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def send(self, event: c.Event) -> list[c.Action]:
         """The event goes in; what comes out is checked against the model and taken over by it."""
         self.sound = False
+        answered = [
+            pair
+            for worker in self.alive
+            if isinstance(event, c.Flushed) and worker.name == event.worker
+            for pair in worker.answered
+        ]
         actions = self.state.handle(event, self.now)
         for action in actions:
             match action:
+                case c.Durable(extents, zeros):
+                    self.made_durable(extents, zeros, answered)
                 case c.Passed(extent):
                     self.passes(extent)
                 case c.Grant(name, epoch, extent, token):
@@ -148,13 +173,16 @@ class CoordinatorMachine(RuleBasedStateMachine):
                     self.asked_to_flush(self.named(name))
                 case c.Finish():
                     self.check_finish()
+                case c.Stopped():
+                    self.check_stopped()
         self.sound = True
         return actions
 
     def passes(self, extent: Extent) -> None:
         units = set(self.within(extent))
         assert units.isdisjoint(self.passed), "told of once"
-        assert all(self.skipped(unit) and self.kinds[unit] is extent.kind for unit in units)
+        assert all(self.passed_over(unit) and self.kinds[unit] is extent.kind for unit in units)
+        assert units.isdisjoint(self.before)
         self.passed |= units
 
     def granted(self, worker: Worker, epoch: int, extent: Extent, token: bool) -> None:
@@ -197,6 +225,20 @@ class CoordinatorMachine(RuleBasedStateMachine):
         if self.prompt:
             self.begins_flush(worker)
 
+    def made_durable(self, extents: tuple[Extent, ...], zeros: int, answered: list[tuple[int, int]]) -> None:
+        units = [unit for extent in extents for unit in self.within(extent)]
+        assert set(units) <= self.durable_units, "told of as durable and not flushed"
+        assert (len(units) * self.unit, zeros) == (sum(x for x, _ in answered), sum(x for _, x in answered))
+        assert self.recorded.isdisjoint(units)
+        self.recorded.update(units)
+
+    def check_stopped(self) -> None:
+        assert self.stopping
+        self.finished = True
+        for worker in self.alive:
+            assert not worker.leases and not worker.doubtful and not worker.may_write
+            assert not self.durable or not (worker.counted or worker.flushing), "stopped before it was flushed"
+
     def check_finish(self) -> None:
         self.finished = True
         assert len(self.kinds) == self.units
@@ -204,9 +246,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
             assert not worker.leases and not worker.doubtful and not worker.may_write
         to_write = {unit for unit in range(self.units) if not self.skipped(unit)}
         assert to_write <= self.ever_written
-        assert self.passed == set(range(self.units)) - to_write
+        assert self.passed == set(range(self.units)) - to_write - self.before
         if self.durable:
             assert to_write <= self.durable_units, "a byte is not durable"
+            assert self.recorded == to_write | self.before
         counted = [pair for worker in self.alive for pair in worker.counted] + self.settled
         skipped = (self.units - len(to_write)) * self.unit
         assert sum(length for length, _ in counted) + skipped == self.state.bytes_done == self.state.size
@@ -243,7 +286,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def answers_flush(self, worker: Worker) -> None:
         worker.flush_deadline = None
         self.settled += worker.flushing
-        worker.flushing = []
+        worker.answered, worker.flushing = worker.flushing, []
         self.send(c.Flushed(worker.name))
 
     def lives(self, worker: Worker) -> None:
@@ -261,6 +304,17 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.wanting = [name for name in self.wanting if name != worker.name]
         self.joins()
         self.send(c.WorkerDead(worker.name))
+
+    def restarts(self, worker: Worker) -> None:
+        """It has closed its connections, so that nothing it sent there is under way; what it did not flush is lost."""
+        self.stale += [(worker, epoch) for epoch in [*worker.leases, *worker.doubtful]]
+        self.wanting = [name for name in self.wanting if name != worker.name]
+        for held in (worker.leases, worker.doubtful, worker.may_write):
+            held.clear()
+        worker.unflushed.clear()
+        worker.counted, worker.flushing = [], []
+        worker.flush_deadline = None
+        self.send(c.Restarted(worker.name))
 
     def feeds(self, runs: list[tuple[int, Kind]]) -> None:
         extents = []
@@ -398,6 +452,21 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def a_worker_dies(self, pick):
         self.dies(self.alive[pick % len(self.alive)])
 
+    @rule(pick=picks)
+    def a_worker_restarts(self, pick):
+        self.restarts(self.alive[pick % len(self.alive)])
+
+    @precondition(lambda self: not self.stopping and len(self.kinds) > self.units // 2)
+    @rule(chance=st.integers(0, 3))
+    def the_job_is_stopped(self, chance):
+        if chance or self.finished:
+            return
+        self.stopping = True
+        for worker, epoch in self.leases(token=False):
+            del worker.leases[epoch]
+            self.stale.append((worker, epoch))
+        self.send(c.Stop())
+
     @rule(share=st.sampled_from([0, 0.25, 0.5, 0.75, 1, 1.01, 20]), tick=st.booleans())
     def time_passes(self, share, tick):
         self.now += share * self.lease_seconds
@@ -412,7 +481,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
     @rule()
     def everything_is_written_and_no_flush_answered(self):
         self.feeds([(self.units, Kind.DATA)])
-        while not self.finished and not self.state.cursor.exhausted:
+        while not self.finished and not self.stopping and not self.state.cursor.exhausted:
             self.everybody_works(flush=False)
 
     # --- what always holds
@@ -451,7 +520,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_while_there_is_work(self):
-        assert self.finished or not self.wanting or self.state.cursor.peek() is None
+        assert self.finished or self.stopping or not self.wanting or self.state.cursor.peek() is None
 
     # --- and it always comes to an end
 
