@@ -6,6 +6,8 @@ the one line a user reads; it follows qemu-img's words where qemu-img has them.
 
 from __future__ import annotations
 
+import signal
+
 
 class MpconvError(Exception):
     """Base of every error that a user may see. `why` is a clause without a full stop."""
@@ -45,7 +47,11 @@ def _rebuild(kind: type[MpconvError], why: str, operation: str, image: str, offs
 
 
 class Interrupted(MpconvError):
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C or SIGTERM: the signal's number, and the exit code that shells give for it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.exit_code = 128 + number
 
 
 class Retryable(MpconvError):
