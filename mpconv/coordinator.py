@@ -24,8 +24,9 @@ from mpconv.extent import Extent, WholeBlocks
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.interruption import heard_by
-from mpconv.job import Clusters, Job
+from mpconv.job import Job
 from mpconv.observer import Observer
+from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
@@ -35,6 +36,8 @@ from mpconv.workers.launch.local import LocalWorkers
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.layout import Layout
 
+CHECKPOINT_SECONDS = 30.0
+"""So much is written again at most when a target is lost or a worker dies."""
 _TICK = 1.0
 _STATUS_AHEAD = 64 * GiB
 _EXTENTS_AHEAD = 16384
@@ -51,6 +54,7 @@ class Coordinator:
     """Runs one job with local workers.
 
     `rate`: bytes written per second at most, 0 for no limit. `block`: no two leases share a block of so many bytes.
+    `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class Coordinator:
         *,
         rate: int = 0,
         block: int = 1,
+        settle_seconds: float = 0,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
         layout: Layout | None = None,
     ) -> None:
         self._job = job
@@ -78,6 +84,8 @@ class Coordinator:
             writes_zeros=not job.sparse_size or job.clusters is not None,
             leaves_unallocated=job.clusters is not None,
             rate=rate,
+            settle_seconds=settle_seconds,
+            checkpoint_seconds=checkpoint_seconds,
             seams=[seam for seam in source.seams if seam % block == 0],
             workers=count,
             lease_size=job.lease_size,
@@ -87,9 +95,7 @@ class Coordinator:
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
         self._troubles: dict[str, float] = {}
-        self._layout = layout
-        self._needs: dict[int, messages.Ready] = {}
-        self._places: dict[int, list[int]] = {}
+        self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
         self._blocks = WholeBlocks(block, job.size) if block > 1 else None
         self._interrupted: Interrupted | None = None
         self.may_have_written = False
@@ -124,6 +130,8 @@ class Coordinator:
                     self._link.send(name.encode("latin-1"), encode(messages.Bye()))
                 await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
                 self._link.close()
+                if self._link.dropped:
+                    self._observer.said(f"{self._link.dropped} frames that are no messages were dropped")
                 context.term()
 
     @property
@@ -186,9 +194,8 @@ class Coordinator:
 
     def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
         self._handle(event)
-        for book in (self._needs, self._places):
-            for epoch in book.keys() - self._state.leases.live.keys():
-                del book[epoch]
+        if self._placing is not None:
+            self._placing.keep(self._state.leases.live.keys())
 
     async def _tick(self) -> None:
         while True:
@@ -246,7 +253,8 @@ class Coordinator:
 
     def _take(self, name: str, message: messages.FromWorker) -> None:
         job = self._job.id
-        if not self._crew.heard(name, self._loop.time()) and not isinstance(message, messages.Hello | messages.Failed):
+        heard = self._crew.heard(name, self._loop.time())
+        if not heard and not isinstance(message, messages.Hello | messages.Failed):
             return  # what a dead worker said still lay in the socket
         match message:
             case messages.Hello(version, pid):
@@ -276,7 +284,7 @@ class Coordinator:
                 self._trouble(text)
             case messages.Alive():
                 self._handle(events.SignOfLife(name))
-            case messages.Failed(_, why, operation, image, offset):
+            case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
                 self._fail(Fatal(why, operation=operation, image=image, offset=offset))
 
     def _hello(self, name: str, pid: int) -> None:
@@ -298,23 +306,20 @@ class Coordinator:
 
     def _ready(self, name: str, message: messages.Ready) -> None:
         lease = self._state.leases.current(message.epoch, name)
-        if self._layout is not None and lease is not None and message.epoch not in self._needs:
-            check_needs(message, lease.extent, self._job.clusters)
-            self._needs[message.epoch] = message
+        if self._placing is not None and lease is not None:
+            self._placing.ready(message, lease.extent)
         self._handle(events.TokenWanted(name, message.epoch))
 
     def _done(self, name: str, epoch: int, zeros: int) -> None:
         lease = self._state.leases.current(epoch, name)
         self._handle(events.LeaseDone(name, epoch, zeros))
-        if self._layout is not None and lease is not None and lease.state is LeaseState.DONE:
-            ready = self._needs.pop(epoch)
-            self._layout.wrote(lease.extent, ready.needs, self._places.pop(epoch), ready.parts)
+        if self._placing is not None and lease is not None and lease.state is LeaseState.DONE:
+            self._placing.done(epoch, lease.extent)
 
     def _token(self, name: str, epoch: int) -> None:
         places: list[int] = []
-        if self._layout is not None:
-            places = self._layout.place(self._state.leases.live[epoch].extent, self._needs[epoch].needs)
-            self._places[epoch] = places
+        if self._placing is not None:
+            places = self._placing.token(epoch, self._state.leases.live[epoch].extent)
         self._send(name, messages.Token(self._job.id, epoch, places))
 
     def _share(self, number: int) -> int:
@@ -338,8 +343,8 @@ class Coordinator:
                     self.may_have_written = True
                     self._token(name, epoch)
                 case events.Passed(extent):
-                    if self._layout is not None:
-                        self._layout.passed(extent)
+                    if self._placing is not None:
+                        self._placing.layout.passed(extent)
                 case events.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
                 case events.LostContact(name):
@@ -392,16 +397,6 @@ def _order(job: Job, count: int) -> Order:
     if not job.in_order:
         return Order.ASKED
     return Order.ASCENDING if count > 1 else Order.FOLLOWING
-
-
-def check_needs(ready: messages.Ready, extent: Extent, clusters: Clusters | None) -> None:
-    """ProtocolError unless the needs are those of the lease's clusters."""
-    size = clusters.size if clusters is not None else 1
-    count = -(-extent.length // size)
-    if len(ready.needs) != count or max(ready.needs) > size:
-        raise ProtocolError(f"the needs of lease {ready.epoch} are not those of {count} clusters of {size} bytes")
-    if clusters is not None and clusters.part < size and len(ready.parts) != count:
-        raise ProtocolError(f"the parts of lease {ready.epoch} are not those of {count} clusters")
 
 
 def _internal(error: Exception) -> Fatal:

@@ -32,8 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observer": set(),
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "placing": BOTTOM | {"protocol", "formats"},
     "coordinator": BOTTOM
-    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"},
+    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
+    | {"placing"},
     "convert": BOTTOM
     | {
         "options",
