@@ -1,4 +1,4 @@
-"""Where the clusters of each lease go, in a target whose format says where its bytes lie: the coordinator's book of it."""
+"""Where the clusters of each lease go in a target whose format says where its bytes lie: the coordinator's account."""
 
 from __future__ import annotations
 
