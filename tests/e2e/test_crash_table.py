@@ -1,4 +1,4 @@
-"""The crash table of PROTOCOL.md: a copy that is killed at each of its points, and what the same or the next run does."""
+"""The crash table of PROTOCOL.md: a copy killed at each of its points, and what the same run or the next one does."""
 
 from __future__ import annotations
 
@@ -47,10 +47,8 @@ def is_whole(source: Path, target: Path, form: str) -> bool:
     fmt = "raw" if form == "raw" else "qcow2"
     if fmt == "qcow2":
         subprocess.run(["qemu-img", "check", "-q", target], check=True)
-    return (
-        subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", "-F", fmt, source, target], check=False).returncode
-        == 0
-    )
+    compare = ["qemu-img", "compare", "-q", "-f", "raw", "-F", fmt, source, target]
+    return subprocess.run(compare, check=False).returncode == 0
 
 
 def test_the_table_has_a_row_for_each_point():
