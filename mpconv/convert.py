@@ -18,6 +18,7 @@ from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.target import Target, open_raw
+from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -63,10 +64,20 @@ async def _copy(
     trusting: bool,
 ) -> None:
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
-    how = How(locked=not options.shared, trusting=trusting, trust=options.trust, keeps_backing=backed)
+    tell = Sparingly(observer.warn)
+    how = How(
+        locked=not options.shared,
+        trusting=trusting,
+        trust=options.trust,
+        keeps_backing=backed,
+        retry=Retry(options.retry_for),
+        tell=tell,
+    )
     several = options.snapshot is not None and len(sources) > 1 and not options.snapshot.startswith("snapshot.")
     snapshot = None if several else options.snapshot
     wanted = [msgspec.structs.replace(sources[0], snapshot=snapshot), *sources[1:]]
+    if options.shared:
+        wanted = [msgspec.structs.replace(place, shared=True) for place in wanted]
     source, sources = await open_and_resolve(wanted, how)
     target: Target | None = None
     try:
@@ -74,27 +85,27 @@ async def _copy(
             raise UsageError("No support for concatenating multiple snapshot")
         if options.refusal is not None:
             raise UsageError(options.refusal)
-        target = await _open_target(source, place, options)
+        target = await _open_target(source, place, options, tell)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
-        await _run(sources, source, target, options, local, observer)
+        await _run(sources, source, target, options, local, observer, tell)
     finally:
         await source.close()
         if target is not None:
             await target.close()
 
 
-async def _open_target(source: Image, place: Place, options: Options) -> Target:
+async def _open_target(source: Image, place: Place, options: Options, tell: Tell) -> Target:
     target_format = await format_at(place) if options.probe_target else options.target_format
     if target_format != "qcow2":
         if options.compress:
             raise UsageError("Compression not supported for this file format")
-        return await open_raw(source, place, options)
+        return await open_raw(source, place, options, tell)
     from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
 
     if options.create and options.qcow2 is not None:
-        return await qcow2_target.make(source, place, options, options.qcow2)
-    return await qcow2_target.existing(source, place, options)
+        return await qcow2_target.make(source, place, options, options.qcow2, tell)
+    return await qcow2_target.existing(source, place, options, tell)
 
 
 async def _run(
@@ -104,6 +115,7 @@ async def _run(
     options: Options,
     local: LocalWorkers,
     observer: Observer,
+    tell: Tell,
 ) -> None:
     alone = options.in_order and target.written.ordered and not options.compress
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
@@ -130,9 +142,9 @@ async def _run(
         durable=options.cache.flushes,
         write_through=options.cache.through,
         salvage=options.salvage,
-        retry_for=options.retry_for,
         offload=options.offload and target.clusters is None,
         clusters=target.clusters,
+        retry_for=options.retry_for,
         buffer_size=buffer_size,
         lease_size=lease_size,
     )
@@ -143,6 +155,7 @@ async def _run(
         local,
         count,
         observer,
+        tell=tell,
         rate=options.rate,
         block=target.block,
         settle_seconds=0 if transports.is_local(target.place.url) else _SETTLE_SECONDS,
