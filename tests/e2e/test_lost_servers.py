@@ -140,8 +140,10 @@ def test_a_server_that_falls_silent_is_connected_to_anew(server, target_server, 
     assert identical(original, tmp_path / "b.raw")
 
 
-@pytest.mark.parametrize("scheme", ["nfs", "iscsi"])
-@pytest.mark.parametrize(("retry_for", "words"), [("0", "was lost"), ("2s", "(given up after 2 seconds)")])
+@pytest.mark.parametrize(
+    ("scheme", "retry_for", "words"),
+    [("nfs", "0", "was lost"), ("iscsi", "0", "was lost"), ("nfs", "2s", "(given up after 2 seconds)")],
+)
 def test_a_server_that_never_returns_ends_the_copy(server, target_server, relayed, tmp_path, scheme, retry_for, words):
     fill(server.path("gone.raw"), 32 * MiB)
     url = server.url("gone.raw") if scheme == "nfs" else lun(target_server, tmp_path / "lun.raw", 32 * MiB)
@@ -156,6 +158,16 @@ def test_a_server_that_never_returns_ends_the_copy(server, target_server, relaye
     assert re.match(r"mpconv: error while reading at byte \d+ of '" + re.escape(url), line), line
     assert words in line and "target is incomplete" in line
     assert retry_for != "0" or lines == [line]
+
+
+def test_a_slow_server_is_waited_for(server, relayed, tmp_path):
+    fill(server.path("slow.raw"), 8 * MiB)
+    url, [data, _] = relayed(server.url("slow.raw"))
+    data.slow(delay=0.001, rate=16 * MiB)
+    copy = Copy(url, tmp_path / "b.raw", "--workers", 1, env={"MPCONV_REQUEST_SECONDS": "5"})
+    assert copy.end() == (0, [])
+    assert not data.counts["cut"]
+    assert identical(server.path("slow.raw"), tmp_path / "b.raw")
 
 
 def shrink(path: Path) -> None:

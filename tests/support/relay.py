@@ -22,10 +22,13 @@ _RESET = struct.pack("ii", 1, 0)
 _PATIENCE = 60.0
 
 
-@dataclass
+Alter = Callable[[], Callable[[bytes], bytes]]
+
+
+@dataclass(frozen=True)
 class Way:
-    """What happens to bytes of one direction. `delay`: seconds that each lies in the relay; `rate`: bytes a second, 0
-    for no limit.
+    """One direction. `delay`: seconds that what was read at a time lies in the relay; `rate`: bytes a second, of each
+    connection; 0 for no limit.
     """
 
     delay: float = 0.0
@@ -53,15 +56,16 @@ class _Link:
 
 
 class Relay:
-    """Listens on `port` of 127.0.0.1 and passes on to a server.
+    """Listens on `port` of 127.0.0.1 and passes on to a server. `alter`: makes what changes a connection's replies.
 
     `counts`: "accepted", "refused", "cut" and "ended" connections, "bytes" of replies, and how often something was
     "held" by a stall.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, alter: Alter | None = None) -> None:
         self._server_at = (host, port)
-        self.up, self.down = Way(), Way()
+        self._alter = alter
+        self._up = self._down = Way()
         self.counts: Counter[str] = Counter()
         self._links: set[_Link] = set()
         self._stalled = False
@@ -141,6 +145,17 @@ class Relay:
 
         self._soon(release)
 
+    def slow(self, *, delay: float = 0.0, rate: float = 0.0, up: bool = False) -> None:
+        """From now on replies, or with `up` requests, take so many seconds longer, at so many bytes a second."""
+
+        def change() -> None:
+            if up:
+                self._up = Way(delay, rate)
+            else:
+                self._down = Way(delay, rate)
+
+        self._soon(change)
+
     def refuse(self) -> None:
         """Cut all connections, and refuse new ones until `accept`."""
         self._do(self._stop_listening())
@@ -196,8 +211,8 @@ class Relay:
         for stream in (writer, back):
             stream.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link.tasks = [
-            asyncio.ensure_future(self._pass(link, reader, back, self.up, replies=False)),
-            asyncio.ensure_future(self._pass(link, there, writer, self.down, replies=True)),
+            asyncio.ensure_future(self._pass(link, reader, back, replies=False)),
+            asyncio.ensure_future(self._pass(link, there, writer, replies=True)),
         ]
         await asyncio.wait(link.tasks)
         self._links.discard(link)
@@ -217,13 +232,16 @@ class Relay:
             self._cut_after += self._grows
 
     async def _pass(
-        self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: Way, *, replies: bool
+        self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool
     ) -> None:
+        alter = self._alter() if self._alter is not None and replies else bytes
         with contextlib.suppress(ConnectionError):
             while data := await source.read(_READ):
+                data = alter(data)
                 if not link.flowing.is_set():
                     self._count("held")
                     await link.flowing.wait()
+                way = self._down if replies else self._up
                 if way.delay or way.rate:
                     await asyncio.sleep(way.delay + (len(data) / way.rate if way.rate else 0))
                 left = self._left(link)
@@ -242,9 +260,9 @@ class Relay:
 
 
 @contextlib.contextmanager
-def relay(host: str, port: int) -> Iterator[Relay]:
+def relay(host: str, port: int, alter: Alter | None = None) -> Iterator[Relay]:
     """One that is closed at the end."""
-    made = Relay(host, port)
+    made = Relay(host, port, alter)
     try:
         yield made
     finally:

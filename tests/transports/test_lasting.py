@@ -214,6 +214,116 @@ def test_a_connection_made_again_ends_the_session_of_before(iscsi, luns, tmp_pat
     assert (connections, read[:4]) == ((1, b"next") if reinstated else (2, b"late"))
 
 
+class Refusals:
+    """The next `times` replies that are wanted say something else: those of all connections together. Nothing of a
+    reply is passed on before all of it has come.
+    """
+
+    def __init__(self, times: int, length: Callable[[bytearray], int], change: Callable[[bytearray], bool]) -> None:
+        self.times = times
+        self._length = length
+        self._change = change
+
+    def __call__(self) -> Callable[[bytes], bytes]:
+        waiting = bytearray()
+
+        def alter(data: bytes) -> bytes:
+            waiting.extend(data)
+            done = bytearray()
+            while len(waiting) >= 8 and len(waiting) >= (length := self._length(waiting)):
+                reply = waiting[:length]
+                del waiting[:length]
+                self.times -= self.times > 0 and self._change(reply)
+                done += reply
+            return bytes(done)
+
+        return alter
+
+
+def nfs_length(waiting: bytearray) -> int:
+    return 4 + (int.from_bytes(waiting[:4]) & 0x7FFFFFFF)
+
+
+def jukebox(reply: bytearray) -> bool:
+    """In place of what was read: NFS3ERR_JUKEBOX."""
+    if len(reply) < 4096:
+        return False
+    reply[28:32] = (10008).to_bytes(4)
+    return True
+
+
+def iscsi_length(waiting: bytearray) -> int:
+    return 48 + waiting[4] * 4 + -(-int.from_bytes(waiting[5:8]) // 4) * 4
+
+
+def says(status: int) -> Callable[[bytearray], bool]:
+    """In place of GOOD behind data that was read."""
+
+    def change(reply: bytearray) -> bool:
+        if reply[0] & 0x3F != 0x25 or not reply[1] & 1 or len(reply) < 512:
+            return False
+        reply[3] = status
+        return True
+
+    return change
+
+
+BUSY, RESERVED = 0x08, 0x18
+
+
+@pytest.mark.parametrize(
+    ("length", "change"),
+    [(nfs_length, jukebox), (iscsi_length, says(BUSY))],
+    ids=["JUKEBOX", "BUSY"],
+)
+@pytest.mark.parametrize(("times", "patience"), [(4, 20.0), (10**6, 1.0)])
+def test_what_a_server_puts_off_is_asked_again_on_the_same_connection(nfs, iscsi, lun, length, change, times, patience):
+    content = os.urandom(MiB)
+    refusals = Refusals(times, length, change)
+    if length is nfs_length:
+        path, port, url = nfs.path(f"busy-{times}.raw"), nfs.port, nfs.url(f"busy-{times}.raw")
+    else:
+        made = lun(MiB)
+        path, port, url = made.backing, iscsi.port, made.url
+    path.write_bytes(content)
+
+    async def run(url: str) -> bytes:
+        store = await transports.open_place(Place(url=url), Access.READ, retry=Retry(patience))
+        buffer = bytearray(MiB)
+        try:
+            await store.read_into(0, memoryview(buffer))
+        finally:
+            await store.close()
+        return bytes(buffer)
+
+    with relay("127.0.0.1", port, refusals) as between:
+        url = url.replace(f"nfsport={port}", f"nfsport={between.port}").replace(f":{port}/", f":{between.port}/")
+        if times > 5:
+            with pytest.raises(Gone, match=r"error while reading at byte 0 of '\S+: the .*, for 1.5 seconds"):
+                asyncio.run(run(url))
+        else:
+            assert asyncio.run(run(url)) == content
+            assert refusals.times == 0
+        assert between.counts["accepted"] <= 2 and not between.counts["cut"]
+
+
+def test_a_reservation_ends_it_at_once(iscsi, lun):
+    made = lun(MiB)
+
+    async def run(url: str) -> None:
+        store = await transports.open_place(Place(url=url), Access.READ, retry=PATIENT)
+        try:
+            await store.read_into(0, memoryview(bytearray(4096)))
+        finally:
+            await store.close()
+
+    refusals = Refusals(1, iscsi_length, says(RESERVED))
+    reserved = pytest.raises(Fatal, match="another initiator has reserved the LUN")
+    with relay("127.0.0.1", iscsi.port, refusals) as between, reserved as raised:
+        asyncio.run(run(made.url.replace(f":{iscsi.port}/", f":{between.port}/")))
+    assert raised.type is Fatal
+
+
 OPTIONS = Qcow2Options(cluster_size=4 * KiB)
 SIZE = 600 * KiB
 ANSWER = 150
