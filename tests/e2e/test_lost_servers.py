@@ -160,6 +160,18 @@ def test_a_server_that_never_returns_ends_the_copy(server, target_server, relaye
     assert retry_for != "0" or lines == [line]
 
 
+def test_salvage_is_for_bad_places_and_not_for_servers_that_are_gone(server, relayed, tmp_path):
+    fill(server.path("salvaged.raw"), 16 * MiB)
+    url, relays = relayed(server.url("salvaged.raw"))
+    copy = Copy(url, tmp_path / "b.raw", "-r", "16M", "--salvage", "--retry-for", "0")
+    relays[0].wait_for("bytes", 2 * MiB)
+    for each in relays:
+        each.refuse()
+    code, [line] = copy.end()
+    assert code == 1
+    assert "the connection to the server was lost" in line
+
+
 def test_a_slow_server_is_waited_for(server, relayed, tmp_path):
     fill(server.path("slow.raw"), 8 * MiB)
     url, [data, _] = relayed(server.url("slow.raw"))

@@ -1,4 +1,5 @@
-"""A TCP relay on loopback between a client and a real server, whose links fail on command.
+"""A TCP relay on loopback between a client and a real server, whose links fail on command, and which can change what is
+said: message by message, so that a server behaves as others do.
 
 It runs in a thread with an event loop of its own; every method may be called from anywhere. What a test waits for is an
 event, never a time: `wait_for` returns once so many connections were accepted, cut or bytes passed on.
@@ -22,7 +23,45 @@ _RESET = struct.pack("ii", 1, 0)
 _PATIENCE = 60.0
 
 
-Alter = Callable[[], Callable[[bytes], bytes]]
+def unchanged(message: bytearray) -> None:
+    """A change that is none."""
+
+
+def rpc_length(waiting: bytearray) -> int:
+    """Of an RPC message over TCP, in one fragment."""
+    return 4 + (int.from_bytes(waiting[:4]) & 0x7FFFFFFF)
+
+
+def iscsi_length(waiting: bytearray) -> int:
+    """Of an iSCSI PDU without digests."""
+    return 48 + waiting[4] * 4 + -(-int.from_bytes(waiting[5:8]) // 4) * 4
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is changed on the way. `length`: of the first message in what has come, of which its first 8 bytes tell.
+    Nothing of a message is passed on before all of it has come.
+    """
+
+    length: Callable[[bytearray], int]
+    request: Callable[[bytearray], object] = unchanged
+    reply: Callable[[bytearray], object] = unchanged
+
+    def of_one(self, *, replies: bool) -> Callable[[bytes], bytes]:
+        """For what one connection carries one way."""
+        waiting, change = bytearray(), self.reply if replies else self.request
+
+        def changed(data: bytes) -> bytes:
+            waiting.extend(data)
+            done = bytearray()
+            while len(waiting) >= 8 and len(waiting) >= (length := self.length(waiting)):
+                message = waiting[:length]
+                del waiting[:length]
+                change(message)
+                done += message
+            return bytes(done)
+
+        return changed
 
 
 @dataclass(frozen=True)
@@ -56,15 +95,15 @@ class _Link:
 
 
 class Relay:
-    """Listens on `port` of 127.0.0.1 and passes on to a server. `alter`: makes what changes a connection's replies.
+    """Listens on `port` of 127.0.0.1 and passes on to a server.
 
     `counts`: "accepted", "refused", "cut" and "ended" connections, "bytes" of replies, and how often something was
     "held" by a stall.
     """
 
-    def __init__(self, host: str, port: int, alter: Alter | None = None) -> None:
+    def __init__(self, host: str, port: int, changes: Changes | None = None) -> None:
         self._server_at = (host, port)
-        self._alter = alter
+        self._changes = changes
         self._up = self._down = Way()
         self.counts: Counter[str] = Counter()
         self._links: set[_Link] = set()
@@ -72,7 +111,6 @@ class Relay:
         self._cuts_left, self._cut_after = 0, 0
         self._grows = 0
         self._cut_at: int | None = None
-        self._refuses = False
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._listener: asyncio.Server | None = None
@@ -234,10 +272,10 @@ class Relay:
     async def _pass(
         self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool
     ) -> None:
-        alter = self._alter() if self._alter is not None and replies else bytes
+        changed = self._changes.of_one(replies=replies) if self._changes is not None else bytes
         with contextlib.suppress(ConnectionError):
             while data := await source.read(_READ):
-                data = alter(data)
+                data = changed(data)
                 if not link.flowing.is_set():
                     self._count("held")
                     await link.flowing.wait()
@@ -260,9 +298,9 @@ class Relay:
 
 
 @contextlib.contextmanager
-def relay(host: str, port: int, alter: Alter | None = None) -> Iterator[Relay]:
+def relay(host: str, port: int, changes: Changes | None = None) -> Iterator[Relay]:
     """One that is closed at the end."""
-    made = Relay(host, port, alter)
+    made = Relay(host, port, changes)
     try:
         yield made
     finally:

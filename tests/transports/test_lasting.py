@@ -26,7 +26,7 @@ from mpconv.transports.base import Access, Opening, Transport
 from mpconv.transports.lasting import Lasting
 from mpconv.transports.memory import MemoryTransport
 from mpconv.transports.retrying import AT_ONCE, Retry, silently
-from tests.support.relay import Relay, relay
+from tests.support.relay import Changes, Relay, iscsi_length, relay, rpc_length
 from tests.support.servers import IscsiServer, NfsServer
 
 KiB, MiB = 1 << 10, 1 << 20
@@ -215,33 +215,14 @@ def test_a_connection_made_again_ends_the_session_of_before(iscsi, luns, tmp_pat
 
 
 class Refusals:
-    """The next `times` replies that are wanted say something else: those of all connections together. Nothing of a
-    reply is passed on before all of it has come.
-    """
+    """The next `times` replies that are wanted say something else: those of all connections together."""
 
-    def __init__(self, times: int, length: Callable[[bytearray], int], change: Callable[[bytearray], bool]) -> None:
+    def __init__(self, times: int, change: Callable[[bytearray], bool]) -> None:
         self.times = times
-        self._length = length
         self._change = change
 
-    def __call__(self) -> Callable[[bytes], bytes]:
-        waiting = bytearray()
-
-        def alter(data: bytes) -> bytes:
-            waiting.extend(data)
-            done = bytearray()
-            while len(waiting) >= 8 and len(waiting) >= (length := self._length(waiting)):
-                reply = waiting[:length]
-                del waiting[:length]
-                self.times -= self.times > 0 and self._change(reply)
-                done += reply
-            return bytes(done)
-
-        return alter
-
-
-def nfs_length(waiting: bytearray) -> int:
-    return 4 + (int.from_bytes(waiting[:4]) & 0x7FFFFFFF)
+    def __call__(self, reply: bytearray) -> None:
+        self.times -= self.times > 0 and self._change(reply)
 
 
 def jukebox(reply: bytearray) -> bool:
@@ -250,10 +231,6 @@ def jukebox(reply: bytearray) -> bool:
         return False
     reply[28:32] = (10008).to_bytes(4)
     return True
-
-
-def iscsi_length(waiting: bytearray) -> int:
-    return 48 + waiting[4] * 4 + -(-int.from_bytes(waiting[5:8]) // 4) * 4
 
 
 def says(status: int) -> Callable[[bytearray], bool]:
@@ -273,14 +250,14 @@ BUSY, RESERVED = 0x08, 0x18
 
 @pytest.mark.parametrize(
     ("length", "change"),
-    [(nfs_length, jukebox), (iscsi_length, says(BUSY))],
+    [(rpc_length, jukebox), (iscsi_length, says(BUSY))],
     ids=["JUKEBOX", "BUSY"],
 )
 @pytest.mark.parametrize(("times", "patience"), [(4, 20.0), (10**6, 1.0)])
 def test_what_a_server_puts_off_is_asked_again_on_the_same_connection(nfs, iscsi, lun, length, change, times, patience):
     content = os.urandom(MiB)
-    refusals = Refusals(times, length, change)
-    if length is nfs_length:
+    refusals = Refusals(times, change)
+    if length is rpc_length:
         path, port, url = nfs.path(f"busy-{times}.raw"), nfs.port, nfs.url(f"busy-{times}.raw")
     else:
         made = lun(MiB)
@@ -296,7 +273,7 @@ def test_what_a_server_puts_off_is_asked_again_on_the_same_connection(nfs, iscsi
             await store.close()
         return bytes(buffer)
 
-    with relay("127.0.0.1", port, refusals) as between:
+    with relay("127.0.0.1", port, Changes(length, reply=refusals)) as between:
         url = url.replace(f"nfsport={port}", f"nfsport={between.port}").replace(f":{port}/", f":{between.port}/")
         if times > 5:
             with pytest.raises(Gone, match=r"error while reading at byte 0 of '\S+: the .*, for 1.5 seconds"):
@@ -317,9 +294,9 @@ def test_a_reservation_ends_it_at_once(iscsi, lun):
         finally:
             await store.close()
 
-    refusals = Refusals(1, iscsi_length, says(RESERVED))
+    changes = Changes(iscsi_length, reply=Refusals(1, says(RESERVED)))
     reserved = pytest.raises(Fatal, match="another initiator has reserved the LUN")
-    with relay("127.0.0.1", iscsi.port, refusals) as between, reserved as raised:
+    with relay("127.0.0.1", iscsi.port, changes) as between, reserved as raised:
         asyncio.run(run(made.url.replace(f":{iscsi.port}/", f":{between.port}/")))
     assert raised.type is Fatal
 
