@@ -222,6 +222,20 @@ def test_a_file_that_is_another_one_afterwards_is_refused(server, relayed, tmp_p
     assert line.startswith("mpconv: error while reading") and words in line
 
 
+def test_a_shared_source_may_be_changed(server, relayed, tmp_path):
+    path = server.path("shared.raw")
+    fill(path, 16 * MiB)
+    url, [data, _] = relayed(server.url(path.name))
+    copy = Copy(url, tmp_path / "b.raw", "-r", "16M", "-U", "--workers", 1)
+    data.wait_for("bytes", 4 * MiB)
+    data.refuse()
+    rewrite(path)
+    data.accept()
+    code, lines = copy.end()
+    assert code == 0, lines
+    assert only_warnings(lines)
+
+
 def test_both_images_of_a_comparison_outlast_their_servers(server, target_server, relayed, tmp_path):
     original = tmp_path / "lun.raw"
     first, [target, *_] = relayed(lun(target_server, original, 64 * MiB))
