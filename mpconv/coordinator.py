@@ -6,6 +6,7 @@ The coordinator's process opens images for metadata alone; image bytes never pas
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import tempfile
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ import msgspec
 import zmq
 
 from mpconv.core import coordination as core
+from mpconv.core.digests import Sums
 from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
+from mpconv.digest import BLOCK
 from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent, WholeBlocks
+from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.job import Clusters, Job
@@ -52,10 +56,16 @@ class Observer:
         """So many bytes are complete, `zeros` of them zero."""
 
     def phase(self, name: str) -> None:
-        """What it is at now: "copy", "flush"."""
+        """What it is at now: "copy", "flush", "verify", "read"."""
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
         """These ranges (start, length) of the source could not be read and became zeros."""
+
+    def digest(self, text: str, image: str) -> None:
+        """The digest of what was copied into an image, which is named without credentials."""
+
+    def verified(self, checked: int, size: int) -> None:
+        """So many bytes of `size` were read back and are the source's."""
 
     def said(self, text: str) -> None:
         """How something is done, told once."""
@@ -82,7 +92,7 @@ class Coordinator:
     def __init__(
         self,
         job: Job,
-        source: Image | Pair,
+        source: Image | Pair | Excerpt,
         workers: LocalWorkers,
         count: int,
         observer: Observer,
@@ -91,6 +101,8 @@ class Coordinator:
         block: int = 1,
         layout: Layout | None = None,
     ) -> None:
+        if job.digest:
+            block = math.lcm(block, BLOCK)
         self._job = job
         self._source = source
         self._workers = workers
@@ -160,6 +172,11 @@ class Coordinator:
     def bytes_done(self) -> int:
         """Completed bytes."""
         return self._state.bytes_done
+
+    @property
+    def digests(self) -> Sums:
+        """The sums of the blocks' digests, in a job that wants them."""
+        return self._state.digests
 
     def _fail(self, error: MpconvError) -> None:
         if not self._outcome.done():
@@ -277,8 +294,8 @@ class Coordinator:
                     self._handle(core.LeaseWanted(name))
             case messages.Ready(of, epoch) if of == job:
                 self._ready(name, message)
-            case messages.Done(of, epoch, zeros) if of == job:
-                self._done(name, epoch, zeros)
+            case messages.Done(of, epoch, zeros, digests) if of == job:
+                self._done(name, epoch, zeros, digests)
             case messages.FlushDone(of) if of == job:
                 self._handle(core.Flushed(name))
             case messages.Lost(of, ranges, why) if of == job:
@@ -300,9 +317,9 @@ class Coordinator:
             self._needs[message.epoch] = message
         self._handle(core.TokenWanted(name, message.epoch))
 
-    def _done(self, name: str, epoch: int, zeros: int) -> None:
+    def _done(self, name: str, epoch: int, zeros: int, digests: bytes) -> None:
         lease = self._state.leases.current(epoch, name)
-        self._handle(core.LeaseDone(name, epoch, zeros))
+        self._handle(core.LeaseDone(name, epoch, zeros, digests))
         if self._layout is not None and lease is not None and lease.state is LeaseState.DONE:
             ready = self._needs.pop(epoch)
             self._layout.wrote(lease.extent, ready.needs, self._places.pop(epoch), ready.parts)

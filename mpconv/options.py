@@ -35,7 +35,8 @@ class Options:
     `probe_target`: nobody said of which format the target is. `refusal`: why it cannot be, said once the sources are
     open, as qemu-img does. `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made, None for raw.
     `compression_level`: None for the codec's own. `snapshot`: the source's internal snapshot to copy, by id or name, or
-    as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides.
+    as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides. `digest`: tell that
+    of what was read. `verify`: the share of the target that is read back and compared, above 0 and at most 1, or None.
     """
 
     in_order: bool = True
@@ -58,6 +59,13 @@ class Options:
     compression_level: int | None = None
     snapshot: str | None = None
     trust: Trust = NO_TRUST
+    digest: bool = False
+    verify: float | None = None
+
+    @property
+    def digests(self) -> bool:
+        """Whether digests are taken of what passes."""
+        return self.digest or self.verify is not None
 
 
 def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) -> tuple[int, int]:

@@ -11,13 +11,14 @@ import mpconv
 
 ROOT = Path(mpconv.__file__).parent
 
-BOTTOM = {"extent", "job", "errors", "units"}
+BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": set(),
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
     "units": BOTTOM,
+    "digest": BOTTOM,
     "core": BOTTOM,
     "protocol": BOTTOM,
     "transports": BOTTOM,
@@ -42,12 +43,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         "workers",
         "coordinator",
         "journal",
+        "verify",
     },
+    "checksum": BOTTOM | {"core", "options", "formats", "workers", "coordinator"},
+    "verify": BOTTOM | {"core", "options", "transports", "formats", "workers", "coordinator", "checksum"},
     "compare": BOTTOM | {"convert", "options", "formats", "workers", "coordinator"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"cache", "compare", "inspection", "options"},
+    | {"cache", "checksum", "compare", "inspection", "options"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""
@@ -58,6 +62,7 @@ MUST_NOT: dict[str, set[str]] = {
     "job": SHELL | {"click"},
     "errors": SHELL | {"click"},
     "units": SHELL | {"click"},
+    "digest": SHELL | {"click"},
     "core": SHELL | {"click", "msgspec", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},
     "transports": {"zmq", "click", "msgspec", "multiprocessing"},

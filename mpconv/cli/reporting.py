@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from mpconv.coordinator import Observer
 from mpconv.errors import Interrupted
 from mpconv.ui.progress import Display
+from mpconv.units import human
 
 _Result = TypeVar("_Result")
 
@@ -27,6 +28,7 @@ class Report(Observer):
         self._phase = "copy"
         self._seen = (0, 1, 0)
         self._lost: list[tuple[int, int, str]] = []
+        self._results: list[tuple[str, dict[str, str | int]]] = []
 
     def __enter__(self) -> Report:
         self._display.update(0, 1, 0, "open")
@@ -40,6 +42,9 @@ class Report(Observer):
             self._display.update(done, total, zeros, "failed")
         self._display.finish()
         self._tell_lost()
+        if kind is None:
+            for line, facts in self._results:
+                self._display.result(line, facts)
 
     def _tell_lost(self) -> None:
         ranges = self.lost_ranges()
@@ -57,10 +62,20 @@ class Report(Observer):
 
     def phase(self, name: str) -> None:
         self._phase = name
+        if name == "verify":
+            self._seen = (0, self._seen[1], 0)
         self._display.update(*self._seen, name)
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
         self._lost += [(start, length, why) for start, length in ranges]
+
+    def digest(self, text: str, image: str) -> None:
+        self._results.append((f"{text}  {image}", {"digest": text, "image": image}))
+
+    def verified(self, checked: int, size: int) -> None:
+        if not self._quiet:
+            line = f"verified {human(checked)} of {human(size)}"
+            self._results.append((line, {"verified": checked, "of": size}))
 
     def said(self, text: str) -> None:
         if self._verbose:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from mpconv import transports
+from mpconv.digest import packed
 from mpconv.errors import Fatal, MpconvError, ProtocolError
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
@@ -22,6 +23,9 @@ from mpconv.transports.base import Access, Transport
 from mpconv.workers.comparer import Comparer
 from mpconv.workers.copier import Copier
 from mpconv.workers.pieces import HeldLease, Reports
+
+if TYPE_CHECKING:
+    from mpconv.workers.digester import Digester
 
 _HEARTBEAT = 2.0
 
@@ -36,7 +40,7 @@ class Worker(Reports):
         self._running: set[asyncio.Task[None]] = set()
         self._inbox: asyncio.Queue[messages.FromCoordinator] = asyncio.Queue()
         self._leases: dict[int, HeldLease] = {}
-        self._copier: Copier | Comparer | None = None
+        self._copier: Copier | Comparer | Digester | None = None
         self._images: list[Image | Transport] = []
         self._job: Job | None = None
         self._targets: list[Transport] = []
@@ -119,6 +123,10 @@ class Worker(Reports):
             self._images.append(second)
             check_sizes(second, job.target_sizes)
             self._copier = Comparer(job, source, second, self)
+        elif not job.targets:
+            from mpconv.workers.digester import Digester  # noqa: PLC0415  (others do without)
+
+            self._copier = Digester(job, source, self)
         else:
             growing = job.clusters is not None
             self._targets = [await transports.open_place(place, Access.WRITE, growing=growing) for place in job.targets]
@@ -154,7 +162,8 @@ class Worker(Reports):
 
     def done(self, lease: HeldLease) -> None:
         del self._leases[lease.epoch]
-        self._send(messages.Done(self._id, lease.epoch, lease.zeros))
+        sums = packed(lease.extent.start, lease.extent.length, lease.sums)
+        self._send(messages.Done(self._id, lease.epoch, lease.zeros, sums))
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
         for first in range(0, len(ranges), messages.MAX_RANGES):
