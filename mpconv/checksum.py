@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mpconv.coordinator import Coordinator, Observer
+from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
 from mpconv.digest import text
 from mpconv.errors import StatusWithdrawn
@@ -15,6 +15,7 @@ from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import NO_TRUST, Job, Place, Trust
+from mpconv.observer import Observer
 from mpconv.options import Effort, workers_for
 from mpconv.units import SECTOR
 from mpconv.workers.launch.local import LocalWorkers

@@ -8,13 +8,15 @@ from collections.abc import Callable
 import msgspec
 
 from mpconv import transports
-from mpconv.coordinator import Coordinator, Observer
+from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
 from mpconv.digest import BLOCK, text
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, format_at, open_and_resolve, open_source
+from mpconv.interruption import interruptible
 from mpconv.job import Job, Place, Trust
+from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.target import Target, open_raw
@@ -147,7 +149,7 @@ async def _run(
             await coordinator.run()
         if options.cache.flushes:
             observer.phase("flush")
-        await target.finish(durable=options.cache.flushes)
+        await interruptible(target.finish(durable=options.cache.flushes))
     except MpconvError as error:
         if coordinator.may_have_written or target.store.zero_initialised:
             error.why += (

@@ -11,7 +11,6 @@ import msgspec
 
 from mpconv import transports
 from mpconv.checksum import read_sums
-from mpconv.coordinator import Observer
 from mpconv.core.digests import Sums
 from mpconv.digest import REGION, regions
 from mpconv.errors import Fatal, StatusWithdrawn
@@ -19,6 +18,7 @@ from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import Place, Trust
+from mpconv.observer import Observer
 from mpconv.options import Effort
 from mpconv.workers.launch.local import LocalWorkers
 
