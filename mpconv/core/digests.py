@@ -12,6 +12,8 @@ Packed = bytes
 
 _PAGE = 4096
 """Regions whose sums are kept together, 64 KiB of memory: where a disk has only zeros there are none."""
+_ROW = 64
+"""Regions that are looked at together for whether there is anything."""
 _HEAD = struct.Struct("<QI")
 
 
@@ -52,10 +54,11 @@ class Sums:
 
     def regions(self) -> Iterator[int]:
         """Those whose sum is not 0, ascending: where there is data."""
-        for page in sorted(self._pages):
-            for region in range(page * _PAGE, (page + 1) * _PAGE):
-                if self[region]:
-                    yield region
+        for number, page in sorted(self._pages.items()):
+            for first in range(0, _PAGE, _ROW):
+                if any(page[first * WIDTH : (first + _ROW) * WIDTH]):
+                    regions = range(number * _PAGE + first, number * _PAGE + first + _ROW)
+                    yield from (region for region in regions if self[region])
 
 
 class Log:
