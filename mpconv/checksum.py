@@ -16,7 +16,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import NO_TRUST, Job, Place, Trust
 from mpconv.observer import Observer
-from mpconv.options import Effort, workers_for
+from mpconv.options import RETRY_SECONDS, Effort, workers_for
 from mpconv.units import SECTOR
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -24,7 +24,7 @@ from mpconv.workers.launch.local import LocalWorkers
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to read. `shared`: a program may have the image open. `snapshot`: the internal one that is meant. `trust`:
-    what the image may open besides itself.
+    what the image may open besides itself. `retry_for`: seconds for which a server that does not answer is tried again.
     """
 
     requests: int | None = None
@@ -32,6 +32,7 @@ class Options:
     shared: bool = False
     snapshot: str | None = None
     trust: Trust = NO_TRUST
+    retry_for: float = RETRY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,20 @@ async def _checksum(
     image, places = await open_and_resolve([wanted], how)
     try:
         observer.phase("read")
-        sums = await read_sums(image, image, places, options, local, observer)
+        sums = await read_sums(image, image, places, options, options.retry_for, local, observer)
         return Checksum(text(image.size, sums.total), image.size)
     finally:
         await image.close()
 
 
 async def read_sums(
-    image: Image, part: Image | Excerpt, places: list[Place], effort: Effort, local: LocalWorkers, observer: Observer
+    image: Image,
+    part: Image | Excerpt,
+    places: list[Place],
+    effort: Effort,
+    retry_for: float,
+    local: LocalWorkers,
+    observer: Observer,
 ) -> Sums:
     """The sums of the blocks of `part`, which is the image at `places` or an excerpt of it, read by workers."""
     if not part.size:
@@ -83,6 +90,7 @@ async def read_sums(
         zero_initialised=True,
         requests=requests,
         durable=False,
+        retry_for=retry_for,
         digest=True,
     )
     observer.progress(0, part.size, 0)

@@ -29,6 +29,10 @@ _LEASE_IN_ORDER = 64 * MiB
 BUFFER = 2 * MiB
 _COMPRESSED = 4 * MiB
 """A twentieth of the time less than with buffers of 2 MiB: fewer leases, and fewer turns between threads."""
+_SETTLE_SECONDS = 2.0
+"""A server takes what lies in its socket within moments, once its client is gone; what it takes then are the same bytes
+that others have written there meanwhile, but the target must be nobody else's yet.
+"""
 _LARGEST_BUFFER = 16 * MiB
 
 
@@ -135,6 +139,7 @@ async def _run(
         durable=options.cache.flushes,
         write_through=options.cache.through,
         salvage=options.salvage,
+        retry_for=options.retry_for,
         offload=options.offload and target.clusters is None,
         digest=options.digests,
         clusters=target.clusters,
@@ -142,7 +147,17 @@ async def _run(
         lease_size=lease_size,
     )
     layout = target.writer.layout if target.writer is not None else None
-    coordinator = Coordinator(job, source, local, count, observer, rate=options.rate, block=target.block, layout=layout)
+    coordinator = Coordinator(
+        job,
+        source,
+        local,
+        count,
+        observer,
+        rate=options.rate,
+        block=target.block,
+        settle_seconds=0 if transports.is_local(target.place.url) else _SETTLE_SECONDS,
+        layout=layout,
+    )
     try:
         observer.progress(0, source.size, 0)
         if job.size:

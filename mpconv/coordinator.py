@@ -27,8 +27,9 @@ from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.interruption import heard_by
-from mpconv.job import Clusters, Job
+from mpconv.job import Job
 from mpconv.observer import Observer
+from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
@@ -38,18 +39,25 @@ from mpconv.workers.launch.local import LocalWorkers
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.layout import Layout
 
+CHECKPOINT_SECONDS = 30.0
+"""So much is written again at most when a target is lost or a worker dies."""
 _TICK = 1.0
 _STATUS_AHEAD = 64 * GiB
 _EXTENTS_AHEAD = 16384
 """Extents known and not leased, at which the walk of block status waits: some megabytes of memory."""
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
+_STOP_TOLD = 1.0
+"""Seconds that a stop may take before people are told what it waits for."""
+_TROUBLE_AGAIN = 9.0
+"""Seconds: each worker says so every ten."""
 
 
 class Coordinator:
     """Runs one job with local workers.
 
     `rate`: bytes written per second at most, 0 for no limit. `block`: no two leases share a block of so many bytes.
+    `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
     """
 
     def __init__(
@@ -62,6 +70,8 @@ class Coordinator:
         *,
         rate: int = 0,
         block: int = 1,
+        settle_seconds: float = 0,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
         layout: Layout | None = None,
     ) -> None:
         if job.digest:
@@ -79,6 +89,8 @@ class Coordinator:
             writes_zeros=not job.sparse_size or job.clusters is not None,
             leaves_unallocated=job.clusters is not None,
             rate=rate,
+            settle_seconds=settle_seconds,
+            checkpoint_seconds=checkpoint_seconds,
             seams=[seam for seam in source.seams if seam % block == 0],
             workers=count,
             lease_size=job.lease_size,
@@ -87,9 +99,8 @@ class Coordinator:
         self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
-        self._layout = layout
-        self._needs: dict[int, messages.Ready] = {}
-        self._places: dict[int, list[int]] = {}
+        self._troubles: dict[str, float] = {}
+        self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
         self._blocks = WholeBlocks(block, job.size) if block > 1 else None
         self._interrupted: Interrupted | None = None
         self.may_have_written = False
@@ -124,6 +135,8 @@ class Coordinator:
                     self._link.send(name.encode("latin-1"), encode(messages.Bye()))
                 await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
                 self._link.close()
+                if self._link.dropped:
+                    self._observer.said(f"{self._link.dropped} frames that are no messages were dropped")
                 context.term()
 
     @property
@@ -148,8 +161,12 @@ class Coordinator:
         self._interrupted = error
         if self._outcome.done():
             return
-        self._observer.warn("stopping: what is being written ends, and is flushed; once more stops at once")
+        self._loop.call_later(_STOP_TOLD, self._say_it_stops)
         self._handle(events.Stop())
+
+    def _say_it_stops(self) -> None:
+        if not self._outcome.done():
+            self._observer.warn("stopping: what is being written ends, and is flushed; once more stops at once")
 
     def _start(self, count: int) -> None:
         for pid in self._workers.start(count, self._endpoint, self._ended):
@@ -187,9 +204,8 @@ class Coordinator:
 
     def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
         self._handle(event)
-        for book in (self._needs, self._places):
-            for epoch in book.keys() - self._state.leases.live.keys():
-                del book[epoch]
+        if self._placing is not None:
+            self._placing.keep(self._state.leases.live.keys())
 
     async def _tick(self) -> None:
         while True:
@@ -247,7 +263,8 @@ class Coordinator:
 
     def _take(self, name: str, message: messages.FromWorker) -> None:
         job = self._job.id
-        if not self._crew.heard(name, self._loop.time()) and not isinstance(message, messages.Hello | messages.Failed):
+        heard = self._crew.heard(name, self._loop.time())
+        if not heard and not isinstance(message, messages.Hello | messages.Failed):
             return  # what a dead worker said still lay in the socket
         match message:
             case messages.Hello(version, pid):
@@ -273,9 +290,11 @@ class Coordinator:
             case messages.Said(of, text) if of == job and text not in self._told:
                 self._told.add(text)
                 self._observer.said(text)
+            case messages.Trouble(of, text) if of == job:
+                self._trouble(text)
             case messages.Alive():
                 self._handle(events.SignOfLife(name))
-            case messages.Failed(_, why, operation, image, offset):
+            case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
                 self._fail(Fatal(why, operation=operation, image=image, offset=offset))
 
     def _hello(self, name: str, pid: int) -> None:
@@ -288,25 +307,29 @@ class Coordinator:
             self._lose(events.Restarted(name))
         self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=self._share(member.number))))
 
+    def _trouble(self, text: str) -> None:
+        """All workers have the same; what image does not answer is told now and then, how long it is tried differs."""
+        what, now = text.partition(" (")[0], self._loop.time()
+        if now - self._troubles.get(what, -math.inf) > _TROUBLE_AGAIN:
+            self._troubles[what] = now
+            self._observer.warn(text)
+
     def _ready(self, name: str, message: messages.Ready) -> None:
         lease = self._state.leases.current(message.epoch, name)
-        if self._layout is not None and lease is not None and message.epoch not in self._needs:
-            check_needs(message, lease.extent, self._job.clusters)
-            self._needs[message.epoch] = message
+        if self._placing is not None and lease is not None:
+            self._placing.ready(message, lease.extent)
         self._handle(events.TokenWanted(name, message.epoch))
 
     def _done(self, name: str, epoch: int, zeros: int, digests: bytes) -> None:
         lease = self._state.leases.current(epoch, name)
         self._handle(events.LeaseDone(name, epoch, zeros, digests))
-        if self._layout is not None and lease is not None and lease.state is LeaseState.DONE:
-            ready = self._needs.pop(epoch)
-            self._layout.wrote(lease.extent, ready.needs, self._places.pop(epoch), ready.parts)
+        if self._placing is not None and lease is not None and lease.state is LeaseState.DONE:
+            self._placing.done(epoch, lease.extent)
 
     def _token(self, name: str, epoch: int) -> None:
         places: list[int] = []
-        if self._layout is not None:
-            places = self._layout.place(self._state.leases.live[epoch].extent, self._needs[epoch].needs)
-            self._places[epoch] = places
+        if self._placing is not None:
+            places = self._placing.token(epoch, self._state.leases.live[epoch].extent)
         self._send(name, messages.Token(self._job.id, epoch, places))
 
     def _share(self, number: int) -> int:
@@ -330,8 +353,8 @@ class Coordinator:
                     self.may_have_written = True
                     self._token(name, epoch)
                 case events.Passed(extent):
-                    if self._layout is not None:
-                        self._layout.passed(extent)
+                    if self._placing is not None:
+                        self._placing.layout.passed(extent)
                 case events.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
                 case events.LostContact(name):
@@ -384,16 +407,6 @@ def _order(job: Job, count: int) -> Order:
     if not job.in_order:
         return Order.ASKED
     return Order.ASCENDING if count > 1 else Order.FOLLOWING
-
-
-def check_needs(ready: messages.Ready, extent: Extent, clusters: Clusters | None) -> None:
-    """ProtocolError unless the needs are those of the lease's clusters."""
-    size = clusters.size if clusters is not None else 1
-    count = -(-extent.length // size)
-    if len(ready.needs) != count or max(ready.needs) > size:
-        raise ProtocolError(f"the needs of lease {ready.epoch} are not those of {count} clusters of {size} bytes")
-    if clusters is not None and clusters.part < size and len(ready.parts) != count:
-        raise ProtocolError(f"the parts of lease {ready.epoch} are not those of {count} clusters")
 
 
 def _internal(error: Exception) -> Fatal:

@@ -19,7 +19,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import Place, Trust
 from mpconv.observer import Observer
-from mpconv.options import Effort
+from mpconv.options import Options
 from mpconv.workers.launch.local import LocalWorkers
 
 EVERYTHING = 1.0
@@ -34,7 +34,7 @@ async def verify(
     size: int,
     source: Sums,
     share: float,
-    effort: Effort,
+    options: Options,
     local: LocalWorkers,
     observer: Observer,
 ) -> None:
@@ -47,7 +47,7 @@ async def verify(
     wanted = [(0, size)] if chosen is None else joined(chosen, size)
     for trusting in (True, False):
         try:
-            found = await _read_back(place, How(trusting=trusting, trust=trust), size, wanted, effort, local, observer)
+            found = await _read_back(place, How(trusting=trusting, trust=trust), size, wanted, options, local, observer)
             break
         except StatusWithdrawn as error:
             if not trusting:
@@ -64,7 +64,7 @@ async def _read_back(
     how: How,
     size: int,
     wanted: list[tuple[int, int]],
-    effort: Effort,
+    options: Options,
     local: LocalWorkers,
     observer: Observer,
 ) -> Sums:
@@ -73,7 +73,7 @@ async def _read_back(
         if image.size < size:
             why = f"it has {image.size} bytes of {size}"
             raise Fatal(f"the target is not equal to the source: {why} in '{transports.redacted(place.url)}'")
-        return await read_sums(image, Excerpt(image, size, wanted), places, effort, local, observer)
+        return await read_sums(image, Excerpt(image, size, wanted), places, options, options.retry_for, local, observer)
     finally:
         await image.close()
 

@@ -30,7 +30,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": BOTTOM | {"cache", "formats"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
-    "coordinator": BOTTOM | {"core", "protocol", "transports", "formats", "workers", "journal"},
+    "observer": set(),
+    "interruption": BOTTOM,
+    "crew": BOTTOM,
+    "placing": BOTTOM | {"protocol", "formats"},
+    "coordinator": BOTTOM
+    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
+    | {"placing"},
     "convert": BOTTOM
     | {
         "options",
@@ -43,15 +49,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         "workers",
         "coordinator",
         "journal",
+        "observer",
+        "interruption",
         "verify",
     },
-    "checksum": BOTTOM | {"core", "options", "formats", "workers", "coordinator"},
-    "verify": BOTTOM | {"core", "options", "transports", "formats", "workers", "coordinator", "checksum"},
-    "compare": BOTTOM | {"convert", "options", "formats", "workers", "coordinator"},
+    "checksum": BOTTOM | {"core", "options", "formats", "workers", "coordinator", "observer"},
+    "verify": BOTTOM | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum"},
+    "compare": BOTTOM | {"convert", "options", "formats", "workers", "coordinator", "observer"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"cache", "checksum", "compare", "inspection", "options"},
+    | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""
@@ -63,6 +71,7 @@ MUST_NOT: dict[str, set[str]] = {
     "errors": SHELL | {"click"},
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
+    "crew": SHELL | {"click"},
     "core": SHELL | {"click", "msgspec", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},
     "transports": {"zmq", "click", "msgspec", "multiprocessing"},
