@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from mpconv.digest import BLOCK, REGION, WIDTH, packed, regions, text
 from tests.support.digests import block_digests, digest_of
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "digests.md"
 
 
 def test_the_text_is_of_the_size_and_the_sum():
@@ -40,3 +46,13 @@ def test_packed_sums_are_16_bytes_a_region_modulo_2_to_the_128():
     found = packed(REGION - BLOCK, 2 * BLOCK, {1: (1 << 128) + 5})
     assert found == bytes(WIDTH) + (5).to_bytes(WIDTH, "little")
     assert packed(0, 10 * REGION, {}) == b""
+
+
+def test_the_program_in_the_document_computes_it(tmp_path):
+    program = DOCUMENT.read_text().partition("```python\n")[2].partition("```")[0]
+    content = b"\x01" * BLOCK + bytes(2 * BLOCK) + b"\x02" * 1024
+    (tmp_path / "a.raw").write_bytes(content)
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.raw")], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == f"{digest_of(content)}\n"
