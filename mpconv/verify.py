@@ -13,7 +13,7 @@ from mpconv import transports
 from mpconv.checksum import read_sums
 from mpconv.core.digests import Sums
 from mpconv.digest import REGION, regions
-from mpconv.errors import Fatal, StatusWithdrawn
+from mpconv.errors import Fatal, MpconvError, StatusWithdrawn
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
@@ -45,14 +45,11 @@ async def verify(
     observer.phase("verify")
     chosen = sample(source, size, share, random.SystemRandom()) if share < EVERYTHING else None
     wanted = [(0, size)] if chosen is None else joined(chosen, size)
-    for trusting in (True, False):
-        try:
-            found = await _read_back(place, How(trusting=trusting, trust=trust), size, wanted, options, local, observer)
-            break
-        except StatusWithdrawn as error:
-            if not trusting:
-                raise
-            observer.warn(f"{error}: everything is read back")
+    try:
+        found = await _read_back(place, trust, size, wanted, options, local, observer)
+    except MpconvError as error:
+        error.why += " (everything is written, but it is not verified)"
+        raise
     wrong = unequal(source, found, chosen)
     if wrong:
         raise Fatal(_told(joined(wrong, size), transports.redacted(place.url)))
@@ -60,6 +57,22 @@ async def verify(
 
 
 async def _read_back(
+    place: Place,
+    trust: Trust,
+    size: int,
+    wanted: list[tuple[int, int]],
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
+) -> Sums:
+    try:
+        return await _read(place, How(trust=trust), size, wanted, options, local, observer)
+    except StatusWithdrawn as error:
+        observer.warn(f"{error}: everything is read back")
+        return await _read(place, How(trust=trust, trusting=False), size, wanted, options, local, observer)
+
+
+async def _read(
     place: Place,
     how: How,
     size: int,
@@ -71,8 +84,7 @@ async def _read_back(
     image, places = await _open(place, how)
     try:
         if image.size < size:
-            why = f"it has {image.size} bytes of {size}"
-            raise Fatal(f"the target is not equal to the source: {why} in '{transports.redacted(place.url)}'")
+            raise Fatal(f"'{transports.redacted(place.url)}' has {image.size} bytes of {size}")
         return await read_sums(image, Excerpt(image, size, wanted), places, options, options.retry_for, local, observer)
     finally:
         await image.close()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from mpconv.cli.image_command import show
 from mpconv.interruption import interruptible
 from mpconv.observer import Observer
 from mpconv.ui.progress import Display
@@ -28,7 +29,8 @@ class Report(Observer):
         self._phase = "copy"
         self._seen = (0, 1, 0)
         self._lost: list[tuple[int, int, str]] = []
-        self._results: list[tuple[str, dict[str, str | int]]] = []
+        self._checked: tuple[int, int] | None = None
+        self._digest: tuple[str, str] | None = None
 
     def __enter__(self) -> Report:
         self._display.update(0, 1, 0, "open")
@@ -43,8 +45,19 @@ class Report(Observer):
         self._display.finish()
         self._tell_lost()
         if kind is None:
-            for line, facts in self._results:
-                self._display.result(line, facts)
+            self._tell_results()
+
+    def _tell_results(self) -> None:
+        """The digest was asked for, so -q does not silence it. That everything was verified, exit code 0 says."""
+        if self._checked is not None:
+            checked, size = self._checked
+            told = self._display.result({"verified": checked, "of": size})
+            if not told and (self._verbose or checked < size) and not self._quiet:
+                print(f"mpconv: verified {human(checked)} of {human(size)}", file=sys.stderr)
+        if self._digest is not None:
+            text, image = self._digest
+            if not self._display.result({"digest": text, "image": image}):
+                show([f"{text}  {image}"])
 
     def _tell_lost(self) -> None:
         ranges = self.lost_ranges()
@@ -70,12 +83,10 @@ class Report(Observer):
         self._lost += [(start, length, why) for start, length in ranges]
 
     def digest(self, text: str, image: str) -> None:
-        self._results.append((f"{text}  {image}", {"digest": text, "image": image}))
+        self._digest = (text, image)
 
     def verified(self, checked: int, size: int) -> None:
-        if not self._quiet:
-            line = f"verified {human(checked)} of {human(size)}"
-            self._results.append((line, {"verified": checked, "of": size}))
+        self._checked = (checked, size)
 
     def said(self, text: str) -> None:
         if self._verbose:

@@ -72,9 +72,9 @@ class Display(abc.ABC):
     def lost(self, ranges: list[tuple[int, int, str]]) -> None:  # noqa: B027 (most displays leave it to stderr)
         """(start, length, why) of what could not be read, at the end."""
 
-    def result(self, line: str, facts: Mapping[str, str | int]) -> None:
-        """What the job found out, after the end: a line for people, or facts for programs."""
-        self._write(self._stream, f"{line}\n")
+    def result(self, facts: Mapping[str, str | int]) -> bool:
+        """What the job found out, after the end. False: somebody else must tell people."""
+        return False
 
     def dump(self) -> None:
         """SIGUSR1: one line on stderr."""
@@ -176,8 +176,9 @@ class JsonLines(Display):
             listed = [{"start": start, "length": length, "why": why} for start, length, why in ranges]
             self._write(self._stream, json.dumps({"lost": listed}) + "\n")
 
-    def result(self, line: str, facts: Mapping[str, str | int]) -> None:
+    def result(self, facts: Mapping[str, str | int]) -> bool:
         self._write(self._stream, json.dumps(facts) + "\n")
+        return True
 
 
 def make_display(kind: str, stream: TextIO, error_stream: TextIO) -> Display:
