@@ -92,9 +92,8 @@ def test_on_the_way_it_says_what_is_left() -> None:
 
 
 def test_reading_back_is_told_apart_from_copying() -> None:
-    text = run(
-        "import time\ndisplay.update(0, 100 * MiB, 0, 'verify')\ntime.sleep(0.15)\ndisplay.update(50 * MiB, 100 * MiB, 0, 'verify')"
-    )
+    steps = [f"display.update({done} * MiB, 100 * MiB, 0, 'verify')" for done in (0, 50)]
+    text = run("\ntime.sleep(0.15)\n".join(["import time", *steps]))
     assert "verifying" in text and re.search(r"verifying, \d:\d\d left", text)
 
 
