@@ -17,6 +17,7 @@ from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import NO_TRUST, Job, Place, Trust
 from mpconv.observer import Observer
 from mpconv.options import RETRY_SECONDS, Effort, workers_for
+from mpconv.transports.retrying import Retry, Sparingly
 from mpconv.units import SECTOR
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -55,12 +56,18 @@ async def checksum(place: Place, options: Options, local: LocalWorkers, observer
 async def _checksum(
     place: Place, options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
 ) -> Checksum:
-    wanted = msgspec.structs.replace(place, snapshot=options.snapshot)
-    how = How(locked=not options.shared, trusting=trusting, trust=options.trust)
+    wanted = msgspec.structs.replace(place, snapshot=options.snapshot, shared=place.shared or options.shared)
+    how = How(
+        locked=True,
+        trusting=trusting,
+        trust=options.trust,
+        retry=Retry(options.retry_for),
+        tell=Sparingly(observer.warn),
+    )
     image, places = await open_and_resolve([wanted], how)
     try:
         observer.phase("read")
-        sums = await read_sums(image, image, places, options, options.retry_for, local, observer)
+        sums = await read_sums(image, image, places, options, how, local, observer)
         return Checksum(text(image.size, sums.total), image.size)
     finally:
         await image.close()
@@ -71,11 +78,13 @@ async def read_sums(
     part: Image | Excerpt,
     places: list[Place],
     effort: Effort,
-    retry_for: float,
+    how: How,
     local: LocalWorkers,
     observer: Observer,
 ) -> Sums:
-    """The sums of the blocks of `part`, which is the image at `places` or an excerpt of it, read by workers."""
+    """The sums of the blocks of `part`, which is the image at `places` or an excerpt of it, read by workers. `how`: it was
+    opened.
+    """
     if not part.size:
         return Sums()
     count, requests = workers_for(part.size, len(os.sched_getaffinity(0)), effort)
@@ -90,10 +99,10 @@ async def read_sums(
         zero_initialised=True,
         requests=requests,
         durable=False,
-        retry_for=retry_for,
+        retry_for=how.retry.seconds if how.retry is not None else 0.0,
         digest=True,
     )
     observer.progress(0, part.size, 0)
-    coordinator = Coordinator(job, part, local, count, observer)
+    coordinator = Coordinator(job, part, local, count, observer, tell=how.tell)
     await coordinator.run()
     return coordinator.digests

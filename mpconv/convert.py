@@ -20,6 +20,7 @@ from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.target import Target, open_raw
+from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import MiB, align_down, human
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -65,10 +66,20 @@ async def _copy(
     trusting: bool,
 ) -> None:
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
-    how = How(locked=not options.shared, trusting=trusting, trust=options.trust, keeps_backing=backed)
+    tell = Sparingly(observer.warn)
+    how = How(
+        locked=not options.shared,
+        trusting=trusting,
+        trust=options.trust,
+        keeps_backing=backed,
+        retry=Retry(options.retry_for),
+        tell=tell,
+    )
     several = options.snapshot is not None and len(sources) > 1 and not options.snapshot.startswith("snapshot.")
     snapshot = None if several else options.snapshot
     wanted = [msgspec.structs.replace(sources[0], snapshot=snapshot), *sources[1:]]
+    if options.shared:
+        wanted = [msgspec.structs.replace(place, shared=True) for place in wanted]
     source, sources = await open_and_resolve(wanted, how)
     target: Target | None = None
     try:
@@ -80,10 +91,10 @@ async def _copy(
             raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back")
         if options.verify is not None and not options.create:
             await _check_readable(place, options)
-        target = await _open_target(source, place, options)
+        target = await _open_target(source, place, options, tell)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
-        sums = await _run(sources, source, target, options, local, observer)
+        sums = await _run(sources, source, target, options, local, observer, tell)
         await _prove(source.size, sums, place, target, options, local, observer)
     finally:
         await source.close()
@@ -91,17 +102,17 @@ async def _copy(
             await target.close()
 
 
-async def _open_target(source: Image, place: Place, options: Options) -> Target:
+async def _open_target(source: Image, place: Place, options: Options, tell: Tell) -> Target:
     target_format = await format_at(place) if options.probe_target else options.target_format
     if target_format != "qcow2":
         if options.compress:
             raise UsageError("Compression not supported for this file format")
-        return await open_raw(source, place, options)
+        return await open_raw(source, place, options, tell)
     from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
 
     if options.create and options.qcow2 is not None:
-        return await qcow2_target.make(source, place, options, options.qcow2)
-    return await qcow2_target.existing(source, place, options)
+        return await qcow2_target.make(source, place, options, options.qcow2, tell)
+    return await qcow2_target.existing(source, place, options, tell)
 
 
 async def _run(
@@ -111,6 +122,7 @@ async def _run(
     options: Options,
     local: LocalWorkers,
     observer: Observer,
+    tell: Tell,
 ) -> Sums:
     alone = options.in_order and target.written.ordered and not options.compress
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
@@ -139,10 +151,10 @@ async def _run(
         durable=options.cache.flushes,
         write_through=options.cache.through,
         salvage=options.salvage,
-        retry_for=options.retry_for,
         offload=options.offload and target.clusters is None,
         digest=options.digests,
         clusters=target.clusters,
+        retry_for=options.retry_for,
         buffer_size=buffer_size,
         lease_size=lease_size,
     )
@@ -153,6 +165,7 @@ async def _run(
         local,
         count,
         observer,
+        tell=tell,
         rate=options.rate,
         block=target.block,
         settle_seconds=0 if transports.is_local(target.place.url) else _SETTLE_SECONDS,

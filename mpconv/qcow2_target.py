@@ -21,23 +21,24 @@ from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.target import Target, open_store, too_small
 from mpconv.transports.base import Access, Opening, Transport, cannot_open
+from mpconv.transports.retrying import Tell
 from mpconv.units import SECTOR, align_down, align_up
 
 
-async def make(source: Image, place: Place, options: Options, made: Qcow2Options) -> Target:
+async def make(source: Image, place: Place, options: Options, made: Qcow2Options, tell: Tell) -> Target:
     """A new image."""
     backing_size = await _backing_size(place, made)
     layout = Layout(source.size, made, backing_size=backing_size)
     data_file = made.data_file is not None
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=_reserved(made), growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening)
+        store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening, tell)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
-            data = await open_store(source, workers_place, options, source.size, opening)
+            data = await open_store(source, workers_place, options, source.size, opening, tell)
             opened.push_async_callback(data.close)
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
@@ -49,16 +50,16 @@ async def make(source: Image, place: Place, options: Options, made: Qcow2Options
         )
         writer = Writer(store, layout, durable=options.cache.flushes)
         target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros)
-        await writer.begin()
+        await store.insist(writer.begin)
         opened.pop_all()
     return target
 
 
-async def existing(source: Image, place: Place, options: Options) -> Target:
+async def existing(source: Image, place: Place, options: Options, tell: Tell) -> Target:
     """An image that is there already (`-n`)."""
     opening = Opening(direct=place.direct, locked=not place.shared, growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0, opening)
+        store = await open_store(source, place, options, 0, opening, tell)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         metadata = await read_metadata(store)
@@ -82,7 +83,7 @@ async def existing(source: Image, place: Place, options: Options) -> Target:
             not options.sparse_size or header.external_data or (header.version == 2 and header.backing_file is not None)
         )
         target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros)
-        await writer.begin()
+        await store.insist(writer.begin)
         opened.pop_all()
     return target
 

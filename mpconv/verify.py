@@ -6,6 +6,7 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Iterable
+from dataclasses import replace
 
 import msgspec
 
@@ -20,6 +21,7 @@ from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import Place, Trust
 from mpconv.observer import Observer
 from mpconv.options import Options
+from mpconv.transports.retrying import Retry, Sparingly
 from mpconv.workers.launch.local import LocalWorkers
 
 EVERYTHING = 1.0
@@ -65,11 +67,12 @@ async def _read_back(
     local: LocalWorkers,
     observer: Observer,
 ) -> Sums:
+    how = How(trust=trust, retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
     try:
-        return await _read(place, How(trust=trust), size, wanted, options, local, observer)
+        return await _read(place, how, size, wanted, options, local, observer)
     except StatusWithdrawn as error:
         observer.warn(f"{error}: everything is read back")
-        return await _read(place, How(trust=trust, trusting=False), size, wanted, options, local, observer)
+        return await _read(place, replace(how, trusting=False), size, wanted, options, local, observer)
 
 
 async def _read(
@@ -85,7 +88,7 @@ async def _read(
     try:
         if image.size < size:
             raise Fatal(f"'{transports.redacted(place.url)}' has {image.size} bytes of {size}")
-        return await read_sums(image, Excerpt(image, size, wanted), places, options, options.retry_for, local, observer)
+        return await read_sums(image, Excerpt(image, size, wanted), places, options, how, local, observer)
     finally:
         await image.close()
 

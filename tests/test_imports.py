@@ -53,9 +53,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interruption",
         "verify",
     },
-    "checksum": BOTTOM | {"core", "options", "formats", "workers", "coordinator", "observer"},
+    "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "verify": BOTTOM | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum"},
-    "compare": BOTTOM | {"convert", "options", "formats", "workers", "coordinator", "observer"},
+    "compare": BOTTOM | {"convert", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}

@@ -7,7 +7,15 @@ import sys
 import click
 
 from mpconv.cache import CACHE_MODES
-from mpconv.cli.image_command import WithProgressKind, image_options, is_json, show, trust_of, trust_options
+from mpconv.cli.image_command import (
+    WithProgressKind,
+    image_options,
+    is_json,
+    retry_option,
+    show,
+    trust_of,
+    trust_options,
+)
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests, Snapshot
 from mpconv.errors import Interrupted, MpconvError, UsageError
@@ -24,6 +32,7 @@ from mpconv.errors import Interrupted, MpconvError, UsageError
 )
 @click.option("-p", "--progress", is_flag=True, help="Show read bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
+@retry_option
 @image_options
 @trust_options
 def checksum(
@@ -34,6 +43,7 @@ def checksum(
     workers: int | None,
     progress: bool,
     progress_kind: str | None,
+    retry_for: float,
     output: str,
     image_opts: bool,
     force_share: bool,
@@ -68,6 +78,7 @@ def checksum(
         shared=force_share,
         snapshot=snapshot,
         trust=trust_of(allow_backing, allow_data_file),
+        retry_for=retry_for,
     )
     kind = (progress_kind or "text") if progress or progress_kind else "none"
     facts: list[object] = []

@@ -7,7 +7,7 @@ import re
 import click
 
 from mpconv.job import MAX_REQUESTS, MAX_SPARSE
-from mpconv.units import SECTOR, TooLarge, parse_size
+from mpconv.units import SECTOR, TooLarge, parse_seconds, parse_size
 
 _LARGEST = (1 << 63) - 1
 _SAMPLE = re.compile(r"sample:([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
@@ -97,6 +97,20 @@ class Requests(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if not 1 <= number <= MAX_REQUESTS:
             self.fail(f"Invalid number of coroutines. Allowed number of coroutines is between 1 and {MAX_REQUESTS}")
         return number
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`--retry-for`: seconds, or 1h, 1m30s, 5m, 2.5s."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return parse_seconds(str(value))
+        except ValueError:
+            self.fail(f"Invalid time '{value}': it must be a number of seconds, or such as 1m30s, 5m or 1h.")
 
 
 class Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
