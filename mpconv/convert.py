@@ -9,17 +9,19 @@ import msgspec
 
 from mpconv import transports
 from mpconv.coordinator import Coordinator
+from mpconv.core.digests import Sums
+from mpconv.digest import BLOCK, text
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, format_at, open_and_resolve
+from mpconv.formats.opening import How, format_at, open_and_resolve, open_source
 from mpconv.interruption import interruptible
-from mpconv.job import Job, Place
+from mpconv.job import Job, Place, Trust
 from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.target import Target, open_raw
 from mpconv.transports.retrying import Retry, Sparingly, Tell
-from mpconv.units import MiB, human
+from mpconv.units import MiB, align_down, human
 from mpconv.workers.launch.local import LocalWorkers
 
 LEASE = 16 * MiB
@@ -85,10 +87,15 @@ async def _copy(
             raise UsageError("No support for concatenating multiple snapshot")
         if options.refusal is not None:
             raise UsageError(options.refusal)
+        if options.verify is not None and place.url.startswith("null:"):
+            raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back")
+        if options.verify is not None and not options.create:
+            await _check_readable(place, options)
         target = await _open_target(source, place, options, tell)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
-        await _run(sources, source, target, options, local, observer, tell)
+        sums = await _run(sources, source, target, options, local, observer, tell)
+        await _prove(source.size, sums, place, target, options, local, observer)
     finally:
         await source.close()
         if target is not None:
@@ -116,7 +123,7 @@ async def _run(
     local: LocalWorkers,
     observer: Observer,
     tell: Tell,
-) -> None:
+) -> Sums:
     alone = options.in_order and target.written.ordered and not options.compress
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
     if not target.divisible:
@@ -129,6 +136,8 @@ async def _run(
         lease_size = buffer_size  # a token tells the places of one buffer
     else:
         buffer_size = max(BUFFER, min(_LARGEST_BUFFER, target.written.limits.optimal_write))
+        if options.digests:
+            buffer_size = align_down(buffer_size, BLOCK)
     job = Job(
         id=1,
         sources=sources,
@@ -143,6 +152,7 @@ async def _run(
         write_through=options.cache.through,
         salvage=options.salvage,
         offload=options.offload and target.clusters is None,
+        digest=options.digests,
         clusters=target.clusters,
         retry_for=options.retry_for,
         buffer_size=buffer_size,
@@ -175,3 +185,29 @@ async def _run(
                 " run the command again)"
             )
         raise
+    return coordinator.digests
+
+
+def _reading_back(options: Options) -> Trust:
+    """What the target may open besides itself, to be read back: the data file that was just written at least."""
+    return msgspec.structs.replace(options.trust, data_file=True)
+
+
+async def _check_readable(place: Place, options: Options) -> None:
+    """Better now than when all is written."""
+    fmt = None if options.probe_target else options.target_format
+    where = msgspec.structs.replace(place, format=fmt)
+    await (await open_source([where], How(trust=_reading_back(options)))).close()
+
+
+async def _prove(
+    size: int, sums: Sums, place: Place, target: Target, options: Options, local: LocalWorkers, observer: Observer
+) -> None:
+    """Everything is written: now what was asked for to believe it."""
+    if options.verify is not None:
+        from mpconv.verify import verify  # noqa: PLC0415  (few need it)
+
+        where = msgspec.structs.replace(place, format="raw" if target.writer is None else "qcow2")
+        await verify(where, _reading_back(options), size, sums, options.verify, options, local, observer)
+    if options.digest:
+        observer.digest(text(size, sums.total), transports.redacted(place.url))

@@ -33,11 +33,14 @@ class TokenWanted:
 
 @dataclass(frozen=True, slots=True)
 class LeaseDone:
-    """The lease is written; `zeros` of its bytes were zero. IllegalTransition when it holds no token."""
+    """The lease is written; `zeros` of its bytes were zero. `digests`: a sum for each region that it touches, as
+    mpconv/digest.py packs them. IllegalTransition when it holds no token.
+    """
 
     worker: str
     epoch: int
     zeros: int
+    digests: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
