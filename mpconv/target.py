@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpconv import transports
 from mpconv.errors import Fatal, InUse, NoSuchImage, UsageError
+from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
@@ -18,10 +19,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A target as an earlier run left it: `done` is written and durable.
+
+    `zero_initialised`: it read as zeros when that run began. It holds for what nobody wrote, and what a write left that
+    was not finished, or not made durable, does no harm: the source has not changed, so those are the source's bytes, and
+    where the source has zeros there are zeros still. `parts`, `places`: of a qcow2 image, as KeptEntries has them and
+    where it ended.
+    """
+
+    zero_initialised: bool
+    done: Ranges
+    places: int
+    parts: dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """`place`: what the workers write into; `store`: the same, or the file of an image whose data lies elsewhere.
 
-    `zero_initialised`: what nobody writes reads as zeros. `writer` and `clusters`: of an image that is made.
+    `zero_initialised`: what nobody writes reads as zeros. `writer` and `clusters`: of an image that is made. `whole`:
+    an earlier run finished it.
     """
 
     place: Place
@@ -30,11 +48,17 @@ class Target:
     data: Transport | None = None
     writer: Writer | Rewriter | None = None
     clusters: Clusters | None = None
+    whole: bool = False
 
     @property
     def written(self) -> Transport:
         """Where the guest's bytes go."""
         return self.data or self.store
+
+    @property
+    def stores(self) -> list[Transport]:
+        """All that is written."""
+        return [self.store] if self.data is None else [self.store, self.data]
 
     @property
     def block(self) -> int:
@@ -58,19 +82,20 @@ class Target:
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self.store.close()
-        if self.data is not None:
-            await self.data.close()
+        for store in self.stores:
+            await store.close()
 
 
-async def open_raw(source: Image, place: Place, options: Options) -> Target:
-    """A raw target, made anew unless `create` is off. Fatal when it is too small or a source itself."""
+async def open_raw(source: Image, place: Place, options: Options, left: Left | None = None) -> Target:
+    """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself."""
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
     store = await open_store(source, place, options, source.size, opening)
     if store.fixed_size and store.writable < source.size:
         await store.close()
         raise too_small(store, store.size, source)
     zeros = options.sparse_size > 0 and (options.target_is_zero or (options.create and store.zero_initialised))
+    if left is not None:
+        zeros = left.zero_initialised
     return Target(place=place, store=store, zero_initialised=zeros)
 
 

@@ -7,13 +7,14 @@ its own words: libnfs says little more than that it failed.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import socket
 from typing import Any
 
 from mpconv.errors import Fatal, NoSuchImage
-from mpconv.transports.base import Access, cannot_create, cannot_open
+from mpconv.transports.base import Access, cannot_create, cannot_open, moment
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.nfs4 import FileFacts, Where
 from mpconv.transports.reach import why_unreachable
@@ -24,6 +25,8 @@ REQUEST_MS = 60_000
 PIECE = MiB
 """Bytes of one request at most: larger ones gain nothing and take the heap's memory."""
 _PORTMAPPER = 111
+_LONGEST_HANDLE = 128
+"""Bytes, in NFSv4; 64 in NFSv3."""
 _URL = re.compile(
     r"nfs://(?P<host>(?:[^/@?]*@)?(?:\[[^\]/]*\]|[^/:?]*))(?::(?P<port>\d*))?(?P<path>/[^?]*)(?:\?(?P<query>.*))?", re.I
 )
@@ -149,9 +152,17 @@ class Session:
         )
         self.facts: FileFacts | None = None
         self.used = int(info.nfs_used)
+        self.modified = moment(int(info.nfs_mtime), int(info.nfs_mtime_nsec))
         if access is Access.READ:
             self.facts = FileFacts(self.size, self.inode, int(info.nfs_mtime), int(info.nfs_mtime_nsec), self.used)
         lib.nfs_set_timeout(self.nfs, REQUEST_MS)
+
+    def handle(self) -> str:
+        """The server's name for the open file, shortened: unlike the inode it never stands for another file later."""
+        handle = self.library.lib.nfs_get_fh(self.fh)
+        if ffi.NULL in (handle, handle.val) or not 0 < handle.len <= _LONGEST_HANDLE:
+            return ""
+        return hashlib.sha256(bytes(ffi.buffer(handle.val, handle.len))).hexdigest()[:16]
 
     def close(self) -> None:
         """Every request that is under way gets no answer any more."""

@@ -1,0 +1,164 @@
+"""Keeps the journal of a copy that runs: what is new is gathered on the event loop, and committed beside it.
+
+One commit at a time; what comes meanwhile goes into the next. So a slow disk makes commits larger, and holds nothing
+up, but for places in the target that must not be used before the journal says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from mpconv.errors import MpconvError
+from mpconv.extent import Extent, Ranges
+from mpconv.journal.file import Journal
+from mpconv.journal.records import Checkpoint, Happening, State
+from mpconv.units import MiB
+
+_LEAST_ROOM, _MOST_ROOM = 16 * MiB, 256 * MiB
+_PARTS = 16
+
+
+class Entries(Protocol):
+    """Where the bytes of a target lie whose format has a say in that."""
+
+    @property
+    def end(self) -> int:
+        """The first byte of the target that was never given out."""
+
+    def mark(self, extent: Extent) -> None:
+        """The extent is done: its entries are to be kept."""
+
+    def changed(self, done: Ranges) -> dict[int, bytes]:
+        """What to keep of the parts in which something was marked since the last call, as far as it is done."""
+
+
+class Recorder:
+    """`done`: what is durable from before, `zeros` bytes of it zero; `places`: as a checkpoint's. `entries`: None where
+    guest bytes lie where they lie in the guest disk.
+
+    `on_failure` is called when the journal cannot be written, `on_room` when places may be used that could not before.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        size: int,
+        *,
+        done: Ranges,
+        zeros: int = 0,
+        places: int = 0,
+        entries: Entries | None = None,
+    ) -> None:
+        self.path = journal.path
+        self.size = size
+        self.done = done
+        self.zeros = zeros
+        self.written = self.bytes_done
+        self.on_failure: Callable[[MpconvError], None] = lambda error: None
+        self.on_room: Callable[[], None] = lambda: None
+        self._journal = journal
+        self._entries = entries
+        self._room = max(_LEAST_ROOM, min(_MOST_ROOM, size // _PARTS))
+        self._places = self._wanted_places = places
+        self._new = Ranges()
+        self._happened: list[Happening] = []
+        self._due = False
+        self._error: MpconvError | None = None
+        self._committing: asyncio.Task[None] | None = None
+
+    @property
+    def bytes_done(self) -> int:
+        """Done and durable."""
+        return sum(end - start for start, end in self.done)
+
+    def passed(self, extent: Extent) -> None:
+        """Nobody writes it. That is kept with the next commit: it costs nothing to find out again."""
+        self._add(extent)
+        self.zeros += extent.length
+
+    def durable(self, extents: Iterable[Extent], zeros: int) -> None:
+        """A flush made them durable, `zeros` bytes of them zero."""
+        for extent in extents:
+            self._add(extent)
+        self.zeros += zeros
+        self._commit_soon()
+
+    def happened(self, kind: str, text: str, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        """Something to be told later. `ranges`: (start, length) of the bytes that it happened to."""
+        now = time.time()
+        of_bytes = [Happening(now, kind, text, start, length) for start, length in ranges]
+        self._happened += of_bytes or [Happening(now, kind, text)]
+
+    def may_use(self, end: int) -> bool:
+        """Whether bytes of the target below `end` may be written. False: `on_room` will be called.
+
+        The next run begins behind all that this one may have used, since a write of a process that was killed may lie
+        in a socket and land late. So the journal is told beforehand, in large steps.
+        """
+        if end + self._room // 2 > self._wanted_places:
+            self._wanted_places = end + self._room
+            self._commit_soon()
+        return end <= self._places
+
+    async def settle(self) -> None:
+        """Everything is committed. To be awaited only when no write is under way: then places that were given out and
+        not used are free.
+        """
+        if self._entries is not None:
+            self._wanted_places = self._entries.end
+        await self._finish_commits(None)
+
+    async def end(self, state: State) -> None:
+        """The last commit."""
+        await self._finish_commits(state)
+
+    async def _finish_commits(self, state: State | None) -> None:
+        while self._committing is not None:
+            await asyncio.wait([self._committing])
+        if self._error is not None:
+            raise self._error
+        await asyncio.to_thread(self._journal.commit, self._checkpoint(state))
+        self._places = self._wanted_places
+
+    def _add(self, extent: Extent) -> None:
+        self.done.add(extent.start, extent.end)
+        self._new.add(extent.start, extent.end)
+        if self._entries is not None:
+            self._entries.mark(extent)
+
+    def _checkpoint(self, state: State | None = None) -> Checkpoint:
+        ranges = dict.fromkeys(self.done.around(start) for start, _ in self._new)
+        happened, self._happened = self._happened, []
+        self._new = Ranges()
+        self._due = False
+        return Checkpoint(
+            ranges=list(ranges),
+            zeros=self.zeros,
+            written=max(self.written, self.bytes_done),
+            entries=self._entries.changed(self.done) if self._entries is not None else {},
+            places=self._wanted_places,
+            happened=happened,
+            state=state,
+        )
+
+    def _commit_soon(self) -> None:
+        self._due = True
+        if self._committing is None and self._error is None:
+            self._committing = asyncio.get_running_loop().create_task(self._commit())
+
+    async def _commit(self) -> None:
+        try:
+            while self._due:
+                checkpoint = self._checkpoint()
+                await asyncio.to_thread(self._journal.commit, checkpoint)
+                if checkpoint.places is not None:
+                    self._places = checkpoint.places
+                self.on_room()
+        except MpconvError as error:
+            self._error = error
+            self.on_failure(error)
+        finally:
+            self._committing = None
