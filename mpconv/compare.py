@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mpconv.convert import BUFFER, LEASE
-from mpconv.coordinator import Coordinator, Observer
+from mpconv.coordinator import Coordinator
 from mpconv.errors import StatusWithdrawn
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
@@ -15,6 +15,7 @@ from mpconv.formats.pair import Pair
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.status import first_unlike
 from mpconv.job import NO_TRUST, Job, Place, Trust
+from mpconv.observer import Observer
 from mpconv.options import workers_for
 from mpconv.units import SECTOR, align_down
 from mpconv.workers.launch.local import LocalWorkers

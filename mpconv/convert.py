@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from mpconv.coordinator import Coordinator, Observer
+from mpconv.coordinator import Coordinator
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, format_at, open_and_resolve
+from mpconv.interruption import interruptible
 from mpconv.job import Job, Place
+from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.target import Target, open_raw
@@ -136,7 +138,7 @@ async def _run(
             await coordinator.run()
         if options.cache.flushes:
             observer.phase("flush")
-        await target.finish(durable=options.cache.flushes)
+        await interruptible(target.finish(durable=options.cache.flushes))
     except MpconvError as error:
         if coordinator.may_have_written or target.store.zero_initialised:
             error.why += (

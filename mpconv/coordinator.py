@@ -6,9 +6,7 @@ The coordinator's process opens images for metadata alone; image bytes never pas
 from __future__ import annotations
 
 import asyncio
-import signal
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +14,17 @@ import msgspec
 import zmq
 
 from mpconv.core import coordination as core
+from mpconv.core import events
 from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
+from mpconv.crew import SILENCE, Crew
 from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent, WholeBlocks
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
+from mpconv.interruption import heard_by
 from mpconv.job import Clusters, Job
+from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
@@ -38,39 +40,6 @@ _EXTENTS_AHEAD = 16384
 """Extents known and not leased, at which the walk of block status waits: some megabytes of memory."""
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
-_SILENCE = 30.0
-"""Seconds without a word from a worker, which sends a heartbeat every two. Also what it may take to start."""
-_FEWEST_REPLACEMENTS = 3
-_REPLACEMENTS_EACH = 2
-"""Workers started in a job, for each it began with, in place of ones that died; whatever kills more kills them all."""
-
-
-class Observer:
-    """Hears what becomes of a job. This one listens to nothing."""
-
-    def progress(self, done: int, total: int, zeros: int) -> None:
-        """So many bytes are complete, `zeros` of them zero."""
-
-    def phase(self, name: str) -> None:
-        """What it is at now: "copy", "flush"."""
-
-    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
-        """These ranges (start, length) of the source could not be read and became zeros."""
-
-    def said(self, text: str) -> None:
-        """How something is done, told once."""
-
-    def warn(self, text: str) -> None:
-        """People should know it, though the job goes on."""
-
-
-@dataclass(slots=True)
-class _Peer:
-    """A worker that said hello. `number`: its place among the workers, from 0; `heard`: when, on the loop's clock."""
-
-    pid: int
-    number: int
-    heard: float
 
 
 class Coordinator:
@@ -94,7 +63,7 @@ class Coordinator:
         self._job = job
         self._source = source
         self._workers = workers
-        self._count = count
+        self._crew = Crew(count)
         self._observer = observer
         self._state = core.CoordinatorState(
             job.size,
@@ -109,9 +78,6 @@ class Coordinator:
             lease_size=job.lease_size,
             buffer_size=job.buffer_size,
         )
-        self._awaited: dict[int, float] = {}  # pid -> when it was started, of those that did not say hello yet
-        self._peers: dict[str, _Peer] = {}
-        self._replacements = max(_FEWEST_REPLACEMENTS, _REPLACEMENTS_EACH * count)
         self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
@@ -119,6 +85,7 @@ class Coordinator:
         self._needs: dict[int, messages.Ready] = {}
         self._places: dict[int, list[int]] = {}
         self._blocks = WholeBlocks(block, job.size) if block > 1 else None
+        self._interrupted: Interrupted | None = None
         self.may_have_written = False
         self.differs_at: int | None = None
 
@@ -127,8 +94,6 @@ class Coordinator:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._outcome: asyncio.Future[None] = loop.create_future()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._fail, Interrupted("interrupted"))
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         with tempfile.TemporaryDirectory(prefix="mpconv-") as directory:
             self._endpoint = endpoint = f"ipc://{Path(directory) / 'link'}"
@@ -139,8 +104,9 @@ class Coordinator:
             walk = loop.create_task(self._walk())
             ticking = loop.create_task(self._tick())
             try:
-                self._start(self._count)
-                await self._outcome
+                self._start(self._crew.count)
+                with heard_by(self._interrupt):
+                    await self._outcome
                 failed = False
             finally:
                 for running in (walk, ticking):
@@ -148,13 +114,11 @@ class Coordinator:
                 if self._wake is not None:
                     self._wake.cancel()
                 await asyncio.gather(walk, ticking, return_exceptions=True)
-                for name in self._peers:
+                for name in self._crew:
                     self._link.send(name.encode("latin-1"), encode(messages.Bye()))
                 await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
                 self._link.close()
                 context.term()
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    loop.remove_signal_handler(number)
 
     @property
     def bytes_done(self) -> int:
@@ -165,9 +129,20 @@ class Coordinator:
         if not self._outcome.done():
             self._outcome.set_exception(error)
 
+    def _interrupt(self, error: Interrupted) -> None:
+        """The first time what is being written ends and is flushed; the second time it ends now."""
+        if self._interrupted is not None or self._job.compare:
+            self._fail(error)
+            return
+        self._interrupted = error
+        if self._outcome.done():
+            return
+        self._observer.warn("stopping: what is being written ends, and is flushed; once more stops at once")
+        self._handle(events.Stop())
+
     def _start(self, count: int) -> None:
         for pid in self._workers.start(count, self._endpoint, self._ended):
-            self._awaited[pid] = self._loop.time()
+            self._crew.started(pid, self._loop.time())
 
     def _ended(self, pid: int, code: int | None) -> None:
         if self._outcome.done():
@@ -184,24 +159,26 @@ class Coordinator:
         if code is None:
             raise WorkerLost("the process that starts the workers ended before their work was done")
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if not self._replacements:
+        if not self._crew.replacements:
             raise WorkerLost(f"a worker process (pid {pid}) ended before its work was done ({why})")
         self._observer.warn(f"a worker process (pid {pid}) ended ({why}): its work is done again by others")
-        self._awaited.pop(pid, None)
-        for name in [name for name, peer in self._peers.items() if peer.pid == pid]:
-            del self._peers[name]
-            self._handle(core.WorkerDead(name))
-        for book in (self._needs, self._places):
-            for epoch in book.keys() - self._state.leases.live.keys():
-                del book[epoch]
+        name = self._crew.ended(pid)
+        if name is not None:
+            self._lose(events.WorkerDead(name))
         while not self._outcome.done():
-            self._replacements -= 1
+            self._crew.replacements -= 1
             try:
                 self._start(1)
                 return
             except WorkerLost:
-                if not self._replacements:
+                if not self._crew.replacements:
                     raise
+
+    def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
+        self._handle(event)
+        for book in (self._needs, self._places):
+            for epoch in book.keys() - self._state.leases.live.keys():
+                del book[epoch]
 
     async def _tick(self) -> None:
         while True:
@@ -210,12 +187,18 @@ class Coordinator:
 
     def _tick_once(self) -> None:
         try:
-            self._handle(core.Tick())
-            heard = [*self._awaited.values(), *(peer.heard for peer in self._peers.values())]
-            if any(self._loop.time() - when > _SILENCE for when in heard):
-                self._fail(WorkerLost(f"a worker process has not been heard of for {_SILENCE:.0f} seconds"))
+            for pid in self._crew.silent(self._loop.time()):
+                self._kill(pid)
+            self._handle(events.Tick())
+        except MpconvError as error:
+            self._fail(error)
         except Exception as error:
             self._fail(_internal(error))
+
+    def _kill(self, pid: int) -> None:
+        """It may still write, until it is reaped; then its work is done again."""
+        self._observer.warn(f"a worker process (pid {pid}) was silent for {SILENCE:.0f} seconds: it is killed")
+        self._workers.kill(pid)
 
     async def _walk(self) -> None:
         """Block status, ahead of the cursor, but not without end."""
@@ -225,7 +208,7 @@ class Coordinator:
                 extents = await self._status(at, min(_STATUS_AHEAD, self._job.size - at))
                 at = extents[-1].end
                 certain = self._blocks.feed(extents) if self._blocks else extents
-                self._handle(core.StatusFound(tuple(certain)))
+                self._handle(events.StatusFound(tuple(certain)))
                 while self._state.cursor.ahead > _EXTENTS_AHEAD:
                     self._room.clear()
                     await self._room.wait()
@@ -243,10 +226,7 @@ class Coordinator:
             return [Extent(at, length)]
 
     def _receive(self, frames: list[bytes]) -> None:
-        try:
-            name, message = frames[0].decode("latin-1"), decode_from_worker(frames[-1])
-        except ProtocolError:
-            return
+        name, message = frames[0].decode("latin-1"), decode_from_worker(frames[-1])
         try:
             self._take(name, message)
         except ProtocolError as error:
@@ -256,9 +236,7 @@ class Coordinator:
 
     def _take(self, name: str, message: messages.FromWorker) -> None:
         job = self._job.id
-        if name in self._peers:
-            self._peers[name].heard = self._loop.time()
-        elif not isinstance(message, messages.Hello | messages.Failed):
+        if not self._crew.heard(name, self._loop.time()) and not isinstance(message, messages.Hello | messages.Failed):
             return  # what a dead worker said still lay in the socket
         match message:
             case messages.Hello(version, pid):
@@ -267,20 +245,16 @@ class Coordinator:
                 if self._outcome.done():
                     self._send(name, messages.Bye())
                     return
-                if self._awaited.pop(pid, None) is None:
-                    return
-                number = min(set(range(self._count)) - {peer.number for peer in self._peers.values()})
-                self._peers[name] = _Peer(pid, number, self._loop.time())
-                self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=self._share(number))))
+                self._hello(name, pid)
             case messages.Want(leases):
                 for _ in range(leases):
-                    self._handle(core.LeaseWanted(name))
+                    self._handle(events.LeaseWanted(name))
             case messages.Ready(of, epoch) if of == job:
                 self._ready(name, message)
             case messages.Done(of, epoch, zeros) if of == job:
                 self._done(name, epoch, zeros)
             case messages.FlushDone(of) if of == job:
-                self._handle(core.Flushed(name))
+                self._handle(events.Flushed(name))
             case messages.Lost(of, ranges, why) if of == job:
                 self._observer.lost(ranges, why)
             case messages.Differs(of, offset) if of == job:
@@ -289,20 +263,30 @@ class Coordinator:
                 self._told.add(text)
                 self._observer.said(text)
             case messages.Alive():
-                self._handle(core.SignOfLife(name))
+                self._handle(events.SignOfLife(name))
             case messages.Failed(_, why, operation, image, offset):
                 self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+
+    def _hello(self, name: str, pid: int) -> None:
+        """From a new worker, or from one that has lost a target and begins anew."""
+        again = name in self._crew
+        member = self._crew.hello(name, pid, self._loop.time())
+        if member is None:
+            return
+        if again:
+            self._lose(events.Restarted(name))
+        self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=self._share(member.number))))
 
     def _ready(self, name: str, message: messages.Ready) -> None:
         lease = self._state.leases.current(message.epoch, name)
         if self._layout is not None and lease is not None and message.epoch not in self._needs:
             check_needs(message, lease.extent, self._job.clusters)
             self._needs[message.epoch] = message
-        self._handle(core.TokenWanted(name, message.epoch))
+        self._handle(events.TokenWanted(name, message.epoch))
 
     def _done(self, name: str, epoch: int, zeros: int) -> None:
         lease = self._state.leases.current(epoch, name)
-        self._handle(core.LeaseDone(name, epoch, zeros))
+        self._handle(events.LeaseDone(name, epoch, zeros))
         if self._layout is not None and lease is not None and lease.state is LeaseState.DONE:
             ready = self._needs.pop(epoch)
             self._layout.wrote(lease.extent, ready.needs, self._places.pop(epoch), ready.parts)
@@ -316,34 +300,39 @@ class Coordinator:
 
     def _share(self, number: int) -> int:
         """How many of the job's buffers the worker of that number has in flight."""
-        each, more = divmod(self._job.requests, self._count)
+        each, more = divmod(self._job.requests, self._crew.count)
         return each + (number < more)
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
         self._link.send(name.encode("latin-1"), encode(message))
 
-    def _handle(self, event: core.Event) -> None:
+    def _handle(self, event: events.Event) -> None:
         if self._outcome.done():
             return
         before = self._state.bytes_done
         for action in self._state.handle(event, self._loop.time()):
             match action:
-                case core.Grant(name, epoch, extent, token):
+                case events.Grant(name, epoch, extent, token):
                     self.may_have_written |= token
                     self._grant(name, epoch, extent, token)
-                case core.GiveToken(name, epoch):
+                case events.GiveToken(name, epoch):
                     self.may_have_written = True
                     self._token(name, epoch)
-                case core.Passed(extent):
+                case events.Passed(extent):
                     if self._layout is not None:
                         self._layout.passed(extent)
-                case core.AskFlush(name):
+                case events.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
-                case core.LostContact():
-                    self._fail(WorkerLost("a worker process does not answer any more"))
-                case core.Finish():
+                case events.LostContact(name):
+                    pid = self._crew.doubted(name, self._loop.time())
+                    if pid is not None:
+                        self._kill(pid)
+                case events.Finish():
                     if not self._outcome.done():
                         self._outcome.set_result(None)
+                case events.Stopped():
+                    assert self._interrupted is not None
+                    self._fail(self._interrupted)
         if self._state.bytes_done != before:
             self._observer.progress(self._state.bytes_done, self._job.size, self._state.bytes_zero)
         if self._state.cursor.ahead <= _EXTENTS_AHEAD // 2:
@@ -356,7 +345,7 @@ class Coordinator:
             self._wake.cancel()
             self._wake = None
         if self._state.wake_at is not None:
-            self._wake = self._loop.call_at(self._state.wake_at, self._handle, core.Tick())
+            self._wake = self._loop.call_at(self._state.wake_at, self._handle, events.Tick())
 
     def _end_when_it_differs(self) -> None:
         """A difference is the first one when nothing below it is under way, nor left by a worker that died: leases are

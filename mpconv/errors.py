@@ -6,11 +6,15 @@ the one line a user reads; it follows qemu-img's words where qemu-img has them.
 
 from __future__ import annotations
 
+import signal
+
 
 class MpconvError(Exception):
     """Base of every error that a user may see. `why` is a clause without a full stop."""
 
     exit_code = 1
+    reason = ""
+    """Of an image that cannot be opened: `why` without the words around it."""
 
     def __init__(self, why: str, *, operation: str = "", image: str = "", offset: int | None = None) -> None:
         super().__init__(why)
@@ -45,7 +49,11 @@ def _rebuild(kind: type[MpconvError], why: str, operation: str, image: str, offs
 
 
 class Interrupted(MpconvError):
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C or SIGTERM: the signal's number, and the exit code that shells give for it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.exit_code = 128 + number
 
 
 class Retryable(MpconvError):
@@ -56,6 +64,10 @@ class Fatal(MpconvError):
     """Trying again would fail again: bad credentials, no space, no such image."""
 
 
+class Busy(Retryable):
+    """The server asks for patience: the same request may be tried again on the same connection."""
+
+
 class StatusWithdrawn(Retryable):
     """What block status said before was wrong: everything must be read."""
 
@@ -64,8 +76,20 @@ class ImageError(Fatal):
     """An image's own bytes are wrong, or ask for what is refused."""
 
 
-class NoSuchImage(Fatal):
+class Unreachable(Fatal):
+    """Nobody answers there at present."""
+
+
+class Absent(Fatal):
+    """A server answers, and has nothing under that name: one that is just starting may have it a moment later."""
+
+
+class NoSuchImage(Absent):
     """There is nothing under that name: it may be created."""
+
+
+class Gone(Fatal):
+    """An image that was open is lost for good: no answer for as long as it was tried, or it is another one now."""
 
 
 class InUse(Fatal):

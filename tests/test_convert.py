@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from mpconv.convert import convert
-from mpconv.coordinator import Observer
 from mpconv.errors import StatusWithdrawn
 from mpconv.extent import Extent, Kind
 from mpconv.job import Place
+from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.transports.file import FileTransport
 from mpconv.workers.launch.local import LocalWorkers

@@ -7,26 +7,28 @@ import asyncio
 import pytest
 import zmq
 
-from mpconv.coordinator import Coordinator, Observer
+from mpconv.coordinator import Coordinator
 from mpconv.errors import Fatal, WorkerLost
 from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.raw import RawImage
 from mpconv.job import Clusters, Job, Place
+from mpconv.observer import Observer
 from mpconv.protocol import messages
-from mpconv.protocol.codec import encode
+from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.transports import connect
 from mpconv.transports.base import Access
 from mpconv.workers.launch.local import Ended
 
 SIZE = 1 << 20
 PID = 1
+WANT = encode(messages.Want(1))
 HELLO = messages.Hello(messages.VERSION, PID)
 
 
 class Hostile:
-    """In place of worker processes: a peer that sends what it likes."""
+    """In place of worker processes: a peer that sends what it likes, once it was granted what it wanted."""
 
     def __init__(self, *frames: bytes) -> None:
         self.frames = frames
@@ -36,11 +38,23 @@ class Hostile:
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(endpoint)
-        for frame in self.frames:
-            self.socket.send(frame)
+        self.speaking = asyncio.ensure_future(self.speak())
         return [PID]
 
+    async def speak(self) -> None:
+        for frame in self.frames:
+            self.socket.send(frame)
+            while frame == WANT and not self.granted():
+                await asyncio.sleep(0)
+
+    def granted(self) -> bool:
+        try:
+            return isinstance(decode_from_coordinator(self.socket.recv(zmq.NOBLOCK)), messages.LeaseGrant)
+        except zmq.Again:
+            return False
+
     async def stop(self, grace: float) -> None:
+        self.speaking.cancel()
         self.socket.close()
         self.context.term()
 

@@ -1,4 +1,4 @@
-"""The real coordinator and real workers over real links, in one process, so that workers die where a test says."""
+"""The real coordinator and real workers over real links, in one process: they die or lose their target as tests say."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpconv.coordinator import Coordinator, Observer
-from mpconv.errors import WorkerLost
+from mpconv.coordinator import Coordinator
+from mpconv.errors import Retryable, WorkerLost
+from mpconv.extent import Extent
 from mpconv.formats.pair import Pair
 from mpconv.formats.raw import RawImage
+from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.transports import connect
 from mpconv.transports.base import Access
 from mpconv.workers.launch.local import Ended
+from mpconv.workers.pieces import HeldLease
 from mpconv.workers.worker import Worker
 from tests.workers.test_copier import BUFFER, job
 
@@ -25,26 +28,51 @@ CONTENT = b"".join(bytes([number]) * BUFFER for number in range(1, 65))
 
 
 class Mortal(Worker):
-    """Dies after `last` messages, when it would send the next; None: never."""
+    """Dies after `last` messages, when it would send the next; None: never. With `power_cuts`, it lives on, and its
+    target loses what it did not flush, as often as that says.
+    """
 
-    def __init__(self, endpoint: str, pid: int, last: int | None, ended: Ended) -> None:
+    def __init__(self, endpoint: str, pid: int, last: int | None, ended: Ended, power_cuts: int = 0) -> None:
         super().__init__(endpoint, None)
         self.pid = pid
-        self._left = last
+        self.power_cuts = power_cuts
+        self._last = self._left = last
         self._ended = ended
+        self._unflushed: list[Extent] = []
         self.alive = True
 
     def _send(self, message: messages.FromWorker) -> None:
         if not self.alive:
             return
-        if self._left == 0:
+        if self._left == 0 and self.power_cuts and self._copier is not None:
+            self.power_cuts -= 1
+            self._left = self._last if self.power_cuts else None
+            self.lose_the_target()
+            return
+        if self._left == 0 and not self.power_cuts:
             self.die()
             return
-        if self._left is not None:
+        if self._left:
             self._left -= 1
         if isinstance(message, messages.Hello):
+            self._unflushed.clear()
             message = messages.Hello(message.version, self.pid)
         super()._send(message)
+
+    def done(self, lease: HeldLease) -> None:
+        self._unflushed.append(lease.extent)
+        super().done(lease)
+
+    async def _flush(self, job_id: int) -> None:
+        covered = len(self._unflushed)
+        await super()._flush(job_id)
+        del self._unflushed[:covered]
+
+    def lose_the_target(self) -> None:
+        [target] = self._targets
+        for extent in self._unflushed:
+            target._store[extent.start : extent.end] = b"\xee" * extent.length
+        self._report(Retryable("the connection to the server was lost"))
 
     def die(self) -> None:
         self.alive = False
@@ -55,11 +83,12 @@ class Mortal(Worker):
 
 class Threads:
     """In place of worker processes: `deaths` says after how many messages each that is started dies; None: never.
-    `stillborn`: so many of those that replace others die as they are forked.
+    `power_cuts`: as Mortal's; `stillborn`: so many of those that replace others die as they are forked.
     """
 
-    def __init__(self, deaths: list[int | None], stillborn: int) -> None:
+    def __init__(self, deaths: list[int | None], stillborn: int, power_cuts: int) -> None:
         self.stillborn = stillborn
+        self.power_cuts = power_cuts
         self.pids = itertools.count(1)
         self.deaths = iter(deaths)
         self.workers: list[Mortal] = []
@@ -69,7 +98,7 @@ class Threads:
         if self.workers and self.stillborn:
             self.stillborn -= 1
             raise WorkerLost("a worker process could not be started: Broken pipe")
-        new = [Mortal(endpoint, next(self.pids), next(self.deaths, None), ended) for _ in range(count)]
+        new = [Mortal(endpoint, next(self.pids), next(self.deaths, None), ended, self.power_cuts) for _ in range(count)]
         self.workers += new
         self.serving += [asyncio.ensure_future(worker.serve()) for worker in new]
         return [worker.pid for worker in new]
@@ -102,12 +131,13 @@ def copied(
     second: bytes = bytes(SIZE),
     rate: int = 0,
     stillborn: int = 0,
+    power_cuts: int = 0,
     **options: object,
 ) -> tuple[bytes, Coordinator, Heard, Threads]:
     async def run() -> tuple[bytes, Coordinator, Heard, Threads]:
         size = pieces * BUFFER
         source, target = await store("memory:source", CONTENT[:size]), await store("memory:target", second[:size])
-        crew, heard = Threads(deaths, stillborn), Heard()
+        crew, heard = Threads(deaths, stillborn, power_cuts), Heard()
         todo = job(size, **{"requests": 2 * count, "lease_size": 4 * BUFFER, **options})
         images = Pair(source, target) if todo.compare else source
         coordinator = Coordinator(todo, images, crew, count, heard, rate=rate)
@@ -142,6 +172,27 @@ def test_the_copy_is_whole_whoever_dies_and_when(deaths, count, in_order, durabl
     assert content == CONTENT[: pieces * BUFFER]
     assert coordinator.bytes_done == len(content)
     assert len(crew.workers) == count + len(heard.warnings)
+
+
+@given(
+    losses=st.lists(st.one_of(st.none(), st.integers(4, 40)), max_size=4),
+    power_cuts=st.integers(1, 3),
+    count=st.integers(1, 4),
+    in_order=st.booleans(),
+    lease_size=st.sampled_from([BUFFER, 4 * BUFFER]),
+    pieces=st.integers(1, 64),
+)
+@settings(deadline=None, max_examples=150, derandomize=True)
+def test_what_a_target_lost_that_was_not_flushed_is_written_again(
+    losses, power_cuts, count, in_order, lease_size, pieces
+):
+    content, coordinator, heard, crew = copied(
+        losses, count, pieces=pieces, in_order=in_order, lease_size=lease_size, power_cuts=power_cuts
+    )
+    assert content == CONTENT[: pieces * BUFFER]
+    assert coordinator.bytes_done == len(content)
+    assert len(crew.workers) == count
+    assert not heard.warnings
 
 
 @pytest.mark.parametrize("pieces", range(2, 7))

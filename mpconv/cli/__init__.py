@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -65,4 +66,4 @@ def main() -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         print("mpconv: interrupted", file=sys.stderr)
-        return 1
+        return 128 + signal.SIGINT

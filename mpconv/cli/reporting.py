@@ -10,8 +10,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from mpconv.coordinator import Observer
-from mpconv.errors import Interrupted
+from mpconv.interruption import interruptible
+from mpconv.observer import Observer
 from mpconv.ui.progress import Display
 
 _Result = TypeVar("_Result")
@@ -89,15 +89,12 @@ class Report(Observer):
 
 
 def run(job: Coroutine[Any, Any, _Result], display: Display, *, verbose: bool) -> _Result:
-    """Run a job. SIGUSR1 has its progress printed."""
+    """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted."""
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
     async def watched() -> _Result:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, display.dump)
-        return await job
+        return await interruptible(job)
 
-    try:
-        return asyncio.run(watched())
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted") from None
+    return asyncio.run(watched())

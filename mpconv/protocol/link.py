@@ -12,11 +12,15 @@ from collections.abc import Callable
 
 import zmq
 
+from mpconv.errors import ProtocolError
+
 _ONE_LOOK = 256
 
 
 class Link:
-    """One socket. `receive` gets the frames of each message that arrives, in order."""
+    """One socket. `receive` gets the frames of each message that arrives, in order; where it raises ProtocolError, as
+    they are no message, they are dropped and counted (`dropped`).
+    """
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], kind: int, receive: Callable[[list[bytes]], None]
@@ -28,6 +32,7 @@ class Link:
         self.socket.setsockopt(zmq.SNDHWM, 0)
         self.socket.setsockopt(zmq.RCVHWM, 0)
         self._fd = int(self.socket.getsockopt(zmq.FD))
+        self.dropped = 0
         self._closed = False
         self._looking = False
 
@@ -59,6 +64,8 @@ class Link:
                 return
             try:
                 self._receive(frames)
+            except ProtocolError:
+                self.dropped += 1
             except BaseException:
                 self._look_soon()  # the descriptor does not tell again of what still lies in the socket
                 raise

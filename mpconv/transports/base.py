@@ -190,7 +190,9 @@ def moment(seconds: int, nanoseconds: int) -> str:
 
 def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
     """qemu-img's words for a store that cannot be opened."""
-    return kind(f"Could not open '{name}': {why}")
+    error = kind(f"Could not open '{name}': {why}", image=name)
+    error.reason = why
+    return error
 
 
 def cannot_create(name: str, why: str, path: str | None = None) -> Fatal:

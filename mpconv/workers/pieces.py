@@ -1,4 +1,5 @@
-"""The leases a worker holds, cut into pieces of one buffer; its coroutines take those of the lowest lease first.
+"""The leases a worker holds, cut into pieces of one buffer; its coroutines take those of the lowest lease first, and in
+order before them those of a lease that may be written.
 
 So a connection sees ascending offsets. In order, leases are written in the order in which their tokens came, and their
 pieces ascending: one after another, or a few under way together where the connection keeps the order in which they are
@@ -118,13 +119,21 @@ class Pieces:
         return piece
 
     def _take(self) -> Piece:
-        lease = self._leases[0]
+        lease = self._upcoming()
         piece = lease.pieces.popleft()
         if not lease.pieces:
-            del self._leases[0]
+            self._leases.remove(lease)
         self.waiting -= 1
         self._taken.add(piece)
         return piece
+
+    def _upcoming(self) -> HeldLease:
+        """In order, what may be written goes on: lower leases that came late get their tokens only when it is done."""
+        if self.job.in_order:
+            may_write = [lease for lease in self._leases if lease.token.is_set() and lease.turn is not None]
+            if may_write:
+                return min(may_write, key=_first_turn)
+        return self._leases[0]
 
     def one_more(self) -> bool:
         """Whether one more coroutine must be started, for `next_below`: nobody would take up the lowest lease."""
@@ -195,6 +204,11 @@ class Pieces:
 
 def _start(lease: HeldLease) -> int:
     return lease.extent.start
+
+
+def _first_turn(lease: HeldLease) -> int:
+    assert lease.turn is not None
+    return lease.turn
 
 
 def _turn(piece: Piece) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from mpconv import transports
-from mpconv.errors import Fatal, MpconvError, ProtocolError
+from mpconv.errors import Fatal, MpconvError, Retryable
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
 from mpconv.formats.opening import open_source
@@ -33,7 +33,8 @@ class Worker(Reports):
         self._endpoint = endpoint
         self._parent = parent_sentinel
         self._over = asyncio.Event()
-        self._running: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
         self._inbox: asyncio.Queue[messages.FromCoordinator] = asyncio.Queue()
         self._leases: dict[int, HeldLease] = {}
         self._copier: Copier | Comparer | None = None
@@ -52,14 +53,11 @@ class Worker(Reports):
         if self._parent is not None:
             loop.add_reader(self._parent, self._over.set)
         self._send(messages.Hello(messages.VERSION, os.getpid()))
-        self._spawn(self._obey())
-        self._spawn(self._heartbeat())
+        self._spawn(self._obey(), self._serving)
+        self._spawn(self._heartbeat(), self._serving)
         await self._over.wait()
-        for running in self._running:
-            running.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        for connection in self._images:
-            await connection.close()
+        await _end(self._serving)
+        await self._let_go()
         link.close(linger_ms=200)
         context.term()
 
@@ -67,12 +65,12 @@ class Worker(Reports):
         self._link.send(encode(message))
 
     def _receive(self, frames: list[bytes]) -> None:
-        try:
-            self._inbox.put_nowait(decode_from_coordinator(frames[-1]))
-        except ProtocolError:
-            self._over.set()
+        message = decode_from_coordinator(frames[-1])
+        if isinstance(message, messages.Bye):
+            self._over.set()  # whatever is being waited for
+        self._inbox.put_nowait(message)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
         async def guarded() -> None:
             try:
                 await work
@@ -82,10 +80,31 @@ class Worker(Reports):
                 self._report(Fatal(f"internal error in a worker: {type(error).__name__}: {error}"))
 
         task = asyncio.get_running_loop().create_task(guarded())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        among.add(task)
+        task.add_done_callback(among.discard)
 
     def _report(self, error: MpconvError) -> None:
+        """A target's connection that is lost is made again, and what was written through it is written again; sources'
+        connections see to it themselves.
+        """
+        if not isinstance(error, Retryable):
+            self._fail(error)
+        elif self._copier is not None:
+            self._copier = None  # from now on nothing that comes is for us, until the job is opened anew
+            self._spawn(self._begin_anew(), self._serving)
+
+    async def _begin_anew(self) -> None:
+        await self._let_go()
+        self._send(messages.Hello(messages.VERSION, os.getpid()))
+
+    async def _let_go(self) -> None:
+        """Of all that is being done, and of the connections; nothing is sent on them afterwards."""
+        await _end(self._working)
+        self._leases.clear()
+        while self._images:
+            await self._images.pop().close()
+
+    def _fail(self, error: MpconvError) -> None:
         self._send(messages.Failed(self._id, error.why, error.operation, error.image, error.offset))
 
     async def _heartbeat(self) -> None:
@@ -98,16 +117,14 @@ class Worker(Reports):
             match await self._inbox.get():
                 case messages.Open(job):
                     await self._open(job)
-                case messages.LeaseGrant(_, epoch, start, length, kind, token):
+                case messages.LeaseGrant(_, epoch, start, length, kind, token) if self._copier is not None:
                     await self._lease(epoch, Extent(start, length, Kind(kind)), token)
                 case messages.Token(_, epoch, places):
                     if epoch in self._leases:
                         self._leases[epoch].places = places
                         self._leases[epoch].token.set()
-                case messages.Flush(job_id):
-                    self._spawn(self._flush(job_id))
-                case messages.Bye():
-                    self._over.set()
+                case messages.Flush(job_id) if self._copier is not None:
+                    self._spawn(self._flush(job_id), self._working)
 
     async def _open(self, job: Job) -> None:
         self._job = job
@@ -125,7 +142,7 @@ class Worker(Reports):
             self._images += self._targets
             self._copier = _copier(job, source, self._targets, self)
         for _ in range(job.requests):
-            self._spawn(self._copier.run())
+            self._spawn(self._copier.run(), self._working)
         self._asked = 2
         self._send(messages.Want(2))
 
@@ -138,7 +155,7 @@ class Worker(Reports):
         self._leases[epoch] = lease
         await self._copier.pieces.add(lease)
         if isinstance(self._copier, Copier) and self._copier.pieces.one_more():
-            self._spawn(self._copier.run_below())
+            self._spawn(self._copier.run_below(), self._working)
 
     async def _flush(self, job_id: int) -> None:
         for target in self._targets:
@@ -173,6 +190,12 @@ class Worker(Reports):
         if self._copier.pieces.waiting < self._copier.job.requests and self._asked < 2:
             self._asked += 1
             self._send(messages.Want(1))
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _copier(job: Job, source: Image, targets: list[Transport], reports: Reports) -> Copier:

@@ -44,7 +44,7 @@ class Told(Worker):
             await asyncio.sleep(0)
 
     def end(self) -> None:
-        for task in self._running:
+        for task in self._serving | self._working:
             task.cancel()
 
 
@@ -58,7 +58,7 @@ async def opened(requests: int) -> tuple[Told, bytearray]:
     await source.write(0, CONTENT)
     target = await connect("memory:target", Access.WRITE, create_size=len(CONTENT))
     worker = Told()
-    worker._spawn(worker._obey())
+    worker._spawn(worker._obey(), worker._serving)
     worker.hears(messages.Open(job(len(CONTENT), in_order=True, requests=requests)))
     await worker.says(messages.Want(2))
     return worker, target._store
@@ -84,6 +84,25 @@ def test_a_lower_lease_that_comes_late_is_written_first(requests, ahead):
             await worker.says(messages.Ready(1, epoch))
             worker.hears(messages.Token(1, epoch))
             await worker.says(messages.Done(1, epoch, 0))
+        assert target == CONTENT
+        worker.end()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+def test_what_may_be_written_goes_on_before_a_lower_lease_that_comes_late(requests):
+    """That one gets its token only when the higher one is done."""
+
+    async def run() -> None:
+        worker, target = await opened(requests)
+        worker.hears(lease(1, 8, 8))
+        await worker.says(messages.Ready(1, 1))
+        worker.hears(messages.Token(1, 1), lease(2, 0, 8))
+        await worker.says(messages.Done(1, 1, 0))
+        await worker.says(messages.Ready(1, 2))
+        worker.hears(messages.Token(1, 2))
+        await worker.says(messages.Done(1, 2, 0))
         assert target == CONTENT
         worker.end()
 
@@ -117,17 +136,17 @@ def test_many_small_leases_that_come_back_take_one_buffer_more():
         worker.hears(lease(1, 12, 4))
         await worker.says(messages.Ready(1, 1))
         await worker.settle()
-        tasks = len(worker._running)
+        tasks = len(worker._working)
         for epoch in range(2, 14):
             worker.hears(lease(epoch, epoch - 2, 1))
         await worker.settle()
-        assert len(worker._running) == tasks + 1
+        assert len(worker._working) == tasks + 1
         for epoch in (*range(2, 14), 1):
             await worker.says(messages.Ready(1, epoch))
             worker.hears(messages.Token(1, epoch))
             await worker.says(messages.Done(1, epoch, 0))
         await worker.settle()
-        assert len(worker._running) == tasks, "it ends with what it was started for"
+        assert len(worker._working) == tasks, "it ends with what it was started for"
         assert target == CONTENT
         worker.end()
 

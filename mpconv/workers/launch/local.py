@@ -120,6 +120,11 @@ class LocalWorkers:
             self._idle.set_result(None)
         ended(pid, code)
 
+    def kill(self, pid: int) -> None:
+        """End a worker at once; `ended` is called when it is reaped."""
+        if pid in self._running:
+            _kill(pid)
+
     async def stop(self, grace: float) -> None:
         """Wait `grace` seconds for the workers to end, then kill them. None is left afterwards."""
         loop = asyncio.get_running_loop()

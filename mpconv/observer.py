@@ -1,0 +1,22 @@
+"""Who hears what becomes of a job."""
+
+from __future__ import annotations
+
+
+class Observer:
+    """This one listens to nothing."""
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        """So many bytes are complete, `zeros` of them zero."""
+
+    def phase(self, name: str) -> None:
+        """What it is at now: "copy", "flush"."""
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        """These ranges (start, length) of the source could not be read and became zeros."""
+
+    def said(self, text: str) -> None:
+        """How something is done, told once."""
+
+    def warn(self, text: str) -> None:
+        """People should know it, though the job goes on."""

@@ -1,0 +1,112 @@
+"""How long, and how often, a server that does not answer is tried again. Pure, but for the waiting.
+
+The first failure starts an outage, the next success ends it; `--retry-for` is how long one may last. Between attempts
+lies a random time below a limit that doubles (full jitter), so that the connections of many workers do not all come
+back in the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mpconv.errors import Absent, Gone, MpconvError, Retryable, Unreachable
+
+_T = TypeVar("_T")
+Tell = Callable[[str], None]
+"""Is told in one line what is wrong and what is done about it."""
+Attempt = Callable[[], Awaitable[_T]]
+
+_SHORTEST, _LONGEST = 0.1, 5.0
+_ABSENT_SECONDS = 15.0
+"""tgtd listens before its targets are configured, NFS servers before their exports are there."""
+_SAY_AGAIN = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """`seconds`: how long an outage may last; 0: the first failure is final."""
+
+    seconds: float = 0.0
+
+
+AT_ONCE = Retry()
+
+
+class Outage:
+    """From a first failure to the next success. Times are in seconds, on a clock of the caller's."""
+
+    def __init__(self, retry: Retry, chance: Callable[[], float] = random.random) -> None:
+        self._retry = retry
+        self._chance = chance
+        self.over()
+
+    def over(self) -> None:
+        """It works: the next failure is a first one."""
+        self._since: float | None = None
+        self._failures = 0
+        self._absent_since: float | None = None
+        self._said_at: float | None = None
+
+    def failed(self, error: MpconvError, now: float) -> float | None:
+        """For how long to wait before it is tried again; None: this was the last time."""
+        if self._since is None:
+            self._since = now
+        left = self._since + self._retry.seconds - now
+        if isinstance(error, Absent):
+            if self._absent_since is None:
+                self._absent_since = now
+            left = min(left, self._absent_since + _ABSENT_SECONDS - now)
+        elif isinstance(error, Retryable | Unreachable):
+            self._absent_since = None
+        else:
+            return None
+        if left <= 0:
+            return None
+        most = min(_LONGEST, _SHORTEST * float(1 << min(self._failures, 16)))
+        self._failures += 1
+        return min(left, self._chance() * most)
+
+    def words(self, error: MpconvError, now: float) -> str | None:
+        """What people are told of a failure that is tried again; None while it was said not long ago."""
+        if self._since is None or (self._said_at is not None and now - self._said_at < _SAY_AGAIN):
+            return None
+        self._said_at = now
+        left = max(0, round(self._since + self._retry.seconds - now))
+        what = "is not there" if isinstance(error, Absent) else "does not answer"
+        return f"'{error.image}' {what} ({error.reason or error.why}): trying again for {left // 60}:{left % 60:02}"
+
+    def given_up(self, error: MpconvError, now: float) -> MpconvError:
+        """The error to end with, never a Retryable one: how long it was tried is added, if it was at all."""
+        if not isinstance(error, Retryable | Unreachable | Absent):
+            return error
+        if not self._retry.seconds and not isinstance(error, Retryable):
+            return error
+        tried = 0.0 if self._since is None else now - self._since
+        why = f"{error.why} (given up after {tried:.0f} seconds)" if self._retry.seconds else error.why
+        return Gone(why, operation=error.operation, image=error.image, offset=error.offset)
+
+
+async def keep_trying(attempt: Attempt[_T], retry: Retry, tell: Tell, outage: Outage | None = None) -> _T:
+    """What `attempt` returns, once it works. Raises what is final: at once, or when it was tried for long enough.
+
+    `outage`: one that may have begun before and is not over when the attempt works, because that alone proves little;
+    the caller ends it.
+    """
+    clock = asyncio.get_running_loop().time
+    outage = outage or Outage(retry)
+    while True:
+        try:
+            return await attempt()
+        except (Retryable, Unreachable, Absent) as error:
+            now = clock()
+            wait = outage.failed(error, now)
+            if wait is None:
+                raise outage.given_up(error, now) from error
+            text = outage.words(error, now)
+            if text is not None:
+                tell(text)
+        await asyncio.sleep(wait)
