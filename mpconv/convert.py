@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,9 +18,14 @@ from mpconv.job import Job, Place
 from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
-from mpconv.target import Target, open_raw
+from mpconv.target import Left, Target, open_raw
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
+
+if TYPE_CHECKING:
+    from mpconv.journal.recorder import Recorder
+
+Begin = Callable[[list[Place], Image, Target, How], Awaitable["Recorder"]]
 
 LEASE = 16 * MiB
 _LEASE_IN_ORDER = 64 * MiB
@@ -41,13 +48,13 @@ async def convert(
     it was only a part.
     """
     try:
-        await _copy(sources, target, options, local, observer, on_warning, trusting=True)
+        await copy_once(sources, target, options, local, observer, on_warning, trusting=True)
     except StatusWithdrawn as error:
         on_warning(f"{error}: the copy begins anew and reads everything")
-        await _copy(sources, target, options, local, observer, on_warning, trusting=False)
+        await copy_once(sources, target, options, local, observer, on_warning, trusting=False)
 
 
-async def _copy(
+async def copy_once(
     sources: list[Place],
     place: Place,
     options: Options,
@@ -56,7 +63,11 @@ async def _copy(
     on_warning: Callable[[str], None],
     *,
     trusting: bool,
+    begin: Begin | None = None,
 ) -> None:
+    """The same. `trusting`: what the sources say of their holes is believed; at StatusWithdrawn all is to be done anew
+    without. `begin`: called once both are open, tells who keeps a journal.
+    """
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
     how = How(locked=not options.shared, trusting=trusting, trust=options.trust, keeps_backing=backed)
     several = options.snapshot is not None and len(sources) > 1 and not options.snapshot.startswith("snapshot.")
@@ -69,37 +80,46 @@ async def _copy(
             raise UsageError("No support for concatenating multiple snapshot")
         if options.refusal is not None:
             raise UsageError(options.refusal)
-        target = await _open_target(source, place, options)
+        if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
+            raise UsageError("--journal cannot be used with -n and a qcow2 image yet")
+        target = await open_target(source, place, options)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
-        await _run(sources, source, target, options, local, observer)
+        recorder = await begin(sources, source, target, how) if begin is not None else None
+        await run(sources, source, target, options, local, observer, recorder)
     finally:
         await source.close()
         if target is not None:
             await target.close()
 
 
-async def _open_target(source: Image, place: Place, options: Options) -> Target:
-    target_format = await format_at(place) if options.probe_target else options.target_format
-    if target_format != "qcow2":
+async def _format_of(place: Place, options: Options) -> str:
+    return await format_at(place) if options.probe_target else options.target_format
+
+
+async def open_target(source: Image, place: Place, options: Options, left: Left | None = None) -> Target:
+    """The target, made anew unless it exists by the user's word, or is `left` by an earlier run."""
+    if await _format_of(place, options) != "qcow2":
         if options.compress:
             raise UsageError("Compression not supported for this file format")
-        return await open_raw(source, place, options)
+        return await open_raw(source, place, options, left)
     from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
 
     if options.create and options.qcow2 is not None:
-        return await qcow2_target.make(source, place, options, options.qcow2)
+        return await qcow2_target.make(source, place, options, options.qcow2, left)
     return await qcow2_target.existing(source, place, options)
 
 
-async def _run(
+async def run(
     sources: list[Place],
     source: Image,
     target: Target,
     options: Options,
     local: LocalWorkers,
     observer: Observer,
+    recorder: Recorder | None = None,
 ) -> None:
+    """Copy from the source to the target, which are open, as far as it is not done yet by what `recorder` knows."""
     alone = options.in_order and target.written.ordered and not options.compress
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
     if not target.divisible:
@@ -131,18 +151,33 @@ async def _run(
         lease_size=lease_size,
     )
     layout = target.writer.layout if target.writer is not None else None
-    coordinator = Coordinator(job, source, local, count, observer, rate=options.rate, block=target.block, layout=layout)
+    coordinator = Coordinator(
+        job,
+        source,
+        local,
+        count,
+        observer,
+        rate=options.rate,
+        block=target.block,
+        layout=layout,
+        recorder=recorder,
+    )
     try:
-        observer.progress(0, source.size, 0)
-        if job.size:
-            await coordinator.run()
-        if options.cache.flushes:
-            observer.phase("flush")
-        await interruptible(target.finish(durable=options.cache.flushes))
+        async with recorder or contextlib.nullcontext():
+            observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
+            if coordinator.bytes_done < job.size:
+                await coordinator.run()
+            if recorder is not None:
+                await recorder.settle()
+            if options.cache.flushes:
+                observer.phase("flush")
+            if not target.whole:
+                await interruptible(target.finish(durable=options.cache.flushes))
+    except StatusWithdrawn:
+        raise
     except MpconvError as error:
-        if coordinator.may_have_written or target.store.zero_initialised:
-            error.why += (
-                f" (the target is incomplete: {human(coordinator.bytes_done)} of {human(source.size)} written;"
-                " run the command again)"
-            )
+        if recorder is not None or coordinator.may_have_written or target.store.zero_initialised:
+            written = f"{human(coordinator.bytes_done)} of {human(source.size)} written"
+            again = f"resume with: {recorder.resume_with}" if recorder is not None else "run the command again"
+            error.why += f" (the target is incomplete: {written}; {again})"
         raise

@@ -6,7 +6,9 @@ The coordinator's process opens images for metadata alone; image bytes never pas
 from __future__ import annotations
 
 import asyncio
+import copy
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +35,14 @@ from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.layout import Layout
+    from mpconv.journal.recorder import Recorder
 
 _TICK = 1.0
 _STATUS_AHEAD = 64 * GiB
 _EXTENTS_AHEAD = 16384
 """Extents known and not leased, at which the walk of block status waits: some megabytes of memory."""
+_CHECKPOINT = 2.0
+"""Seconds between checkpoints, with a journal: so much and the time of a flush is done again after a crash."""
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 
@@ -46,6 +51,7 @@ class Coordinator:
     """Runs one job with local workers.
 
     `rate`: bytes written per second at most, 0 for no limit. `block`: no two leases share a block of so many bytes.
+    `recorder`: is told what is durable, and knows what was so before.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Coordinator:
         rate: int = 0,
         block: int = 1,
         layout: Layout | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._job = job
         self._source = source
@@ -77,7 +84,14 @@ class Coordinator:
             workers=count,
             lease_size=job.lease_size,
             buffer_size=job.buffer_size,
+            done=copy.deepcopy(recorder.done) if recorder is not None else None,
+            zeros_done=recorder.zeros if recorder is not None else 0,
+            checkpoint_seconds=_CHECKPOINT if recorder is not None else 0,
         )
+        self._recorder = recorder
+        if recorder is not None:
+            recorder.on_failure, recorder.on_room = self._fail, self._send_held
+        self._held: deque[tuple[int, str, messages.Token]] = deque()
         self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
@@ -124,6 +138,11 @@ class Coordinator:
     def bytes_done(self) -> int:
         """Completed bytes."""
         return self._state.bytes_done
+
+    @property
+    def bytes_zero(self) -> int:
+        """Those of them that are zero."""
+        return self._state.bytes_zero
 
     def _fail(self, error: MpconvError) -> None:
         if not self._outcome.done():
@@ -296,7 +315,20 @@ class Coordinator:
         if self._layout is not None:
             places = self._layout.place(self._state.leases.live[epoch].extent, self._needs[epoch].needs)
             self._places[epoch] = places
-        self._send(name, messages.Token(self._job.id, epoch, places))
+        token = messages.Token(self._job.id, epoch, places)
+        if self._recorder is not None and self._layout is not None:
+            self._held.append((self._layout.end, name, token))
+            self._send_held()
+        else:
+            self._send(name, token)
+
+    def _send_held(self) -> None:
+        """Places that the journal does not know of yet wait."""
+        assert self._recorder is not None
+        while self._held and self._recorder.may_use(self._held[0][0]):
+            _, name, token = self._held.popleft()
+            if name in self._crew:
+                self._send(name, token)
 
     def _share(self, number: int) -> int:
         """How many of the job's buffers the worker of that number has in flight."""
@@ -321,6 +353,11 @@ class Coordinator:
                 case events.Passed(extent):
                     if self._layout is not None:
                         self._layout.passed(extent)
+                    if self._recorder is not None:
+                        self._recorder.passed(extent)
+                case events.Durable(extents, zeros):
+                    if self._recorder is not None:
+                        self._recorder.durable(extents, zeros)
                 case events.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
                 case events.LostContact(name):
@@ -332,6 +369,8 @@ class Coordinator:
                         self._outcome.set_result(None)
                 case events.Stopped():
                     assert self._interrupted is not None
+                    if self._recorder is not None:
+                        self._recorder.at_rest()
                     self._fail(self._interrupted)
         if self._state.bytes_done != before:
             self._observer.progress(self._state.bytes_done, self._job.size, self._state.bytes_zero)

@@ -1,221 +1,177 @@
-"""What a copy keeps in its journal besides what is done: how it goes on, and by what its images are known again."""
+"""A copy that keeps a journal, and how it goes on in another run."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-import msgspec
-
-from mpconv import transports
-from mpconv.coordinator import Observer
-from mpconv.errors import Fatal, MpconvError, UsageError
+from mpconv import course as courses
+from mpconv.convert import copy_once, open_target, run
+from mpconv.course import Course, Effort
+from mpconv.errors import Fatal, StatusWithdrawn
+from mpconv.extent import Ranges
 from mpconv.formats.image import Image
+from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import Place
-from mpconv.journal.recorder import Recorder
-from mpconv.journal.records import Begun, Happening, Identity, Stored
+from mpconv.journal.file import Journal
+from mpconv.journal.recorder import Entries, Recorder
+from mpconv.journal.records import Happening, State, Stored
+from mpconv.observer import Observer
 from mpconv.options import Options
-from mpconv.target import Target
-from mpconv.transports.base import Transport
+from mpconv.target import Left, Target
+from mpconv.workers.launch.local import LocalWorkers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Course:
-    """All that is needed to go on with a copy. `sources`: with all that was found out about them, so that the same files
-    are opened. `keeps_backing`: what the source leaves to its backing file is left to the target's. `trusting`: what the
-    sources say of their holes is believed. Passwords are left out.
-    """
-
-    sources: list[Place]
-    target: Place
-    options: Options
-    zero_initialised: bool
-    keeps_backing: bool
-    trusting: bool = True
-
-    def encoded(self) -> str:
-        """As text. Names that are no UTF-8 come through."""
-        return json.dumps(msgspec.to_builtins(self))
-
-
-def decoded(stored: Stored, path: str) -> Course:
-    """The course of a copy. Fatal when the journal's has another form."""
-    try:
-        return msgspec.convert(json.loads(stored.begun.course), Course)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise Fatal(f"error while reading the journal '{path}': it is damaged ({error})") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """What may be chosen anew when a copy goes on; None: as before."""
-
-    requests: int | None = None
-    workers: int | None = None
-    rate: int | None = None
-
-    def applied(self, options: Options) -> Options:
-        """The options that count now."""
-        chosen = {"requests": self.requests, "workers": self.workers, "rate": self.rate}
-        return replace(options, **{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
-
-
-def check_journal(path: str, places: Iterable[Place], options: Options) -> None:
-    """UsageError when such a copy can have no journal, or not that one."""
-    if not options.cache.flushes:
-        raise UsageError("--journal needs a target that is flushed: it cannot be used with -t unsafe")
-    for place in places:
-        if transports.is_local(place.url) and _same_file(path, place.url.removeprefix("file:")):
-            raise UsageError(f"the journal '{path}' is one of the images")
-    made = options.qcow2
-    for name in (made.backing_file, made.data_file) if made is not None else ():
-        if name is not None and without_password(name) != name:
-            raise UsageError("the name of a file that the image is made of has a password, which no journal may keep")
-
-
-def _same_file(one: str, other: str) -> bool:
-    if os.path.abspath(one) == os.path.abspath(other):
-        return True
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
-
-
-async def begun(
-    sources: Sequence[Place],
-    place: Place,
+async def convert(
+    sources: list[Place],
+    target: Place,
     options: Options,
-    source: Image,
-    target: Target,
-    *,
-    trusting: bool,
-    backed: bool,
-) -> Begun:
-    """What is to be kept of a copy whose images are open."""
-    settled = replace(
-        options,
-        probe_target=False,
-        target_format="qcow2" if target.writer is not None else "raw",
-        snapshot=None,
+    local: LocalWorkers,
+    observer: Observer,
+    on_warning: Callable[[str], None],
+    path: str,
+) -> None:
+    """As convert.convert, with a journal at `path`."""
+    courses.check_journal(path, [*sources, target], options)
+    with contextlib.closing(Journal.for_new_copy(path)) as journal:
+        noting = Noting(observer)
+
+        async def begin(found: list[Place], source: Image, made: Target, how: How) -> Recorder:
+            """What was made is durable before anything counts as done, and with it its size: so far it is zeros."""
+            for store in made.stores:
+                await store.flush()
+            journal.begin(await courses.described(found, target, options, source, made, how))
+            noting.recorder = Recorder(journal, source.size, done=Ranges(), entries=_entries(made))
+            return noting.recorder
+
+        try:
+            await copy_once(sources, target, options, local, noting, noting.warn, trusting=True, begin=begin)
+        except StatusWithdrawn as error:
+            on_warning(_anew(error))
+            stored = journal.load()
+            if stored is None:
+                await copy_once(sources, target, options, local, noting, noting.warn, trusting=False, begin=begin)
+            else:
+                await _anew_in_place(journal, stored, Effort(), local, observer)
+
+
+async def resume(
+    path: str, effort: Effort, local: LocalWorkers, observer: Observer, on_warning: Callable[[str], None]
+) -> bool:
+    """Go on with a copy. False: it is finished already. Fatal when its images are not what they were."""
+    with contextlib.closing(Journal.of_copy(path)) as journal:
+        stored = courses.begun(journal.load(), path)
+        if stored.state is State.FINISHED:
+            observer.progress(stored.begun.size, stored.begun.size, stored.zeros)
+            return False
+        try:
+            await _go_on(journal, stored, effort, local, observer)
+        except StatusWithdrawn as error:
+            on_warning(_anew(error))
+            await _anew_in_place(journal, stored, effort, local, observer)
+    return True
+
+
+def _anew(error: StatusWithdrawn) -> str:
+    return f"{error}: the copy begins anew and reads everything"
+
+
+async def _anew_in_place(
+    journal: Journal, stored: Stored, effort: Effort, local: LocalWorkers, observer: Observer
+) -> None:
+    """What was done may be wrong, since the source said zeros where it has data. All of it is read and written again,
+    into the same target: where the source does have zeros, nothing else was ever written.
+    """
+    course = courses.decoded(stored, journal.path)
+    journal.begin_anew(replace(course, trusting=False).encoded())
+    await _go_on(journal, courses.begun(journal.load(), journal.path), effort, local, observer)
+
+
+async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalWorkers, observer: Observer) -> None:
+    course = courses.decoded(stored, journal.path)
+    options = effort.applied(course.options)
+    how = How(locked=not options.shared, trusting=course.trusting, keeps_backing=course.keeps_backing)
+    source, sources = await open_and_resolve(course.sources, how)
+    target: Target | None = None
+    try:
+        await courses.check_sources(stored, source.stores)
+        target = await _as_it_was_left(journal, stored, course, options, source)
+        recorder = Recorder(
+            journal,
+            source.size,
+            done=stored.done,
+            zeros=stored.zeros,
+            places=stored.places,
+            entries=_entries(target),
+        )
+        journal.take_up()
+        _tell_again(stored.happened, observer)
+        await run(sources, source, target, options, local, Noting(observer, recorder), recorder)
+    finally:
+        await source.close()
+        if target is not None:
+            await target.close()
+
+
+async def _as_it_was_left(journal: Journal, stored: Stored, course: Course, options: Options, source: Image) -> Target:
+    left = Left(
+        zero_initialised=course.zero_initialised,
+        done=stored.done,
+        places=stored.places,
+        parts=journal.entries(),
     )
-    course = Course(
-        sources=[kept(one) for one in sources],
-        target=kept(place),
-        options=settled,
-        zero_initialised=target.zero_initialised,
-        keeps_backing=backed,
-        trusting=trusting,
-    )
-    return Begun(
-        source=", ".join(one.url for one in course.sources),
-        target=course.target.url,
-        size=source.size,
-        course=course.encoded(),
-        identities=[
-            *[await _identity("source", store) for store in source.stores],
-            *[await _identity("target", store) for store in target.stores],
-        ],
-    )
+    target = await open_target(source, course.target, options, left)
+    try:
+        await courses.check_targets(stored, target.stores)
+        if target.whole and stored.bytes_done < source.size:
+            name = target.store.name
+            raise Fatal(f"target '{name}' is not the image it was: it is complete, and the journal's is not")
+    except BaseException:
+        await target.close()
+        raise
+    return target
 
 
-async def _identity(role: str, store: Transport) -> Identity:
-    print_ = await store.fingerprint()
-    return Identity(role, store.name, print_.same, print_.content)
+def _entries(target: Target) -> Entries | None:
+    if target.writer is None:
+        return None
+    from mpconv.formats.qcow2.kept import KeptEntries  # noqa: PLC0415  (raw copies do without)
+
+    return KeptEntries(target.writer.layout)
 
 
-async def check_sources(stored: Stored, stores: Sequence[Transport]) -> None:
-    """Fatal when one of them is not what it was, or was changed."""
-    await _check(stored, "source", stores)
-
-
-async def check_targets(stored: Stored, stores: Sequence[Transport]) -> None:
-    """Fatal when one of them is not what it was; its bytes may be others."""
-    await _check(stored, "target", stores)
-
-
-async def _check(stored: Stored, role: str, stores: Sequence[Transport]) -> None:
-    known = [identity for identity in stored.begun.identities if identity.role == role]
-    if len(known) != len(stores):
-        raise Fatal(f"the {role} consists of {len(stores)} files, and of {len(known)} when the copy began")
-    for identity, store in zip(known, stores, strict=True):
-        now = await store.fingerprint()
-        then, found = (identity.same, now.same)
-        if role == "source":
-            then, found = then | identity.content, found | now.content
-        for what in then | found:
-            old, new = then.get(what, "not known"), found.get(what, "not known")
-            if old != new:
-                raise Fatal(f"{role} '{store.name}' is not the image it was: {what} {new} (it was {old})")
-
-
-def kept(place: Place) -> Place:
-    """The same place wherever one stands, without passwords, and so the files that it is made of."""
-    url = without_password(place.url)
-    if transports.is_local(url):
-        url = os.path.abspath(url.removeprefix("file://").removeprefix("file:"))
-    return msgspec.structs.replace(
-        place,
-        url=url,
-        backing=kept(place.backing) if place.backing is not None else None,
-        data_file=kept(place.data_file) if place.data_file is not None else None,
-    )
-
-
-def without_password(url: str) -> str:
-    """As `transports.redacted`; but the parameters of an NFS URL, which say where it lies, stay."""
-    bare, mark, query = url.partition("?")
-    if not bare.lower().startswith("nfs://"):
-        return transports.redacted(url)
-    return transports.redacted(bare) + mark + query
-
-
-def check_passwords(course: Course) -> None:
-    """UsageError when one is needed that is not in the environment."""
-    places = [*course.sources, course.target]
-    while places:
-        place = places.pop()
-        places += [below for below in (place.backing, place.data_file) if below is not None]
-        user = place.url.lower().startswith("iscsi://") and "@" in place.url.partition("?")[0]
-        if user and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
-            raise UsageError(f"no journal keeps a password: set LIBISCSI_CHAP_PASSWORD for '{place.url}'")
-
-
-class Noting(Observer):
-    """Tells the journal what another observer hears as well, as far as it is worth keeping."""
-
-    def __init__(self, inner: Observer, recorder: Recorder) -> None:
-        self._inner = inner
-        self._recorder = recorder
-
-    def progress(self, done: int, total: int, zeros: int) -> None:
-        self._recorder.written = done
-        self._inner.progress(done, total, zeros)
-
-    def phase(self, name: str) -> None:
-        self._inner.phase(name)
-
-    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
-        self._recorder.happened("lost", why, ranges)
-        self._inner.lost(ranges, why)
-
-    def said(self, text: str) -> None:
-        self._inner.said(text)
-
-    def warn(self, text: str) -> None:
-        self._recorder.happened("warning", text)
-        self._inner.warn(text)
-
-
-def tell_again(happened: Iterable[Happening], observer: Observer) -> None:
+def _tell_again(happened: Iterable[Happening], observer: Observer) -> None:
     """What earlier runs lost belongs to this one's report."""
     for one in happened:
         if one.kind == "lost" and one.start is not None and one.length is not None:
             observer.lost([(one.start, one.length)], one.text)
 
 
-def last_words(error: MpconvError) -> tuple[str, str]:
-    """(kind, text) of what ended a run."""
-    return ("failed", str(error))
+class Noting(Observer):
+    """Tells the journal, once there is one, what another observer hears too, as far as it is worth keeping."""
+
+    def __init__(self, inner: Observer, recorder: Recorder | None = None) -> None:
+        self._inner = inner
+        self.recorder = recorder
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        if self.recorder is not None:
+            self.recorder.written = done
+        self._inner.progress(done, total, zeros)
+
+    def phase(self, name: str) -> None:
+        self._inner.phase(name)
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        if self.recorder is not None:
+            self.recorder.happened("lost", why, ranges)
+        self._inner.lost(ranges, why)
+
+    def said(self, text: str) -> None:
+        self._inner.said(text)
+
+    def warn(self, text: str) -> None:
+        if self.recorder is not None:
+            self.recorder.happened("warning", text)
+        self._inner.warn(text)

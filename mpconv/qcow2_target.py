@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import msgspec
 
@@ -27,6 +28,8 @@ from mpconv.units import SECTOR, align_down, align_up
 
 async def make(source: Image, place: Place, options: Options, made: Qcow2Options, left: Left | None = None) -> Target:
     """A new image, or one that an earlier run began."""
+    if left is not None:
+        options = replace(options, create=False)
     backing_size = await _backing_size(place, made)
     layout = Layout(source.size, made, backing_size=backing_size)
     data_file = made.data_file is not None

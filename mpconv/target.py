@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mpconv import transports
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 class Left:
     """A target as an earlier run left it: `done` is written and durable.
 
-    `zero_initialised`: it read as zeros when that run began. It holds for what nobody wrote, and what a write left that
-    was not finished, or not made durable, does no harm: the source has not changed, so those are the source's bytes, and
-    where the source has zeros there are zeros still. `parts`, `places`: of a qcow2 image, as KeptEntries has them and
-    where it ended.
+    `zero_initialised`: it read as zeros when that run began. So it does still wherever the source has zeros: what a
+    write left that did not end, or was not made durable, are the source's bytes, since that has not changed.
+    `parts`, `places`: of a qcow2 image, its entries as KeptEntries has them, and where it ended.
     """
 
     zero_initialised: bool
@@ -88,6 +87,8 @@ class Target:
 
 async def open_raw(source: Image, place: Place, options: Options, left: Left | None = None) -> Target:
     """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself."""
+    if left is not None:
+        options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
     store = await open_store(source, place, options, source.size, opening)
     if store.fixed_size and store.writable < source.size:

@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
     "journal": BOTTOM,
+    "course": BOTTOM | {"formats", "transports", "options", "target", "journal"},
+    "journaled": BOTTOM | {"course", "convert", "formats", "journal", "observer", "options", "target", "workers"},
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
     "options": BOTTOM | {"cache", "formats"},
@@ -47,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"cache", "compare", "inspection", "options"},
+    | {"cache", "compare", "inspection", "options", "course", "journaled"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""

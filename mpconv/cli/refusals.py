@@ -63,6 +63,10 @@ def check_combination(options: Options) -> None:
             options["compression_level"] is not None and not options["compress"],
             "--compression-level requires use of -c flag",
         ),
+        (
+            options["journal"] is not None and options["target_cache"] == "unsafe",
+            "--journal cannot be used with -t unsafe: nothing would ever be durable",
+        ),
     ]
     for refused, why in refusals:
         if refused:

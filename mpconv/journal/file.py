@@ -14,6 +14,7 @@ import os
 import shlex
 import sqlite3
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -46,13 +47,14 @@ _TABLES = ("job", "identities", "done", "entries", "happened")
 
 
 class Journal:
-    """An open journal, ours until it is closed. Calls block; one at a time, from any thread. Raises Fatal."""
+    """An open journal, ours until it is closed. Calls block, from any thread. Raises Fatal."""
 
     def __init__(self, path: str, fd: int, database: sqlite3.Connection) -> None:
         self.path = path
         self._fd = fd
         self._database = database
         self._unused = False
+        self._at_it = threading.Lock()
 
     @classmethod
     def for_new_copy(cls, path: str) -> Journal:
@@ -176,7 +178,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _told(self.path, "writing"):
+        with self._at_it, _told(self.path, "writing"):
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -190,7 +192,7 @@ class Journal:
         """Let go of it. One for a new copy that never began is removed."""
         if self._fd < 0:
             return
-        with contextlib.suppress(sqlite3.Error):
+        with self._at_it, contextlib.suppress(sqlite3.Error):
             self._database.close()
         if self._unused:
             with contextlib.suppress(OSError):

@@ -7,13 +7,15 @@ up, but for places in the target that must not be used before the journal says s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
-from mpconv.errors import MpconvError
+from mpconv.errors import Interrupted, MpconvError
 from mpconv.extent import Extent, Ranges
-from mpconv.journal.file import Journal
+from mpconv.journal.file import Journal, resume_with
 from mpconv.journal.records import Checkpoint, Happening, State
 from mpconv.units import MiB
 
@@ -26,7 +28,7 @@ class Entries(Protocol):
 
     @property
     def end(self) -> int:
-        """The first byte of the target that was never given out."""
+        """The first byte of the target that was never given out; 0 where each guest byte has its place for ever."""
 
     def mark(self, extent: Extent) -> None:
         """The extent is done: its entries are to be kept."""
@@ -52,8 +54,6 @@ class Recorder:
         places: int = 0,
         entries: Entries | None = None,
     ) -> None:
-        self.path = journal.path
-        self.size = size
         self.done = done
         self.zeros = zeros
         self.written = self.bytes_done
@@ -68,6 +68,11 @@ class Recorder:
         self._due = False
         self._error: MpconvError | None = None
         self._committing: asyncio.Task[None] | None = None
+
+    @property
+    def resume_with(self) -> str:
+        """The command that goes on with the copy."""
+        return resume_with(self._journal.path)
 
     @property
     def bytes_done(self) -> int:
@@ -92,28 +97,44 @@ class Recorder:
         of_bytes = [Happening(now, kind, text, start, length) for start, length in ranges]
         self._happened += of_bytes or [Happening(now, kind, text)]
 
+    def at_rest(self) -> None:
+        """No write is under way: places that were not given out may be so in the next run too."""
+        if self._entries is not None:
+            self._wanted_places = self._entries.end
+
     def may_use(self, end: int) -> bool:
         """Whether bytes of the target below `end` may be written. False: `on_room` will be called.
 
         The next run begins behind all that this one may have used, since a write of a process that was killed may lie
         in a socket and land late. So the journal is told beforehand, in large steps.
         """
+        if self._entries is None or not self._entries.end:
+            return True
         if end + self._room // 2 > self._wanted_places:
             self._wanted_places = end + self._room
             self._commit_soon()
         return end <= self._places
 
     async def settle(self) -> None:
-        """Everything is committed. To be awaited only when no write is under way: then places that were given out and
-        not used are free.
-        """
-        if self._entries is not None:
-            self._wanted_places = self._entries.end
+        """Everything is committed; no write is under way."""
+        self.at_rest()
         await self._finish_commits(None)
 
-    async def end(self, state: State) -> None:
-        """The last commit."""
-        await self._finish_commits(state)
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The last commit: how it ended."""
+        if error is None:
+            self.happened("finished", "")
+            await self._finish_commits(State.FINISHED)
+            return
+        stopped = isinstance(error, Interrupted) or not isinstance(error, MpconvError)
+        self.happened("stopped" if stopped else "failed", str(error))
+        with contextlib.suppress(MpconvError):  # the journal's own, which is the error already, or worth less than it
+            await self._finish_commits(State.STOPPED if stopped else State.FAILED)
 
     async def _finish_commits(self, state: State | None) -> None:
         while self._committing is not None:
