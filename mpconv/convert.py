@@ -145,6 +145,7 @@ async def run(
         durable=options.cache.flushes,
         write_through=options.cache.through,
         salvage=options.salvage,
+        retry_for=options.retry_for,
         offload=options.offload and target.clusters is None,
         clusters=target.clusters,
         buffer_size=buffer_size,

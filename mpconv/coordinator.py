@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import tempfile
 from collections import deque
 from pathlib import Path
@@ -45,6 +46,10 @@ _CHECKPOINT = 2.0
 """Seconds between checkpoints, with a journal: so much and the time of a flush is done again after a crash."""
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
+_STOP_TOLD = 1.0
+"""Seconds that a stop may take before people are told what it waits for."""
+_TROUBLE_AGAIN = 9.0
+"""Seconds: each worker says so every ten."""
 
 
 class Coordinator:
@@ -95,6 +100,7 @@ class Coordinator:
         self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
+        self._troubles: dict[str, float] = {}
         self._layout = layout
         self._needs: dict[int, messages.Ready] = {}
         self._places: dict[int, list[int]] = {}
@@ -156,8 +162,12 @@ class Coordinator:
         self._interrupted = error
         if self._outcome.done():
             return
-        self._observer.warn("stopping: what is being written ends, and is flushed; once more stops at once")
+        self._loop.call_later(_STOP_TOLD, self._say_it_stops)
         self._handle(events.Stop())
+
+    def _say_it_stops(self) -> None:
+        if not self._outcome.done():
+            self._observer.warn("stopping: what is being written ends, and is flushed; once more stops at once")
 
     def _start(self, count: int) -> None:
         for pid in self._workers.start(count, self._endpoint, self._ended):
@@ -281,6 +291,8 @@ class Coordinator:
             case messages.Said(of, text) if of == job and text not in self._told:
                 self._told.add(text)
                 self._observer.said(text)
+            case messages.Trouble(of, text) if of == job:
+                self._trouble(text)
             case messages.Alive():
                 self._handle(events.SignOfLife(name))
             case messages.Failed(_, why, operation, image, offset):
@@ -295,6 +307,13 @@ class Coordinator:
         if again:
             self._lose(events.Restarted(name))
         self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=self._share(member.number))))
+
+    def _trouble(self, text: str) -> None:
+        """All workers have the same; what image does not answer is told now and then, how long it is tried differs."""
+        what, now = text.partition(" (")[0], self._loop.time()
+        if now - self._troubles.get(what, -math.inf) > _TROUBLE_AGAIN:
+            self._troubles[what] = now
+            self._observer.warn(text)
 
     def _ready(self, name: str, message: messages.Ready) -> None:
         lease = self._state.leases.current(message.epoch, name)

@@ -94,6 +94,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     offload: bool = False
     """Whether data is copied where it lies, as far as that can be."""
     compare: bool = False
+    retry_for: float = 0.0
+    """Seconds for which a server that does not answer is tried again; 0: not at all."""
     clusters: Clusters | None = None
     """For a target whose format says where its bytes lie; None: where they are in the guest disk."""
     buffer_size: int = 2 * MiB

@@ -10,6 +10,7 @@ from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.job import NO_TRUST, Trust
 from mpconv.units import MiB
 
+RETRY_SECONDS = 300.0
 _WORTH_A_WORKER = 64 * MiB
 _MOST_WORKERS = 8
 _REQUESTS_EACH = 4
@@ -35,7 +36,8 @@ class Options:
     `probe_target`: nobody said of which format the target is. `refusal`: why it cannot be, said once the sources are
     open, as qemu-img does. `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made, None for raw.
     `compression_level`: None for the codec's own. `snapshot`: the source's internal snapshot to copy, by id or name, or
-    as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides.
+    as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides. `retry_for`: seconds for which a server
+    that does not answer is tried again, 0 for not at all.
     """
 
     in_order: bool = True
@@ -58,6 +60,7 @@ class Options:
     compression_level: int | None = None
     snapshot: str | None = None
     trust: Trust = NO_TRUST
+    retry_for: float = RETRY_SECONDS
 
 
 def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) -> tuple[int, int]:

@@ -31,7 +31,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": BOTTOM | {"cache", "formats"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
-    "coordinator": BOTTOM | {"core", "protocol", "transports", "formats", "workers", "journal"},
+    "observer": set(),
+    "interruption": BOTTOM,
+    "crew": BOTTOM,
+    "coordinator": BOTTOM
+    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"},
     "convert": BOTTOM
     | {
         "options",
@@ -44,12 +48,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "workers",
         "coordinator",
         "journal",
+        "observer",
+        "interruption",
     },
-    "compare": BOTTOM | {"convert", "options", "formats", "workers", "coordinator"},
+    "compare": BOTTOM | {"convert", "options", "formats", "workers", "coordinator", "observer"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"cache", "compare", "inspection", "options", "course", "journaled"},
+    | {"cache", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""
@@ -60,6 +66,7 @@ MUST_NOT: dict[str, set[str]] = {
     "job": SHELL | {"click"},
     "errors": SHELL | {"click"},
     "units": SHELL | {"click"},
+    "crew": SHELL | {"click"},
     "core": SHELL | {"click", "msgspec", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},
     "transports": {"zmq", "click", "msgspec", "multiprocessing"},

@@ -72,7 +72,7 @@ class Mortal(Worker):
         [target] = self._targets
         for extent in self._unflushed:
             target._store[extent.start : extent.end] = b"\xee" * extent.length
-        self._report(Retryable("the connection to the server was lost"))
+        self._report(target.error(Retryable, "writing", 0, "the connection to the server was lost"))
 
     def die(self) -> None:
         self.alive = False
@@ -182,17 +182,17 @@ def test_the_copy_is_whole_whoever_dies_and_when(deaths, count, in_order, durabl
     lease_size=st.sampled_from([BUFFER, 4 * BUFFER]),
     pieces=st.integers(1, 64),
 )
-@settings(deadline=None, max_examples=150, derandomize=True)
+@settings(deadline=None, max_examples=80, derandomize=True)
 def test_what_a_target_lost_that_was_not_flushed_is_written_again(
     losses, power_cuts, count, in_order, lease_size, pieces
 ):
     content, coordinator, heard, crew = copied(
-        losses, count, pieces=pieces, in_order=in_order, lease_size=lease_size, power_cuts=power_cuts
+        losses, count, pieces=pieces, in_order=in_order, lease_size=lease_size, power_cuts=power_cuts, retry_for=60.0
     )
     assert content == CONTENT[: pieces * BUFFER]
     assert coordinator.bytes_done == len(content)
     assert len(crew.workers) == count
-    assert not heard.warnings
+    assert all("'memory:target' does not answer (the connection" in warning for warning in heard.warnings)
 
 
 @pytest.mark.parametrize("pieces", range(2, 7))

@@ -12,7 +12,7 @@ import msgspec
 from mpconv.extent import Kind
 from mpconv.job import Job
 
-VERSION = 3
+VERSION = 4
 MAX_WANT = 64
 MAX_RANGES = 4096
 MAX_CLUSTERS = 4096
@@ -29,7 +29,7 @@ PerCluster = Annotated[list[Bytes], msgspec.Meta(max_length=MAX_CLUSTERS)]
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """A worker's first message."""
+    """A worker's first message; and again when it begins anew: it holds no lease, and what it did not flush is lost."""
 
     version: Number
     pid: Number
@@ -98,6 +98,13 @@ class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """A heartbeat: renews the worker's leases."""
 
 
+class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
+    """An image does not answer and is tried again: a line for people."""
+
+    job: Number
+    text: str
+
+
 class FlushDone(msgspec.Struct, frozen=True, tag="flushed"):
     """All that the worker wrote for the job is durable."""
 
@@ -139,5 +146,5 @@ class Bye(msgspec.Struct, frozen=True, tag="bye"):
     """No more work: close the connections and end."""
 
 
-FromWorker = Hello | Want | Ready | Done | Failed | Lost | Differs | Said | Alive | FlushDone
+FromWorker = Hello | Want | Ready | Done | Failed | Lost | Differs | Said | Trouble | Alive | FlushDone
 FromCoordinator = Open | LeaseGrant | Token | Flush | Bye

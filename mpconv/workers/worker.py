@@ -19,6 +19,7 @@ from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Access, Transport
+from mpconv.transports.retrying import AT_ONCE, Outage, Retry, keep_trying
 from mpconv.workers.comparer import Comparer
 from mpconv.workers.copier import Copier
 from mpconv.workers.pieces import HeldLease, Reports
@@ -38,6 +39,7 @@ class Worker(Reports):
         self._inbox: asyncio.Queue[messages.FromCoordinator] = asyncio.Queue()
         self._leases: dict[int, HeldLease] = {}
         self._copier: Copier | Comparer | None = None
+        self._outage = Outage(AT_ONCE)
         self._images: list[Image | Transport] = []
         self._job: Job | None = None
         self._targets: list[Transport] = []
@@ -91,10 +93,19 @@ class Worker(Reports):
             self._fail(error)
         elif self._copier is not None:
             self._copier = None  # from now on nothing that comes is for us, until the job is opened anew
-            self._spawn(self._begin_anew(), self._serving)
+            now = asyncio.get_running_loop().time()
+            wait = self._outage.failed(error, now)
+            if wait is None:
+                self._fail(self._outage.given_up(error, now))
+                return
+            text = self._outage.words(error, now)
+            if text is not None:
+                self._trouble(text)
+            self._spawn(self._begin_anew(wait), self._serving)
 
-    async def _begin_anew(self) -> None:
+    async def _begin_anew(self, wait: float) -> None:
         await self._let_go()
+        await asyncio.sleep(wait)
         self._send(messages.Hello(messages.VERSION, os.getpid()))
 
     async def _let_go(self) -> None:
@@ -127,7 +138,24 @@ class Worker(Reports):
                     self._spawn(self._flush(job_id), self._working)
 
     async def _open(self, job: Job) -> None:
+        if self._job is None:
+            self._outage = Outage(Retry(job.retry_for))
         self._job = job
+        self._copier = await keep_trying(lambda: self._opened(job), Retry(job.retry_for), self._trouble, self._outage)
+        for _ in range(job.requests):
+            self._spawn(self._copier.run(), self._working)
+        self._asked = 2
+        self._send(messages.Want(2))
+
+    async def _opened(self, job: Job) -> Copier | Comparer:
+        """Everything is opened, or nothing."""
+        try:
+            return await self._connected(job)
+        except BaseException:
+            await self._let_go()
+            raise
+
+    async def _connected(self, job: Job) -> Copier | Comparer:
         source = await open_source(job.sources)
         self._images.append(source)
         check_sizes(source, job.source_sizes)
@@ -135,16 +163,13 @@ class Worker(Reports):
             second = await open_source(job.targets)
             self._images.append(second)
             check_sizes(second, job.target_sizes)
-            self._copier = Comparer(job, source, second, self)
-        else:
-            growing = job.clusters is not None
-            self._targets = [await transports.open_place(place, Access.WRITE, growing=growing) for place in job.targets]
-            self._images += self._targets
-            self._copier = _copier(job, source, self._targets, self)
-        for _ in range(job.requests):
-            self._spawn(self._copier.run(), self._working)
-        self._asked = 2
-        self._send(messages.Want(2))
+            return Comparer(job, source, second, self)
+        self._targets = []
+        for place in job.targets:
+            target = await transports.open_place(place, Access.WRITE, growing=job.clusters is not None)
+            self._images.append(target)
+            self._targets.append(target)
+        return _copier(job, source, self._targets, self)
 
     async def _lease(self, epoch: int, extent: Extent, token: bool) -> None:
         assert self._copier is not None
@@ -170,6 +195,7 @@ class Worker(Reports):
         self._send(messages.Ready(self._id, lease.epoch, lease.needs, lease.parts))
 
     def done(self, lease: HeldLease) -> None:
+        self._outage.over()
         del self._leases[lease.epoch]
         self._send(messages.Done(self._id, lease.epoch, lease.zeros))
 
@@ -179,6 +205,9 @@ class Worker(Reports):
 
     def differs(self, offset: int) -> None:
         self._send(messages.Differs(self._id, offset))
+
+    def _trouble(self, text: str) -> None:
+        self._send(messages.Trouble(self._id, text))
 
     def said(self, text: str) -> None:
         self._send(messages.Said(self._id, text))

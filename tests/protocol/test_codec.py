@@ -73,6 +73,7 @@ from_worker = {
     m.Lost: st.builds(m.Lost, numbers, st.lists(st.tuples(numbers, numbers), max_size=5), texts),
     m.Differs: st.builds(m.Differs, numbers, numbers),
     m.Said: st.builds(m.Said, numbers, texts),
+    m.Trouble: st.builds(m.Trouble, numbers, texts),
     m.Alive: st.builds(m.Alive),
     m.FlushDone: st.builds(m.FlushDone, numbers),
 }
@@ -93,6 +94,7 @@ EXAMPLES = [
     m.Lost(1, [(2, 3)], "why"),
     m.Differs(1, 2),
     m.Said(1, "text"),
+    m.Trouble(1, "text"),
     m.FlushDone(1),
     m.LeaseGrant(1, 2, 3, 4, 0, True),
     m.Token(1, 2, [3]),
