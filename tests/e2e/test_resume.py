@@ -139,9 +139,9 @@ def test_a_copy_that_was_killed_goes_on(killed, name: str):
     assert (done.returncode, done.stderr) == (0, "")
     assert durable <= begun < SIZE, "what was durable is not done again, and something was left to do"
     command = ["qemu-img", "compare", "-f", "raw", "-F", fmt, source, target]
-    assert subprocess.run(command, check=False).returncode == 0
+    assert subprocess.run(command, cwd=directory, check=False).returncode == 0
     if fmt == "qcow2":
-        subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", target], check=True)
+        subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", target], cwd=directory, check=True)
     assert stored(directory).state is State.FINISHED
     assert (stored(directory).bytes_done, stored(directory).zeros) == (SIZE, SIZE - DATA)
     again = mpconv("resume", directory / "j.db")
@@ -435,7 +435,8 @@ def test_from_nfs_to_a_lun_and_back(nfs, lun, tmp_path: Path):
     assert begun >= durable
     assert identical(source, target.backing)
     unfinish(tmp_path, MiB)
-    newer(nfs.path("a.raw"))
+    make_image(tmp_path / "other.raw", MiB)
+    assert mpconv("convert", "-n", tmp_path / "other.raw", nfs.url("a.raw")).returncode == 0
     changed, _ = resume(tmp_path)
     assert changed.returncode == 1
     one_line(changed.stderr, "source 'nfs://", "is not the image it was: modified at")
