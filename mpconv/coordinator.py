@@ -26,8 +26,9 @@ from mpconv.extent import Extent, WholeBlocks
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.interruption import heard_by
-from mpconv.job import Clusters, Job
+from mpconv.job import Job
 from mpconv.observer import Observer
+from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
     from mpconv.formats.qcow2.layout import Layout
     from mpconv.journal.recorder import Recorder
 
+CHECKPOINT_SECONDS = 30.0
+"""So much is written again at most when a target is lost or a worker dies."""
 _TICK = 1.0
 _STATUS_AHEAD = 64 * GiB
 _EXTENTS_AHEAD = 16384
 """Extents known and not leased, at which the walk of block status waits: some megabytes of memory."""
-_CHECKPOINT = 2.0
-"""Seconds between checkpoints, with a journal: so much and the time of a flush is done again after a crash."""
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 _STOP_TOLD = 1.0
@@ -56,7 +57,8 @@ class Coordinator:
     """Runs one job with local workers.
 
     `rate`: bytes written per second at most, 0 for no limit. `block`: no two leases share a block of so many bytes.
-    `recorder`: is told what is durable, and knows what was so before.
+    `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's. `recorder`: is told what is durable, and knows
+    what was so before.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class Coordinator:
         *,
         rate: int = 0,
         block: int = 1,
+        settle_seconds: float = 0,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
         layout: Layout | None = None,
         recorder: Recorder | None = None,
     ) -> None:
@@ -85,13 +89,14 @@ class Coordinator:
             writes_zeros=not job.sparse_size or job.clusters is not None,
             leaves_unallocated=job.clusters is not None,
             rate=rate,
+            settle_seconds=settle_seconds,
+            checkpoint_seconds=checkpoint_seconds,
             seams=[seam for seam in source.seams if seam % block == 0],
             workers=count,
             lease_size=job.lease_size,
             buffer_size=job.buffer_size,
             done=copy.deepcopy(recorder.done) if recorder is not None else None,
             zeros_done=recorder.zeros if recorder is not None else 0,
-            checkpoint_seconds=_CHECKPOINT if recorder is not None else 0,
         )
         self._recorder = recorder
         if recorder is not None:
@@ -101,9 +106,7 @@ class Coordinator:
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
         self._troubles: dict[str, float] = {}
-        self._layout = layout
-        self._needs: dict[int, messages.Ready] = {}
-        self._places: dict[int, list[int]] = {}
+        self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
         self._blocks = WholeBlocks(block, job.size) if block > 1 else None
         self._interrupted: Interrupted | None = None
         self.may_have_written = False
@@ -138,6 +141,8 @@ class Coordinator:
                     self._link.send(name.encode("latin-1"), encode(messages.Bye()))
                 await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
                 self._link.close()
+                if self._link.dropped:
+                    self._observer.said(f"{self._link.dropped} frames that are no messages were dropped")
                 context.term()
 
     @property
@@ -205,9 +210,8 @@ class Coordinator:
 
     def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
         self._handle(event)
-        for book in (self._needs, self._places):
-            for epoch in book.keys() - self._state.leases.live.keys():
-                del book[epoch]
+        if self._placing is not None:
+            self._placing.keep(self._state.leases.live.keys())
 
     async def _tick(self) -> None:
         while True:
@@ -265,7 +269,8 @@ class Coordinator:
 
     def _take(self, name: str, message: messages.FromWorker) -> None:
         job = self._job.id
-        if not self._crew.heard(name, self._loop.time()) and not isinstance(message, messages.Hello | messages.Failed):
+        heard = self._crew.heard(name, self._loop.time())
+        if not heard and not isinstance(message, messages.Hello | messages.Failed):
             return  # what a dead worker said still lay in the socket
         match message:
             case messages.Hello(version, pid):
@@ -295,7 +300,7 @@ class Coordinator:
                 self._trouble(text)
             case messages.Alive():
                 self._handle(events.SignOfLife(name))
-            case messages.Failed(_, why, operation, image, offset):
+            case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
                 self._fail(Fatal(why, operation=operation, image=image, offset=offset))
 
     def _hello(self, name: str, pid: int) -> None:
@@ -317,32 +322,29 @@ class Coordinator:
 
     def _ready(self, name: str, message: messages.Ready) -> None:
         lease = self._state.leases.current(message.epoch, name)
-        if self._layout is not None and lease is not None and message.epoch not in self._needs:
-            check_needs(message, lease.extent, self._job.clusters)
-            self._needs[message.epoch] = message
+        if self._placing is not None and lease is not None:
+            self._placing.ready(message, lease.extent)
         self._handle(events.TokenWanted(name, message.epoch))
 
     def _done(self, name: str, epoch: int, zeros: int) -> None:
         lease = self._state.leases.current(epoch, name)
         self._handle(events.LeaseDone(name, epoch, zeros))
-        if self._layout is not None and lease is not None and lease.state is LeaseState.DONE:
-            ready = self._needs.pop(epoch)
-            self._layout.wrote(lease.extent, ready.needs, self._places.pop(epoch), ready.parts)
+        if self._placing is not None and lease is not None and lease.state is LeaseState.DONE:
+            self._placing.done(epoch, lease.extent)
 
     def _token(self, name: str, epoch: int) -> None:
         places: list[int] = []
-        if self._layout is not None:
-            places = self._layout.place(self._state.leases.live[epoch].extent, self._needs[epoch].needs)
-            self._places[epoch] = places
+        if self._placing is not None:
+            places = self._placing.token(epoch, self._state.leases.live[epoch].extent)
         token = messages.Token(self._job.id, epoch, places)
-        if self._recorder is not None and self._layout is not None:
-            self._held.append((self._layout.end, name, token))
-            self._send_held()
-        else:
+        if self._placing is None or self._recorder is None:
             self._send(name, token)
+            return
+        self._held.append((self._placing.layout.end, name, token))
+        self._send_held()
 
     def _send_held(self) -> None:
-        """Places that the journal does not know of yet wait."""
+        """Tokens whose places the journal does not know of yet wait."""
         assert self._recorder is not None
         while self._held and self._recorder.may_use(self._held[0][0]):
             _, name, token = self._held.popleft()
@@ -370,8 +372,8 @@ class Coordinator:
                     self.may_have_written = True
                     self._token(name, epoch)
                 case events.Passed(extent):
-                    if self._layout is not None:
-                        self._layout.passed(extent)
+                    if self._placing is not None:
+                        self._placing.layout.passed(extent)
                     if self._recorder is not None:
                         self._recorder.passed(extent)
                 case events.Durable(extents, zeros):
@@ -431,16 +433,6 @@ def _order(job: Job, count: int) -> Order:
     if not job.in_order:
         return Order.ASKED
     return Order.ASCENDING if count > 1 else Order.FOLLOWING
-
-
-def check_needs(ready: messages.Ready, extent: Extent, clusters: Clusters | None) -> None:
-    """ProtocolError unless the needs are those of the lease's clusters."""
-    size = clusters.size if clusters is not None else 1
-    count = -(-extent.length // size)
-    if len(ready.needs) != count or max(ready.needs) > size:
-        raise ProtocolError(f"the needs of lease {ready.epoch} are not those of {count} clusters of {size} bytes")
-    if clusters is not None and clusters.part < size and len(ready.parts) != count:
-        raise ProtocolError(f"the parts of lease {ready.epoch} are not those of {count} clusters")
 
 
 def _internal(error: Exception) -> Fatal:

@@ -39,6 +39,7 @@ class Crew:
         self.replacements = max(_FEWEST_REPLACEMENTS, _REPLACEMENTS_EACH * count)
         self._members: dict[int, Member] = {}
         self._by_name: dict[str, Member] = {}
+        self._gone: set[str] = set()
         self._looked: float | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -67,12 +68,17 @@ class Crew:
             member.heard = now
         return member is not None
 
+    def knew(self, name: str) -> bool:
+        """Whether it is a worker, or was one that has ended."""
+        return name in self._by_name or name in self._gone
+
     def ended(self, pid: int) -> str | None:
         """The process is reaped; its name, if it had told one."""
         member = self._members.pop(pid, None)
         if member is None or member.name is None:
             return None
         del self._by_name[member.name]
+        self._gone.add(member.name)
         return member.name
 
     def silent(self, now: float) -> list[int]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mpconv import course as courses
-from mpconv.convert import copy_once, open_target, run
+from mpconv import transports
+from mpconv.convert import SETTLE_SECONDS, copy_once, open_target, run
 from mpconv.course import Course, Effort
 from mpconv.errors import Fatal, StatusWithdrawn
 from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
+from mpconv.interruption import interruptible
 from mpconv.job import Place
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Entries, Recorder
@@ -89,6 +92,7 @@ async def _anew_in_place(
 
 
 async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalWorkers, observer: Observer) -> None:
+    """It ends no sooner than what an earlier run sent can have landed: until then the target is nobody else's."""
     course = courses.decoded(stored, journal.path)
     options = effort.applied(course.options)
     how = How(locked=not options.shared, trusting=course.trusting, keeps_backing=course.keeps_backing)
@@ -107,7 +111,10 @@ async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalW
         )
         journal.take_up()
         _tell_again(stored.happened, observer)
+        loop = asyncio.get_running_loop()
+        settled_at = loop.time() + (0 if transports.is_local(course.target.url) else SETTLE_SECONDS)
         await run(sources, source, target, options, local, Noting(observer, recorder), recorder)
+        await interruptible(asyncio.sleep(settled_at - loop.time()))
     finally:
         await source.close()
         if target is not None:

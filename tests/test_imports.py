@@ -25,7 +25,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ui": BOTTOM,
     "journal": BOTTOM,
     "course": BOTTOM | {"formats", "transports", "options", "target", "journal"},
-    "journaled": BOTTOM | {"course", "convert", "formats", "journal", "observer", "options", "target", "workers"},
+    "journaled": BOTTOM
+    | {
+        "course",
+        "convert",
+        "formats",
+        "interruption",
+        "journal",
+        "observer",
+        "options",
+        "target",
+        "transports",
+        "workers",
+    },
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
     "options": BOTTOM | {"cache", "formats"},
@@ -34,8 +46,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observer": set(),
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "placing": BOTTOM | {"protocol", "formats"},
     "coordinator": BOTTOM
-    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"},
+    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
+    | {"placing"},
     "convert": BOTTOM
     | {
         "options",

@@ -36,6 +36,7 @@ class Mortal(Worker):
         super().__init__(endpoint, None)
         self.pid = pid
         self.power_cuts = power_cuts
+        self.silently = False
         self._last = self._left = last
         self._ended = ended
         self._unflushed: list[Extent] = []
@@ -50,7 +51,7 @@ class Mortal(Worker):
             self.lose_the_target()
             return
         if self._left == 0 and not self.power_cuts:
-            self.die()
+            self.fall_silent() if self.silently else self.die()
             return
         if self._left:
             self._left -= 1
@@ -74,6 +75,12 @@ class Mortal(Worker):
             target._store[extent.start : extent.end] = b"\xee" * extent.length
         self._report(target.error(Retryable, "writing", 0, "the connection to the server was lost"))
 
+    def fall_silent(self) -> None:
+        """As if its process were stopped: nothing is heard of it, and nothing is done."""
+        self.alive = False
+        for task in self._serving | self._working:
+            task.cancel()
+
     def die(self) -> None:
         self.alive = False
         loop = asyncio.get_running_loop()
@@ -92,6 +99,8 @@ class Threads:
         self.pids = itertools.count(1)
         self.deaths = iter(deaths)
         self.workers: list[Mortal] = []
+        self.killed: list[int] = []
+        self.silently = False
         self.serving: list[asyncio.Task[None]] = []
 
     def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
@@ -99,9 +108,16 @@ class Threads:
             self.stillborn -= 1
             raise WorkerLost("a worker process could not be started: Broken pipe")
         new = [Mortal(endpoint, next(self.pids), next(self.deaths, None), ended, self.power_cuts) for _ in range(count)]
+        for worker in new:
+            worker.silently = self.silently
         self.workers += new
         self.serving += [asyncio.ensure_future(worker.serve()) for worker in new]
         return [worker.pid for worker in new]
+
+    def kill(self, pid: int) -> None:
+        [worker] = [worker for worker in self.workers if worker.pid == pid]
+        self.killed.append(pid)
+        worker.die()
 
     async def stop(self, grace: float) -> None:
         for worker in self.workers:
@@ -132,12 +148,14 @@ def copied(
     rate: int = 0,
     stillborn: int = 0,
     power_cuts: int = 0,
+    silently: bool = False,
     **options: object,
 ) -> tuple[bytes, Coordinator, Heard, Threads]:
     async def run() -> tuple[bytes, Coordinator, Heard, Threads]:
         size = pieces * BUFFER
         source, target = await store("memory:source", CONTENT[:size]), await store("memory:target", second[:size])
         crew, heard = Threads(deaths, stillborn, power_cuts), Heard()
+        crew.silently = silently
         todo = job(size, **{"requests": 2 * count, "lease_size": 4 * BUFFER, **options})
         images = Pair(source, target) if todo.compare else source
         coordinator = Coordinator(todo, images, crew, count, heard, rate=rate)
@@ -193,6 +211,18 @@ def test_what_a_target_lost_that_was_not_flushed_is_written_again(
     assert coordinator.bytes_done == len(content)
     assert len(crew.workers) == count
     assert all("'memory:target' does not answer (the connection" in warning for warning in heard.warnings)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("last", [1, 4])
+def test_who_falls_silent_is_killed_and_its_work_done_by_others(monkeypatch, in_order, last):
+    monkeypatch.setattr("mpconv.crew.SILENCE", 0.3)
+    monkeypatch.setattr("mpconv.coordinator._TICK", 0.05)
+    monkeypatch.setattr("mpconv.workers.worker._HEARTBEAT", 0.05)
+    content, _, heard, crew = copied([None, last], 2, in_order=in_order, silently=True, rate=SIZE)
+    assert content == CONTENT
+    assert crew.killed == [2]
+    assert ["was silent" in heard.warnings[0], "ended (signal 9)" in heard.warnings[1]] == [True, True]
 
 
 @pytest.mark.parametrize("pieces", range(2, 7))

@@ -9,6 +9,7 @@ however large the disk is; only to lose a worker's writes costs what they are, a
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection
 
@@ -54,7 +55,8 @@ class CoordinatorState:
     `writes_zeros`: zeros are written as data is. `leaves_unallocated`: what the source leaves to its backing file is
     left to the target's. `rate`: bytes written per second at most, 0 for no limit. `seams`: where one source image ends
     and the next begins. `done`: what an earlier run made durable, `zeros_done` bytes of it zero. `checkpoint_seconds`:
-    how often whoever wrote is asked to flush before the end; 0 for never.
+    how often whoever wrote is asked to flush before the end; 0 for never. `settle_seconds`: how long after a worker was
+    lost that might write the job does not end, because what it sent may still lie in a socket of the server's.
     `wake_at`: when a Tick is wanted, since the rate holds the next lease back; None: no need.
     `lease_size` and `buffer_size` in bytes, `lease_seconds` and every `now` in seconds of one clock.
     """
@@ -73,6 +75,7 @@ class CoordinatorState:
         done: Ranges | None = None,
         zeros_done: int = 0,
         checkpoint_seconds: float = 0,
+        settle_seconds: float = 0,
         workers: int = 1,
         lease_size: int = 16 * MiB,
         buffer_size: int = 2 * MiB,
@@ -96,10 +99,12 @@ class CoordinatorState:
         self.bytes_done = sum(end - start for start, end in self.before)
         self.bytes_zero = zeros_done
         self.checkpoint_seconds = checkpoint_seconds if durable else 0
+        self.settle_seconds = settle_seconds
         self.stale = 0
         self.stopping = False
         self.finished = False
         self._checkpoint_at: float | None = None
+        self._settled_at = -math.inf
         self._wanting: deque[str] = deque()
         self._dead: set[str] = set()
         self._seen_watermark = 0
@@ -168,6 +173,8 @@ class CoordinatorState:
 
     def _lose(self, worker: str, now: float) -> None:
         for lease in self.leases.of(worker):
+            if lease.state is not LeaseState.LEASED:
+                self._settled_at = now + self.settle_seconds
             self._take_back(lease, now)
         for batch in self.flushes.lose(worker):
             self.bytes_done -= batch.bytes
@@ -282,7 +289,7 @@ class CoordinatorState:
         if self.leases.live or not (self.stopping or self.cursor.exhausted):
             return
         actions += [AskFlush(worker) for worker in self.flushes.ask(now)]
-        if self.flushes.all_durable:
+        if self.flushes.all_durable and now >= self._settled_at:
             self.finished = True
             actions.append(Finish() if self.cursor.exhausted else Stopped())
 

@@ -129,6 +129,10 @@ class Transport(abc.ABC):
     async def write(self, offset: int, buffer: Buffer) -> None:
         """Store `buffer` at byte `offset`."""
 
+    async def write_parts(self, offset: int, parts: list[Buffer]) -> None:
+        """Store what is in several buffers one after the other, from byte `offset` on."""
+        await self.write(offset, memoryview(b"".join(parts)))
+
     async def zero(self, offset: int, length: int) -> bool:
         """Make a range read as zeros by a means cheaper than writing them; False: there is none."""
         self._check("writing", offset, length)

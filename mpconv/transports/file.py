@@ -96,6 +96,10 @@ class FileTransport(Transport):
         self._check("writing", offset, len(buffer))
         await self._run("writing", offset, lambda: self._file.write(offset, buffer))
 
+    async def write_parts(self, offset: int, parts: list[Buffer]) -> None:
+        self._check("writing", offset, sum(map(len, parts)))
+        await self._run("writing", offset, lambda: self._file.write_parts(offset, parts))
+
     async def zero(self, offset: int, length: int) -> bool:
         self._check("writing", offset, length)
         if self._zeroing.words is None or not length:

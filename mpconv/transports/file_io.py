@@ -14,6 +14,7 @@ import os
 from mpconv.transports.base import Buffer
 from mpconv.units import MiB
 
+_MOST_PARTS = os.sysconf("SC_IOV_MAX")
 BLOCK = 4096
 """Direct I/O goes in these: a page, and the largest block that disks and most filesystems have."""
 
@@ -58,6 +59,12 @@ class OpenFile:
                 bounce = _bounce(part)
                 bounce[:] = part[: len(bounce)]
                 at += os.pwritev(fd, [bounce], at)
+
+    def write_parts(self, offset: int, parts: list[Buffer]) -> None:
+        """Store several buffers one after the other, in one request where that can be."""
+        written = os.pwritev(self.fd, parts, offset) if self._direct < 0 and len(parts) <= _MOST_PARTS else 0
+        if written < sum(map(len, parts)):
+            self.write(offset + written, memoryview(b"".join(parts))[written:])
 
     def _part(self, at: int, end: int) -> tuple[int, int]:
         """By which descriptor it goes on at `at`, and how far."""

@@ -65,10 +65,13 @@ class ClusterCopier(Copier):
             writes = in_place(view[: extent.length], prepared.runs, lease.places[0] - first)
         else:
             writes = joined(view, prepared, lease.places, self.clusters)
-        for number, (place, blob) in enumerate(writes, 1):
+        for number, (place, parts) in enumerate(writes, 1):
             if number == len(writes):
                 await self.pieces.sending_the_last(piece)
-            await target.write(place, blob)
+            if len(parts) == 1:
+                await target.write(place, parts[0])
+            else:
+                await target.write_parts(place, parts)
         await self._through(target)
         lease.zeros += prepared.zeros
         await self.pieces.written(piece)
@@ -142,16 +145,20 @@ def plan(view: memoryview, runs: list[Run], clusters: Clusters) -> Prepared:
     return Prepared(needs, blobs, parts if part < size else [], zeros, runs)
 
 
-def in_place(view: memoryview, runs: list[Run], shift: int) -> list[tuple[int, memoryview]]:
-    """(place, bytes) of the data. `shift`: the place of the buffer's first byte."""
-    return [(shift + offset, view[offset : offset + length]) for offset, length, zero in runs if not zero]
+Write = tuple[int, list[memoryview]]
+"""A place, and the bytes that go there, in one part or several."""
 
 
-def joined(view: memoryview, prepared: Prepared, places: list[int], clusters: Clusters) -> list[tuple[int, memoryview]]:
-    """(place, bytes) of the fewest writes. Compressed clusters that lie side by side go in one, padded with zeros to a
-    whole unit; plain ones are written from the buffer that they are in.
+def in_place(view: memoryview, runs: list[Run], shift: int) -> list[Write]:
+    """Of the data. `shift`: the place of the buffer's first byte."""
+    return [(shift + offset, [view[offset : offset + length]]) for offset, length, zero in runs if not zero]
+
+
+def joined(view: memoryview, prepared: Prepared, places: list[int], clusters: Clusters) -> list[Write]:
+    """The fewest writes. Compressed clusters that lie side by side go in one, padded with zeros to a whole unit; plain
+    ones are written from the buffer that they are in.
     """
-    writes: list[tuple[int, memoryview]] = []
+    writes: list[Write] = []
     blobs, size = prepared.blobs, clusters.size
     at = 0
     while at < len(blobs):
@@ -163,13 +170,15 @@ def joined(view: memoryview, prepared: Prepared, places: list[int], clusters: Cl
                 places[first] + n * size,
             ):
                 at += 1
-            writes.append((places[first], view[blob : blob + (at - first) * size]))
+            writes.append((places[first], [view[blob : blob + (at - first) * size]]))
             continue
         end = places[first] + len(blob)
-        together = [blob]
+        together = [memoryview(blob)]
         while at < len(blobs) and places[at] == end and isinstance(following := blobs[at], bytes):
-            together.append(following)
+            together.append(memoryview(following))
             end += len(following)
             at += 1
-        writes.append((places[first], memoryview(b"".join([*together, bytes(-end % clusters.unit)]))))
+        if end % clusters.unit:
+            together.append(memoryview(bytes(-end % clusters.unit)))
+        writes.append((places[first], together))
     return writes

@@ -63,6 +63,18 @@ def test_in_order_what_a_dead_worker_held_or_did_not_flush_goes_to_those_that_wa
     machine.check_invariants()
 
 
+@pytest.mark.parametrize("lost", [c.WorkerDead("a"), c.Restarted("a")])
+def test_the_job_does_not_end_while_what_a_lost_worker_sent_may_land(lost):
+    machine = state(MiB, settle_seconds=2)
+    machine.handle(c.LeaseWanted("a"), 0)
+    machine.handle(lost, 1)
+    machine.handle(c.LeaseWanted("b"), 1)
+    assert machine.handle(c.LeaseDone("b", 2, 0), 1.5) == [c.AskFlush("b")]
+    assert machine.handle(c.Flushed("b"), 2) == [c.Durable((Extent(0, MiB),), 0)]
+    assert machine.handle(c.Tick(), 2.9) == []
+    assert machine.handle(c.Tick(), 3) == [c.Finish()]
+
+
 def test_a_dead_worker_s_flush_is_not_waited_for():
     machine = state(MiB)
     machine.handle(c.LeaseWanted("a"), 0)

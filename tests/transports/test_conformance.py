@@ -118,6 +118,23 @@ def same(found: bytes, expected: bytes | bytearray) -> bool:
     return False
 
 
+@pytest.mark.parametrize("count", [1, 3, 2000])
+def test_parts_are_written_one_after_the_other(stores: Stores, count: int) -> None:
+    """Of any number: a system call takes 1024 at most."""
+
+    async def run() -> None:
+        store = await stores.open()
+        before = await everything(store)
+        written = data(3 * count)
+        await store.write_parts(1001, [written[at : at + 3] for at in range(0, len(written), 3)])
+        if stores.keeps:
+            expected = before[:1001] + written + before[1001 + len(written) :]
+            assert same(await everything(store), expected)
+        await store.close()
+
+    asyncio.run(run())
+
+
 def test_what_is_written_is_read_and_nothing_else_changes(stores: Stores) -> None:
     async def run() -> None:
         store = await stores.open()

@@ -12,7 +12,7 @@ from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage
 from mpconv.job import Clusters
 from mpconv.units import KiB
-from mpconv.workers.cluster_copier import ClusterCopier, Prepared, in_place, joined, plan
+from mpconv.workers.cluster_copier import ClusterCopier, Prepared, Write, in_place, joined, plan
 from tests.workers.test_copier import Recorder, Reported, job, lease
 
 SIZE = 4 * KiB
@@ -41,8 +41,8 @@ def test_data_that_ends_inside_the_last_cluster_needs_all_of_it():
 def test_in_place_only_data_is_written():
     view = memoryview(bytes(range(256)))
     assert in_place(view, [(0, 16, True), (16, 16, False), (32, 32, True), (64, 192, False)], 1000) == [
-        (1016, view[16:32]),
-        (1064, view[64:]),
+        (1016, [view[16:32]]),
+        (1064, [view[64:]]),
     ]
 
 
@@ -51,10 +51,14 @@ def test_plain_clusters_side_by_side_go_in_one_write():
     prepared = Prepared([SIZE, SIZE, 0, SIZE, SIZE], [0, SIZE, 3 * SIZE, 4 * SIZE], [], SIZE, [])
     places = [SIZE, 2 * SIZE, 3 * SIZE, 8 * SIZE]
     assert joined(view, prepared, places, WHOLE) == [
-        (SIZE, view[: 2 * SIZE]),
-        (3 * SIZE, view[3 * SIZE : 4 * SIZE]),
-        (8 * SIZE, view[4 * SIZE :]),
+        (SIZE, [view[: 2 * SIZE]]),
+        (3 * SIZE, [view[3 * SIZE : 4 * SIZE]]),
+        (8 * SIZE, [view[4 * SIZE :]]),
     ]
+
+
+def whole(writes: list[Write]) -> list[tuple[int, bytes]]:
+    return [(place, b"".join(parts)) for place, parts in writes]
 
 
 @pytest.mark.parametrize("unit", [512, 1024])
@@ -62,14 +66,14 @@ def test_compressed_clusters_side_by_side_are_padded_together(unit):
     view = memoryview(bytes(3 * SIZE))
     prepared = Prepared([3, 4, 5], [b"abc", b"defg", b"hijkl"], [], 0, [])
     clusters = Clusters(size=SIZE, part=SIZE, unit=unit)
-    writes = joined(view, prepared, [SIZE, SIZE + 3, 2 * SIZE], clusters)
+    writes = whole(joined(view, prepared, [SIZE, SIZE + 3, 2 * SIZE], clusters))
     assert writes == [(SIZE, b"abcdefg".ljust(unit, b"\0")), (2 * SIZE, b"hijkl".ljust(unit, b"\0"))]
 
 
 def test_compressed_and_plain_ones_are_written_apart():
     view = memoryview(os.urandom(3 * SIZE))
     prepared = Prepared([3, SIZE, 5], [b"abc", SIZE, b"hijkl"], [], 0, [])
-    writes = joined(view, prepared, [SIZE, 2 * SIZE, SIZE + 3], WHOLE)
+    writes = whole(joined(view, prepared, [SIZE, 2 * SIZE, SIZE + 3], WHOLE))
     assert writes == [
         (SIZE, b"abc".ljust(512, b"\0")),
         (2 * SIZE, view[SIZE : 2 * SIZE]),
