@@ -51,6 +51,6 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
         copy = journaled.resume(path, effort, local, report, report.warn)
         worked = run(copy, display, verbose=options["verbose"])
-    if not worked and not options["quiet"]:
+    if not worked and not options["quiet"] and options["progress_kind"] != "json":
         print(f"The copy that the journal '{path}' tells of is finished.")
     return 0

@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mpconv.errors import Fatal
 from mpconv.extent import Ranges
@@ -127,12 +127,13 @@ class Journal:
             database.execute("INSERT INTO happened VALUES (?, 'began', '', NULL, NULL)", (now,))
         self._unused = False
 
-    def begin_anew(self, course: str) -> None:
-        """Nothing counts as done any more; places that were given out stay so."""
+    def begin_anew(self, course: str | None = None, happened: Sequence[Happening] = ()) -> None:
+        """Nothing counts as done any more; places that were given out stay so. `course`: None: as before."""
         with self._transaction() as database:
             database.execute("DELETE FROM done")
             database.execute("DELETE FROM entries")
-            database.execute("UPDATE job SET course = ?, zeros = 0, written = 0", (course,))
+            database.execute("UPDATE job SET course = coalesce(?, course), zeros = 0, written = 0", (course,))
+            _note(database, happened)
 
     def take_up(self) -> None:
         """This process goes on with the copy."""
@@ -149,10 +150,7 @@ class Journal:
             database.executemany("DELETE FROM done WHERE start BETWEEN ? AND ?", checkpoint.ranges)
             database.executemany("INSERT INTO done VALUES (?, ?)", checkpoint.ranges)
             database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", packed)
-            database.executemany(
-                "INSERT INTO happened VALUES (?, ?, ?, ?, ?)",
-                [(x.at, x.kind, _plain(x.text), x.start, x.length) for x in checkpoint.happened],
-            )
+            _note(database, checkpoint.happened)
             database.execute(
                 "UPDATE job SET updated = ?, zeros = ?, written = ?,"
                 " places = coalesce(?, places), state = coalesce(?, state)",
@@ -223,6 +221,11 @@ def resume_with(path: str) -> str:
 def _empty(database: sqlite3.Connection) -> None:
     for table in _TABLES:
         database.execute(f"DELETE FROM {table}")
+
+
+def _note(database: sqlite3.Connection, happened: Sequence[Happening]) -> None:
+    rows = [(one.at, one.kind, _plain(one.text), one.start, one.length) for one in happened]
+    database.executemany("INSERT INTO happened VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _sync_directory(path: str) -> None:

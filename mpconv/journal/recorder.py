@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
-from mpconv.errors import Interrupted, MpconvError
+from mpconv.errors import Interrupted, MpconvError, StatusWithdrawn
 from mpconv.extent import Extent, Ranges
 from mpconv.journal.file import Journal, resume_with
 from mpconv.journal.records import Checkpoint, Happening, State
@@ -131,14 +131,23 @@ class Recorder:
             self.happened("finished", "")
             await self._finish_commits(State.FINISHED)
             return
+        if isinstance(error, StatusWithdrawn):
+            self.happened("began anew", str(error))
+            await self._wait()
+            await asyncio.to_thread(self._journal.begin_anew, None, self._happened)
+            return
         stopped = isinstance(error, Interrupted) or not isinstance(error, MpconvError)
         self.happened("stopped" if stopped else "failed", str(error))
         with contextlib.suppress(MpconvError):  # the journal's own, which is the error already, or worth less than it
             await self._finish_commits(State.STOPPED if stopped else State.FAILED)
 
-    async def _finish_commits(self, state: State | None) -> None:
+    async def _wait(self) -> None:
+        """No commit is under way."""
         while self._committing is not None:
             await asyncio.wait([self._committing])
+
+    async def _finish_commits(self, state: State | None) -> None:
+        await self._wait()
         if self._error is not None:
             raise self._error
         await asyncio.to_thread(self._journal.commit, self._checkpoint(state))

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from mpconv.errors import Fatal, Interrupted
+from mpconv.errors import Fatal, Interrupted, StatusWithdrawn
 from mpconv.extent import Extent, Kind, Ranges
 from mpconv.journal.recorder import Recorder
-from mpconv.journal.records import Checkpoint, State
+from mpconv.journal.records import Checkpoint, Happening, State
 
 MiB = 1 << 20
 
@@ -35,6 +35,9 @@ class Held:
         if self.error is not None:
             raise self.error
         self.committed.append(checkpoint)
+
+    def begin_anew(self, course: str | None, happened: list[Happening]) -> None:
+        self.anew = happened
 
 
 class Rising:
@@ -113,6 +116,24 @@ def test_how_it_ended_is_the_last_commit(error, state, kind):
         with pytest.raises(type(error)):
             asyncio.run(run())
     assert [(one.state, [x.kind for x in one.happened]) for one in journal.committed] == [(state, [kind])]
+
+
+def test_when_the_source_lied_nothing_counts_any_more():
+    journal = Held()
+
+    async def run() -> None:
+        async with Recorder(journal, 100, done=Ranges()) as recorder:
+            recorder.passed(Extent(0, 10, Kind.ZERO))
+            recorder.durable([Extent(10, 10)], 0)
+            await until(lambda: journal.under_way == 1)
+            asyncio.get_running_loop().call_soon(journal.go.release)
+            recorder.passed(Extent(20, 10, Kind.ZERO))
+            raise StatusWithdrawn("it has data there")
+
+    with pytest.raises(StatusWithdrawn):
+        asyncio.run(run())
+    assert [(one.kind, one.text) for one in journal.anew] == [("began anew", "it has data there")]
+    assert all((20, 30) not in one.ranges for one in journal.committed), "no commit behind it"
 
 
 def test_a_journal_that_cannot_be_written_is_told_of_once():
