@@ -14,9 +14,10 @@ from mpconv.formats.opening import How, open_and_resolve
 from mpconv.formats.pair import Pair
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.status import first_unlike
-from mpconv.job import NO_TRUST, Job, Place, Trust
+from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
 from mpconv.observer import Observer
 from mpconv.options import workers_for
+from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import SECTOR, align_down
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -32,6 +33,7 @@ class Options:
     requests: int | None = None
     workers: int | None = None
     trust: Trust = NO_TRUST
+    retry_for: float = RETRY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,12 @@ async def _compare(
     places: tuple[Place, Place], options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
 ) -> Verdict:
     images: list[Image] = []
+    tell = Sparingly(observer.warn)
     try:
         found: list[Place] = []
         for place in places:
-            image, resolved = await open_and_resolve([place], How(trusting=trusting, trust=options.trust))
+            how = How(trusting=trusting, trust=options.trust, retry=Retry(options.retry_for), tell=tell)
+            image, resolved = await open_and_resolve([place], how)
             images.append(image)
             found += resolved
         first, second = images
@@ -71,7 +75,7 @@ async def _compare(
         unlike = await first_unlike(first, second, pair.size) if options.strict else None
         size = pair.size if unlike is None else unlike
         sizes = [[store.size for store in image.stores] for image in images]
-        at = await _first_difference(found, sizes, Pair(first, second), size, options, local, observer)
+        at = await _first_difference(found, sizes, Pair(first, second), size, options, local, observer, tell)
         if at is not None:
             ends = [size for image in images for size in _raw_ends(image) if size <= at]
             named = max([align_down(at, SECTOR), *ends])
@@ -99,6 +103,7 @@ async def _first_difference(
     options: Options,
     local: LocalWorkers,
     observer: Observer,
+    tell: Tell,
 ) -> int | None:
     if not size:
         return None
@@ -116,9 +121,10 @@ async def _first_difference(
         requests=requests,
         durable=False,
         compare=True,
+        retry_for=options.retry_for,
         buffer_size=BUFFER,
         lease_size=LEASE,
     )
-    coordinator = Coordinator(job, pair, local, count, observer)
+    coordinator = Coordinator(job, pair, local, count, observer, tell=tell)
     await coordinator.run()
     return coordinator.differs_at

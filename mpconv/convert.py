@@ -20,6 +20,7 @@ from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.target import Left, Target, open_raw
+from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import MiB, human
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -76,10 +77,20 @@ async def copy_once(
     without. `begin`: called once both are open, tells who keeps a journal.
     """
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
-    how = How(locked=not options.shared, trusting=trusting, trust=options.trust, keeps_backing=backed)
+    tell = Sparingly(observer.warn)
+    how = How(
+        locked=not options.shared,
+        trusting=trusting,
+        trust=options.trust,
+        keeps_backing=backed,
+        retry=Retry(options.retry_for),
+        tell=tell,
+    )
     several = options.snapshot is not None and len(sources) > 1 and not options.snapshot.startswith("snapshot.")
     snapshot = None if several else options.snapshot
     wanted = [msgspec.structs.replace(sources[0], snapshot=snapshot), *sources[1:]]
+    if options.shared:
+        wanted = [msgspec.structs.replace(place, shared=True) for place in wanted]
     source, sources = await open_and_resolve(wanted, how)
     target: Target | None = None
     try:
@@ -89,11 +100,11 @@ async def copy_once(
             raise UsageError(options.refusal)
         if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet")
-        target = await open_target(source, place, options)
+        target = await open_target(source, place, options, tell)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
         recorder = await begin(sources, source, target, how) if begin is not None else None
-        await run(sources, source, target, options, local, observer, recorder)
+        await run(sources, source, target, options, local, observer, tell, recorder)
     finally:
         await source.close()
         if target is not None:
@@ -104,17 +115,17 @@ async def _format_of(place: Place, options: Options) -> str:
     return await format_at(place) if options.probe_target else options.target_format
 
 
-async def open_target(source: Image, place: Place, options: Options, left: Left | None = None) -> Target:
+async def open_target(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
     """The target, made anew unless it exists by the user's word, or is `left` by an earlier run."""
     if await _format_of(place, options) != "qcow2":
         if options.compress:
             raise UsageError("Compression not supported for this file format")
-        return await open_raw(source, place, options, left)
+        return await open_raw(source, place, options, tell, left)
     from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
 
     if options.create and options.qcow2 is not None:
-        return await qcow2_target.make(source, place, options, options.qcow2, left)
-    return await qcow2_target.existing(source, place, options)
+        return await qcow2_target.make(source, place, options, options.qcow2, tell, left)
+    return await qcow2_target.existing(source, place, options, tell)
 
 
 async def run(
@@ -124,6 +135,7 @@ async def run(
     options: Options,
     local: LocalWorkers,
     observer: Observer,
+    tell: Tell,
     recorder: Recorder | None = None,
 ) -> None:
     """Copy from the source to the target, which are open, as far as it is not done yet by what `recorder` knows."""
@@ -152,9 +164,9 @@ async def run(
         durable=options.cache.flushes,
         write_through=options.cache.through,
         salvage=options.salvage,
-        retry_for=options.retry_for,
         offload=options.offload and target.clusters is None,
         clusters=target.clusters,
+        retry_for=options.retry_for,
         buffer_size=buffer_size,
         lease_size=lease_size,
     )
@@ -165,6 +177,7 @@ async def run(
         local,
         count,
         observer,
+        tell=tell,
         rate=options.rate,
         block=target.block,
         settle_seconds=0 if transports.is_local(target.place.url) else SETTLE_SECONDS,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import math
 import tempfile
 from collections import deque
 from pathlib import Path
@@ -21,7 +20,7 @@ from mpconv.core import events
 from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
 from mpconv.crew import SILENCE, Crew
-from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
+from mpconv.errors import Fatal, Gone, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent, WholeBlocks
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
@@ -32,6 +31,7 @@ from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
+from mpconv.transports.retrying import Tell, silently
 from mpconv.units import GiB
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -49,16 +49,14 @@ _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 _STOP_TOLD = 1.0
 """Seconds that a stop may take before people are told what it waits for."""
-_TROUBLE_AGAIN = 9.0
-"""Seconds: each worker says so every ten."""
 
 
 class Coordinator:
     """Runs one job with local workers.
 
-    `rate`: bytes written per second at most, 0 for no limit. `block`: no two leases share a block of so many bytes.
-    `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's. `recorder`: is told what is durable, and knows
-    what was so before.
+    `tell`: hears of servers that do not answer. `rate`: bytes written per second at most, 0 for no limit. `block`: no
+    two leases share a block of so many bytes. `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
+    `recorder`: is told what is durable, and knows what was so before.
     """
 
     def __init__(
@@ -69,6 +67,7 @@ class Coordinator:
         count: int,
         observer: Observer,
         *,
+        tell: Tell = silently,
         rate: int = 0,
         block: int = 1,
         settle_seconds: float = 0,
@@ -81,6 +80,7 @@ class Coordinator:
         self._workers = workers
         self._crew = Crew(count)
         self._observer = observer
+        self._tell = tell
         self._state = core.CoordinatorState(
             job.size,
             order=_order(job, count),
@@ -105,7 +105,6 @@ class Coordinator:
         self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
-        self._troubles: dict[str, float] = {}
         self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
         self._blocks = WholeBlocks(block, job.size) if block > 1 else None
         self._interrupted: Interrupted | None = None
@@ -253,8 +252,8 @@ class Coordinator:
     async def _status(self, at: int, length: int) -> list[Extent]:
         try:
             return await self._source.block_status(at, length)
-        except Fatal:
-            if not self._job.salvage:
+        except Fatal as error:
+            if not self._job.salvage or isinstance(error, Gone):
                 raise
             return [Extent(at, length)]
 
@@ -297,7 +296,7 @@ class Coordinator:
                 self._told.add(text)
                 self._observer.said(text)
             case messages.Trouble(of, text) if of == job:
-                self._trouble(text)
+                self._tell(text)
             case messages.Alive():
                 self._handle(events.SignOfLife(name))
             case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
@@ -312,13 +311,6 @@ class Coordinator:
         if again:
             self._lose(events.Restarted(name))
         self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=self._share(member.number))))
-
-    def _trouble(self, text: str) -> None:
-        """All workers have the same; what image does not answer is told now and then, how long it is tried differs."""
-        what, now = text.partition(" (")[0], self._loop.time()
-        if now - self._troubles.get(what, -math.inf) > _TROUBLE_AGAIN:
-            self._troubles[what] = now
-            self._observer.warn(text)
 
     def _ready(self, name: str, message: messages.Ready) -> None:
         lease = self._state.leases.current(message.epoch, name)

@@ -61,11 +61,11 @@ class Effort:
     requests: int | None = None
     workers: int | None = None
     rate: int | None = None
+    retry_for: float | None = None
 
     def applied(self, options: Options) -> Options:
         """The options that count now."""
-        chosen = {"requests": self.requests, "workers": self.workers, "rate": self.rate}
-        return replace(options, **{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+        return replace(options, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 def check_journal(path: str, places: Iterable[Place], options: Options) -> None:

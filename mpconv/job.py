@@ -8,6 +8,8 @@ from mpconv.units import MiB
 
 MAX_REQUESTS = 1024
 MAX_SPARSE = 16 * MiB
+RETRY_SECONDS = 300.0
+"""What `--retry-for` is when it is not given."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from mpconv.journal.records import Happening, State, Stored
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.target import Left, Target
+from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.workers.launch.local import LocalWorkers
 
 
@@ -43,7 +44,7 @@ async def convert(
         async def begin(found: list[Place], source: Image, made: Target, how: How) -> Recorder:
             """What was made is durable before anything counts as done, and with it its size: so far it is zeros."""
             for store in made.stores:
-                await store.flush()
+                await store.insist(store.flush)
             journal.begin(await courses.described(found, target, options, source, made, how))
             noting.recorder = Recorder(journal, source.size, done=Ranges(), entries=_entries(made))
             return noting.recorder
@@ -95,13 +96,21 @@ async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalW
     """It ends no sooner than what an earlier run sent can have landed: until then the target is nobody else's."""
     course = courses.decoded(stored, journal.path)
     options = effort.applied(course.options)
-    how = How(locked=not options.shared, trusting=course.trusting, keeps_backing=course.keeps_backing)
+    noting = Noting(observer)
+    tell = Sparingly(noting.warn)
+    how = How(
+        locked=not options.shared,
+        trusting=course.trusting,
+        keeps_backing=course.keeps_backing,
+        retry=Retry(options.retry_for),
+        tell=tell,
+    )
     source, sources = await open_and_resolve(course.sources, how)
     target: Target | None = None
     try:
         await courses.check_sources(stored, source.stores)
-        target = await _as_it_was_left(journal, stored, course, options, source)
-        recorder = Recorder(
+        target = await _as_it_was_left(journal, stored, course, options, source, tell)
+        recorder = noting.recorder = Recorder(
             journal,
             source.size,
             done=stored.done,
@@ -113,7 +122,7 @@ async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalW
         _tell_again(stored.happened, observer)
         loop = asyncio.get_running_loop()
         settled_at = loop.time() + (0 if transports.is_local(course.target.url) else SETTLE_SECONDS)
-        await run(sources, source, target, options, local, Noting(observer, recorder), recorder)
+        await run(sources, source, target, options, local, noting, tell, recorder)
         await interruptible(asyncio.sleep(settled_at - loop.time()))
     finally:
         await source.close()
@@ -121,14 +130,16 @@ async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalW
             await target.close()
 
 
-async def _as_it_was_left(journal: Journal, stored: Stored, course: Course, options: Options, source: Image) -> Target:
+async def _as_it_was_left(
+    journal: Journal, stored: Stored, course: Course, options: Options, source: Image, tell: Tell
+) -> Target:
     left = Left(
         zero_initialised=course.zero_initialised,
         done=stored.done,
         places=stored.places,
         parts=journal.entries(),
     )
-    target = await open_target(source, course.target, options, left)
+    target = await open_target(source, course.target, options, tell, left)
     try:
         await courses.check_targets(stored, target.stores)
         if target.whole and stored.bytes_done < source.size:
@@ -158,9 +169,9 @@ def _tell_again(happened: Iterable[Happening], observer: Observer) -> None:
 class Noting(Observer):
     """Tells the journal, once there is one, what another observer hears too, as far as it is worth keeping."""
 
-    def __init__(self, inner: Observer, recorder: Recorder | None = None) -> None:
+    def __init__(self, inner: Observer) -> None:
         self._inner = inner
-        self.recorder = recorder
+        self.recorder: Recorder | None = None
 
     def progress(self, done: int, total: int, zeros: int) -> None:
         if self.recorder is not None:

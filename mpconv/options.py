@@ -7,10 +7,9 @@ from typing import Protocol
 
 from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.job import NO_TRUST, Trust
+from mpconv.job import NO_TRUST, RETRY_SECONDS, Trust
 from mpconv.units import MiB
 
-RETRY_SECONDS = 300.0
 _WORTH_A_WORKER = 64 * MiB
 _MOST_WORKERS = 8
 _REQUESTS_EACH = 4

@@ -23,10 +23,13 @@ from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.target import Left, Target, open_store, too_small
 from mpconv.transports.base import Access, Opening, Transport, cannot_open
+from mpconv.transports.retrying import Tell
 from mpconv.units import SECTOR, align_down, align_up
 
 
-async def make(source: Image, place: Place, options: Options, made: Qcow2Options, left: Left | None = None) -> Target:
+async def make(
+    source: Image, place: Place, options: Options, made: Qcow2Options, tell: Tell, left: Left | None = None
+) -> Target:
     """A new image, or one that an earlier run began."""
     if left is not None:
         options = replace(options, create=False)
@@ -35,13 +38,13 @@ async def make(source: Image, place: Place, options: Options, made: Qcow2Options
     data_file = made.data_file is not None
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=_reserved(made), growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening)
+        store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening, tell)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
-            data = await open_store(source, workers_place, options, source.size, opening)
+            data = await open_store(source, workers_place, options, source.size, opening, tell)
             opened.push_async_callback(data.close)
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
@@ -57,7 +60,7 @@ async def make(source: Image, place: Place, options: Options, made: Qcow2Options
         writer = Writer(store, layout, durable=options.cache.flushes)
         whole = False
         if left is None:
-            await writer.begin()
+            await store.insist(writer.begin)
         else:
             whole = await writer.is_finished()
         target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros, whole=whole)
@@ -65,11 +68,11 @@ async def make(source: Image, place: Place, options: Options, made: Qcow2Options
     return target
 
 
-async def existing(source: Image, place: Place, options: Options) -> Target:
+async def existing(source: Image, place: Place, options: Options, tell: Tell) -> Target:
     """An image that is there already (`-n`)."""
     opening = Opening(direct=place.direct, locked=not place.shared, growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0, opening)
+        store = await open_store(source, place, options, 0, opening, tell)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         metadata = await read_metadata(store)
@@ -93,7 +96,7 @@ async def existing(source: Image, place: Place, options: Options) -> Target:
             not options.sparse_size or header.external_data or (header.version == 2 and header.backing_file is not None)
         )
         target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros)
-        await writer.begin()
+        await store.insist(writer.begin)
         opened.pop_all()
     return target
 

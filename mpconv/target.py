@@ -12,6 +12,7 @@ from mpconv.formats.image import Image
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.retrying import Retry, Tell
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.rewriter import Rewriter
@@ -73,11 +74,13 @@ class Target:
         return bool(rewrites) and (self.clusters is None or self.clusters.size % rewrites == 0)
 
     async def finish(self, *, durable: bool) -> None:
-        """Every byte is written, and flushed if `durable`: now the tables, and the last flush."""
+        """Every byte is written, and flushed if `durable`: now the tables, and the last flush. When the connection was
+        lost, as it may be while the workers copy for hours, another one is made and all of this done by it.
+        """
         if self.writer is not None:
-            await self.writer.finish()
+            await self.store.insist(self.writer.finish)
         elif durable:
-            await self.store.flush()
+            await self.store.insist(self.store.flush)
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -85,12 +88,12 @@ class Target:
             await store.close()
 
 
-async def open_raw(source: Image, place: Place, options: Options, left: Left | None = None) -> Target:
+async def open_raw(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
     """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself."""
     if left is not None:
         options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
-    store = await open_store(source, place, options, source.size, opening)
+    store = await open_store(source, place, options, source.size, opening, tell)
     if store.fixed_size and store.writable < source.size:
         await store.close()
         raise too_small(store, store.size, source)
@@ -105,8 +108,17 @@ def too_small(store: Transport, size: int, source: Image) -> UsageError:
     return UsageError(f"output file is smaller than input file ({size} of {source.size} bytes) in '{store.name}'")
 
 
-async def open_store(source: Image, place: Place, options: Options, size: int, opening: Opening) -> Transport:
-    """The store at a place, made anew with `size` bytes unless `create` is off; refused when it is a source itself."""
+async def open_store(
+    source: Image, place: Place, options: Options, size: int, opening: Opening, tell: Tell
+) -> Transport:
+    """The store at a place, made anew with `size` bytes unless `create` is off; refused when it is a source itself.
+    `tell` hears when it does not answer later.
+    """
+    store = await _open_store(source, place, options, size, opening)
+    return transports.remade(store, place, growing=opening.growing, retry=Retry(options.retry_for), tell=tell)
+
+
+async def _open_store(source: Image, place: Place, options: Options, size: int, opening: Opening) -> Transport:
     existing: Transport | None = None
     try:
         existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)

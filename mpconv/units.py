@@ -1,4 +1,4 @@
-"""Sizes and alignment, all in bytes. Pure."""
+"""Sizes and alignment, all in bytes; and times. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ MiB = 1024 * KiB
 GiB = 1024 * MiB
 
 _SIZE = re.compile(r"([0-9]+)(?:\.([0-9]+))?([bkmgtpe]?)", re.IGNORECASE)
+_TIME = re.compile(r"(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s?)?")
 _HEX = re.compile(r"0[xX][0-9a-fA-F]+")
 _SHIFT = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 
@@ -43,6 +44,18 @@ def _below_8_eib(size: int, text: str) -> int:
     if size >= 1 << 63:
         raise TooLarge(f"'{text}' is more than 8 EiB")
     return size
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds for "90", "2.5", "1m30s", "5m", "1h": a thousand days at most. ValueError for anything else."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
+        raise ValueError(f"'{text}' is not a time")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = hours * 3600 + minutes * 60 + seconds
+    if total > 1000 * 86400:
+        raise ValueError(f"'{text}' is too long")
+    return total
 
 
 def align_down(value: int, alignment: int) -> int:

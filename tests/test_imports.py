@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "observer",
         "interruption",
     },
-    "compare": BOTTOM | {"convert", "options", "formats", "workers", "coordinator", "observer"},
+    "compare": BOTTOM | {"convert", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}

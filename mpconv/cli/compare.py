@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpconv.cache import CACHE_MODES
-from mpconv.cli.image_command import WithProgressKind, trust_of, trust_options
+from mpconv.cli.image_command import WithProgressKind, retry_option, trust_of, trust_options
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests
 from mpconv.errors import MpconvError, UsageError
@@ -34,6 +34,7 @@ _CANNOT_OPEN, _CANNOT_ASK, _CANNOT_READ = 2, 3, 4
 )
 @click.option("--image-opts", is_flag=True, help="The images are driver options: driver=raw,file.filename=X")
 @trust_options
+@retry_option
 @click.option("-p", "--progress", is_flag=True, help="Show compared bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
@@ -49,6 +50,7 @@ def compare(
     image_opts: bool,
     allow_backing: tuple[str, ...],
     allow_data_file: bool,
+    retry_for: float,
     progress: bool,
     progress_kind: str | None,
     quiet: bool,
@@ -82,6 +84,7 @@ def compare(
         requests=parallel,
         workers=workers,
         trust=trust_of(allow_backing, allow_data_file),
+        retry_for=retry_for,
     )
     try:
         with Report(display, quiet=quiet, verbose=False) as report:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mpconv.cache import CACHE_MODES
-from mpconv.cli.image_command import WithProgressKind, trust_of, trust_options
+from mpconv.cli.image_command import WithProgressKind, retry_option, trust_of, trust_options
 from mpconv.cli.opening import RAW, places, probed
 from mpconv.cli.params import Level, OptionList, Requests, Size, Snapshot, SparseSize, last_of
 from mpconv.cli.refusals import check_combination, check_protocol, created_as, help_text
@@ -65,6 +65,7 @@ from mpconv.job import Place
 @click.option("-U", "--force-share", is_flag=True, help="The sources may be in use: by a running guest, say.")
 @click.option("--image-opts", is_flag=True, help="SOURCEs are driver options: driver=raw,file.filename=X")
 @click.option("--target-image-opts", is_flag=True, help="TARGET is driver options; needs -n.")
+@retry_option
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
@@ -155,6 +156,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         compression_level=options["compression_level"],
         snapshot=options["snapshot"],
         trust=trust_of(options["allow_backing"], options["allow_data_file"]),
+        retry_for=options["retry_for"],
     )
     if options["journal"] is None:
         copy = job.convert(from_places, to_place, chosen, local, report, report.warn)

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from mpconv.cli.params import Duration
 from mpconv.errors import Fatal, UsageError
-from mpconv.job import Trust
+from mpconv.job import RETRY_SECONDS, Trust
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _OUTPUTS = ("human", "json")
@@ -54,6 +55,17 @@ def trust_options(command: _Decorated) -> _Decorated:
     )
     data_file = click.option("--allow-data-file", is_flag=True, help="Open external data files that images name.")
     return backing(data_file(command))
+
+
+def retry_option(command: _Decorated) -> _Decorated:
+    """--retry-for."""
+    return click.option(
+        "--retry-for",
+        type=Duration(),
+        default=RETRY_SECONDS,
+        metavar="TIME",
+        help="How long a server that has gone is waited for: seconds, or 1m30s; default 5m, 0: not at all.",
+    )(command)
 
 
 def trust_of(backing: tuple[str, ...], data_file: bool) -> Trust:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mpconv.job import MAX_REQUESTS, MAX_SPARSE
-from mpconv.units import SECTOR, TooLarge, parse_size
+from mpconv.units import SECTOR, TooLarge, parse_seconds, parse_size
 
 _LARGEST = (1 << 63) - 1
 
@@ -94,6 +94,20 @@ class Requests(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if not 1 <= number <= MAX_REQUESTS:
             self.fail(f"Invalid number of coroutines. Allowed number of coroutines is between 1 and {MAX_REQUESTS}")
         return number
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`--retry-for`: seconds, or 1h, 1m30s, 5m, 2.5s."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return parse_seconds(str(value))
+        except ValueError:
+            self.fail(f"Invalid time '{value}': it must be a number of seconds, or such as 1m30s, 5m or 1h.")
 
 
 class Level(click.ParamType):  # type: ignore[type-arg, unused-ignore]

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mpconv.cli.image_command import WithProgressKind
-from mpconv.cli.params import Requests, Size, last_of
+from mpconv.cli.params import Duration, Requests, Size, last_of
 from mpconv.errors import UsageError
 
 
@@ -17,6 +17,7 @@ from mpconv.errors import UsageError
 @click.option(
     "-r", "--rate-limit", type=Size("rate limit"), multiple=True, callback=last_of, help="The same; 0: no limit."
 )
+@click.option("--retry-for", type=Duration(), metavar="TIME", help="The same.")
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
@@ -47,7 +48,12 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
 
     display = display_of(options)
-    effort = courses.Effort(requests=options["parallel"], workers=options["workers"], rate=options["rate_limit"])
+    effort = courses.Effort(
+        requests=options["parallel"],
+        workers=options["workers"],
+        rate=options["rate_limit"],
+        retry_for=options["retry_for"],
+    )
     with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
         copy = journaled.resume(path, effort, local, report, report.warn)
         worked = run(copy, display, verbose=options["verbose"])

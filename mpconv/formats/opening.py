@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.raw import RawImage
 from mpconv.job import Place, Trust
 from mpconv.transports.base import Access, Transport, cannot_open
+from mpconv.transports.retrying import Retry, Tell, silently
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.header import Header
@@ -24,7 +26,8 @@ READABLE = ("raw", "qcow2")
 class How:
     """How images are opened. `locked`: QEMU's locks are taken. `trusting`: as RawImage's. `trust`: what may be opened
     besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one. `alone`: nothing is
-    opened besides, for who wants to know of the image and not its guest's bytes.
+    opened besides, for who wants to know of the image and not its guest's bytes. `retry`, `tell`: of a server's absence
+    once the image is open; None: it ends what is being read.
     """
 
     locked: bool = False
@@ -32,6 +35,12 @@ class How:
     trust: Trust | None = None
     keeps_backing: bool = False
     alone: bool = False
+    retry: Retry | None = None
+    tell: Tell = silently
+
+    async def store(self, place: Place) -> Transport:
+        """The store at a place, for reading."""
+        return await transports.open_place(place, Access.READ, locked=self.locked, retry=self.retry, tell=self.tell)
 
 
 async def open_source(places: Sequence[Place], how: How = How()) -> Image:
@@ -58,7 +67,7 @@ async def open_and_resolve(places: Sequence[Place], how: How = How()) -> tuple[I
 
 async def _open(place: Place, how: How, above: tuple[tuple[object, ...], ...]) -> tuple[Image, Place]:
     """`above`: the identities of the stores whose backing file this one is, directly or not."""
-    store = await transports.open_place(place, Access.READ, locked=how.locked)
+    store = await how.store(place)
     try:
         fmt = place.format or await found_format(store)
         if fmt == "raw":
@@ -104,9 +113,9 @@ async def _open_qcow2(
     backing: Image | None = None
     try:
         if data_place is not None:
-            data = await transports.open_place(data_place, Access.READ, locked=how.locked)
+            data = await how.store(data_place)
         if backing_place is not None:
-            below = How(locked=how.locked, trusting=how.trusting, trust=how.trust)
+            below = dataclasses.replace(how, keeps_backing=False)
             backing, backing_place = await _open(backing_place, below, chain)
     except BaseException:
         if data is not None:

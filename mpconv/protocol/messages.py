@@ -94,15 +94,15 @@ class Said(msgspec.Struct, frozen=True, tag="said"):
     text: str
 
 
-class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """A heartbeat: renews the worker's leases."""
-
-
 class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
-    """An image does not answer and is tried again: a line for people."""
+    """A server does not answer, or answers again: one line for people."""
 
     job: Number
     text: str
+
+
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """A heartbeat: renews the worker's leases."""
 
 
 class FlushDone(msgspec.Struct, frozen=True, tag="flushed"):

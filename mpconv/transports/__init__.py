@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
+from functools import partial
 
 from mpconv.errors import MpconvError, UsageError
 from mpconv.job import Place
-from mpconv.transports.base import AS_USUAL, Access, Opening, Transport
+from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport
+from mpconv.transports.retrying import Retry, Tell, silently
 from mpconv.transports.window import Window
 
 _SCHEMES = {"nfs": "nfs", "iscsi": "iscsi", "null": "null", "memory": "memory", "file": "file"}
@@ -45,10 +47,26 @@ async def connect(
     return transport
 
 
-async def open_place(place: Place, access: Access, *, locked: bool = False, growing: bool = False) -> Transport:
-    """The store at a place that exists. `growing`: as Opening's."""
-    opening = Opening(direct=place.direct, locked=locked and not place.shared, growing=growing)
-    store = await connect(place.url, access, opening=opening)
+async def open_place(
+    place: Place,
+    access: Access,
+    *,
+    locked: bool = False,
+    growing: bool = False,
+    retry: Retry | None = None,
+    tell: Tell = silently,
+) -> Transport:
+    """The store at a place that exists. `growing`: as Opening's. `retry`: a server's absence is to be survived: what is
+    read is read again on a new connection, and `tell` hears of it; who writes must see to the rest himself.
+    """
+    patience = max(LEAST_PATIENCE, retry.seconds if retry is not None else 0.0)
+    opening = Opening(direct=place.direct, locked=locked and not place.shared, growing=growing, patience=patience)
+    reopen = partial(connect, place.url, access, opening=opening)
+    store = await reopen()
+    if retry is not None and access is Access.READ and not is_local(place.url):
+        from mpconv.transports.lasting import Lasting  # noqa: PLC0415  (copies between files do without)
+
+        store = Lasting(store, reopen, retry, tell, steady=not place.shared)
     if place.offset == 0 and place.size is None:
         return store
     try:
@@ -56,3 +74,12 @@ async def open_place(place: Place, access: Access, *, locked: bool = False, grow
     except MpconvError:
         await store.close()
         raise
+
+
+def remade(store: Transport, place: Place, *, growing: bool, retry: Retry, tell: Tell) -> Transport:
+    """A store that is written, whose connection can be made again for who `insist`s."""
+    if is_local(place.url):
+        return store
+    from mpconv.transports.lasting import Remade  # noqa: PLC0415
+
+    return Remade(store, partial(open_place, place, Access.WRITE, growing=growing, retry=retry), retry, tell)

@@ -10,7 +10,9 @@ as often as one likes, from coroutines of one event loop; the transport keeps th
 - **Bounds.** Reads, and writes where the size is fixed, lie inside `size`; anything else is `Fatal` and changes
   nothing. A request of no bytes does nothing.
 - **Errors** are `Retryable` (try again on a new connection) or `Fatal`, and carry operation, image and offset.
-- **Nothing reconnects** behind the caller's back.
+- **What passes by itself** (a server that is busy, or not ready yet) is asked again for `Opening.patience` seconds.
+- **A silent server** counts as a lost connection: `requests.request_seconds` without any answer.
+- **Nothing reconnects** behind the caller's back, but for `lasting.Lasting`, which only reads.
 - `zero()` leaves zeros, and may give the room they took back: `True` when it did, `False` when there is no cheap
   honest way and the caller must write zero bytes itself. What works is found out once and remembered.
 - `copy_from()` has the bytes copied where they lie, without passing through this process: `True` when all of them
@@ -19,7 +21,8 @@ as often as one likes, from coroutines of one event loop; the transport keeps th
 - `block_status()` may call zeros data, never data zeros; it raises `StatusWithdrawn` when it finds that it did.
 - `flush()` returns when everything that was written through *this* connection is durable.
 - `close()` may be called twice, and after errors. Every request after it raises `Retryable`.
-- **To open** raises `NoSuchImage` where nothing exists under the name, so that only then something is created.
+- **To open** raises `NoSuchImage` where nothing exists under the name, so that only then something is created;
+  `Absent` where a server does not know the name, and `Unreachable` where none answers: either may be better later.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from __future__ import annotations
 import abc
 import enum
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mpconv.errors import Fatal, MpconvError
@@ -44,19 +48,23 @@ class Access(enum.Enum):
     WRITE = "write"
 
 
+LEAST_PATIENCE = 1.5
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """How a store is opened; what a transport knows nothing of, it passes over.
 
     `direct`: past the page cache. `locked`: take QEMU's locks on the image, or be refused when another program holds
     them. `preallocation`: "off", "falloc" or "full", of what is created. `growing`: writes may go past the end, where
-    that makes the store longer.
+    that makes the store longer. `patience`: for how many seconds a request is made again that the server puts off.
     """
 
     direct: bool = False
     locked: bool = False
     preallocation: str = "off"
     growing: bool = False
+    patience: float = LEAST_PATIENCE
 
 
 AS_USUAL = Opening()
@@ -91,6 +99,9 @@ class Transport(abc.ABC):
     name: str
     identity: tuple[object, ...]
     size: int
+    version: tuple[object, ...] = ()
+    """Another one when somebody has changed what is stored, or put something else in its place, as far as that is cheap
+    to see. It is that of the moment when the store was opened."""
     limits: Limits = Limits()
     zero_initialised: bool = False
     """A store that was just created and reads as zeros."""
@@ -108,6 +119,11 @@ class Transport(abc.ABC):
     """Requests are sent over one connection, in the order in which they are made."""
     creatable: bool = True
     """False: nothing is made under such a URL; what is there is written into (LUNs, devices, null:)."""
+
+    @property
+    def origin(self) -> Transport:
+        """The connection itself, which is another one whenever it was made again."""
+        return self
 
     @property
     def guest_size(self) -> int:
@@ -160,6 +176,10 @@ class Transport(abc.ABC):
         """Extents from `offset` on, in order, without gaps, covering at least one byte and at most `length`."""
         self._check("reading block status", offset, length)
         return [Extent(offset, length)] if length else []
+
+    async def insist(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work` on this store: from its start again when the connection was lost, where it can be made again."""
+        await work()
 
     @abc.abstractmethod
     async def flush(self) -> None:

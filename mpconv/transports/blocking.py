@@ -10,15 +10,18 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-async def beside(call: Callable[[], _T], *, seconds: float) -> _T:
-    """What `call` returns or raises; TimeoutError after `seconds`. A call that never ends dies with the process."""
+async def beside(call: Callable[[], _T], *, seconds: float, undo: Callable[[_T], object] = lambda _: None) -> _T:
+    """What `call` returns or raises; TimeoutError after `seconds`. A call that never ends dies with the process; of one
+    that nobody waits for any more the result is given to `undo`.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
 
     def deliver(result: _T | None, error: BaseException | None) -> None:
         if future.done():
-            return
-        if error is not None:
+            if error is None:
+                undo(result)  # type: ignore[arg-type]
+        elif error is not None:
             future.set_exception(error)
         else:
             future.set_result(result)  # type: ignore[arg-type]
@@ -32,4 +35,9 @@ async def beside(call: Callable[[], _T], *, seconds: float) -> _T:
             loop.call_soon_threadsafe(deliver, *outcome)
 
     threading.Thread(target=run, daemon=True, name="blocking-call").start()
-    return await asyncio.wait_for(future, seconds)
+    try:
+        return await asyncio.wait_for(future, seconds)
+    except BaseException:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            undo(future.result())
+        raise

@@ -11,21 +11,21 @@ import asyncio
 import contextlib
 import mmap
 from collections.abc import Iterator
-from typing import Any
 
-from mpconv.errors import Fatal, MpconvError, Retryable
+from mpconv.errors import Absent, Fatal, Gone, Retryable, Unreachable
 from mpconv.extent import Extent, Kind
 from mpconv.transports import scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
-from mpconv.transports.iscsi_login import Address, login, parse
+from mpconv.transports.iscsi_login import Address, Session, login, parse
 from mpconv.transports.iscsi_zero import Zeroing, means_for
 from mpconv.units import MiB, align_down, align_up
 
 _STATUS_BYTES = 64 * 1024
 """4095 descriptors: tgt walks the rest of the file for each answer, however short."""
+_NAMES_BYTES = 252
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 512, PIECE
 _LARGEST_OPTIMAL = 16 * MiB
 _PAGE_BYTES = 252
@@ -37,9 +37,10 @@ class IscsiTransport(Transport):
     creatable = False
     ordered = copy_may_spoil = True
 
-    def __init__(self, address: Address, library: Any, context: Any) -> None:
+    def __init__(self, address: Address, session: Session, patience: float) -> None:
         self.name = address.name
-        self._commands = Commands(library, context, address.wire_lun)
+        self._patience = patience
+        self._commands = Commands(session, address.wire_lun, patience)
         self._zeroing = Zeroing(self._commands, [])
         self._copying = Copying(self._commands)
         self._tells_status = False
@@ -54,7 +55,7 @@ class IscsiTransport(Transport):
         with self._explained("asking for the kind of device"):
             other = scsi.not_a_disk(await ask(scsi.inquiry(64), 64))
         if other is not None:
-            raise Fatal(other)
+            raise (Absent if other == scsi.NO_SUCH_LUN else Fatal)(other)
         with self._explained("reading the capacity"):
             capacity = scsi.parse_capacity(await ask(scsi.read_capacity16(32), 32))
         block = self._block = self._commands.block = capacity.block_size
@@ -67,6 +68,7 @@ class IscsiTransport(Transport):
             limits = scsi.parse_block_limits(await ask_if_known(scsi.inquiry_vpd(0xB0, 64), 64))
             self._tells_status = capacity.thin and capacity.zeroes
             page = await ask_if_known(scsi.inquiry_vpd(0xB2, 64), 64) if self._tells_status else bytes(64)
+            self.version = (await ask_if_known(scsi.inquiry_vpd(0x83, _NAMES_BYTES), _NAMES_BYTES),)
         means = means_for(block, self._tells_status, limits, scsi.parse_provisioning(page))
         self._zeroing = Zeroing(self._commands, means)
         most = self._commands.piece = align_down(min(limits.largest_transfer * block or PIECE, PIECE), block)
@@ -81,6 +83,8 @@ class IscsiTransport(Transport):
             yield
         except Refused as refused:
             where = at if refused.how.at is None else refused.how.at
+            if refused.how.put_off:
+                raise self.error(Gone, operation, where, f"{refused}, for {self._patience:g} seconds") from None
             if not refused.how.lost:
                 raise self.error(Fatal, operation, where, str(refused)) from None
             raise self.error(Retryable, operation, where, self._commands.lost_why or str(refused)) from None
@@ -144,6 +148,7 @@ class IscsiTransport(Transport):
 
     async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
         self._check("writing", offset, length)
+        source = source.origin
         if not isinstance(source, IscsiTransport):
             return False
         source._check("reading", source_offset, length)
@@ -222,18 +227,19 @@ async def connect(
 ) -> IscsiTransport:
     """Log in to the LUN of `url`. A LUN cannot be made: `create_size` is only what must fit."""
     address = parse(url)
-    library = libiscsi.library()
-    context = await login(library, address)
+    session = await login(libiscsi.library(), address)
     try:
-        transport = IscsiTransport(address, library, context)
+        transport = IscsiTransport(address, session, opening.patience)
     except OSError as error:
-        library.iscsi_destroy_context(context)
-        raise cannot_open(address.name, f"the target ended the connection ({error.strerror})") from error
+        session.end()
+        raise cannot_open(address.name, f"the target ended the connection ({error.strerror})", Unreachable) from error
     try:
         await transport.discover(access)
     except BaseException as error:
         await transport.close()
-        if isinstance(error, MpconvError):
-            raise cannot_open(address.name, error.why) from error
+        if isinstance(error, Retryable | Gone):
+            raise cannot_open(address.name, error.why, Unreachable) from error
+        if isinstance(error, Fatal):
+            raise cannot_open(address.name, error.why, type(error)) from error
         raise
     return transport

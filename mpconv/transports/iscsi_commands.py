@@ -1,13 +1,15 @@
 """The command layer of iSCSI: SCSI commands to one LUN by libiscsi, many in flight on one session.
 
 What always holds: the library does not reconnect (a reconnect would hide a target's crash and what its cache
-lost); every command's status and residual are looked at; UNIT ATTENTION, BUSY and TASK SET FULL are tried again.
+lost); every command's status and residual are looked at; after UNIT ATTENTION a command is tried a few times more, and
+after BUSY and TASK SET FULL for as long as there is patience.
 Whatever else a command meets is raised as `Refused`, after everything that was started with it has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 from dataclasses import dataclass
@@ -19,9 +21,10 @@ from mpconv.transports import scsi
 from mpconv.transports.base import CLOSED, Buffer
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
-from mpconv.transports.iscsi_login import logout
+from mpconv.transports.iscsi_login import Session
 from mpconv.transports.pump import Pump
 from mpconv.transports.requests import Batch, Requests
+from mpconv.transports.retrying import Patience
 from mpconv.units import MiB
 
 _TRIES = 8
@@ -47,11 +50,14 @@ class Refusal:
         return self.why or scsi.words(self.status, self.key, self.ascq)
 
     @property
+    def put_off(self) -> bool:
+        """Whether the same command may succeed on the same session, in a while."""
+        return scsi.is_put_off(self.status, self.key, self.ascq)
+
+    @property
     def passing(self) -> bool:
         """Whether the same command may succeed a moment later on the same session."""
-        return self.status in (scsi.BUSY, scsi.TASK_SET_FULL) or (
-            self.status == scsi.CHECK_CONDITION and self.key == scsi.UNIT_ATTENTION
-        )
+        return self.put_off or scsi.is_interrupted(self.status, self.key)
 
     @property
     def lost(self) -> bool:
@@ -82,13 +88,17 @@ class Commands:
     block = 512
     piece = PIECE
 
-    def __init__(self, library: Any, context: Any, lun: int) -> None:
+    def __init__(self, session: Session, lun: int, patience: float) -> None:
+        library, context = session.library, session.context
+        self._session = session
         self._lib = library
+        self._patience = patience
         self._context = context
         self._lun = lun
         self._requests = Requests()
         self._on_answer = ffi.callback("iscsi_command_cb", self._answered)
         self.lost_why: str | None = None
+        self._timed_out = False
         with socket.socket(fileno=os.dup(library.iscsi_get_fd(context))) as connection:
             self.peer: tuple[str, int] = connection.getpeername()[:2]
         self._pump = Pump(
@@ -96,13 +106,16 @@ class Commands:
             partial(library.iscsi_which_events, context),
             partial(library.iscsi_service, context),
             self._lost,
+            self._requests.silent,
         )
 
     def _answered(self, context: Any, status: int, task: Any, tag: Any) -> None:
         self._requests.answered(int(ffi.cast("uintptr_t", tag)), status, ffi.cast("struct scsi_task *", task))
 
     def _lost(self) -> None:
-        self.lost_why = "the connection to the target was lost"
+        silent = self._requests.silent()
+        words = f"the target {self._requests.watchdog.words}"
+        self.lost_why = words if silent else "the connection to the target was lost"
         self._requests.fail_all(Retryable(self.lost_why))
 
     def _queue(
@@ -131,6 +144,7 @@ class Commands:
                 return
 
         def finish(status: int, answered: Any) -> MpconvError | None:
+            self._timed_out |= status == scsi.TIMED_OUT
             if status != scsi.GOOD:
                 sense = ffi.new("struct scsi_sense *")
                 if status == scsi.CHECK_CONDITION:
@@ -169,10 +183,9 @@ class Commands:
         exact: bool = False,
         tried: int = 0,
     ) -> None:
-        """One command, again while it is only busy."""
-        for attempt in range(tried, _TRIES):
-            if attempt:
-                await asyncio.sleep(0 if attempt == 1 else 0.005 * 2**attempt)
+        """One command, again while it is only put off."""
+        patience: Patience | None = None
+        for attempt in itertools.count(tried):
             batch, refused = Batch(), list[Refusal]()
             batch.left += 1
             self._queue(batch, cdb, data, length, refused, reads=reads, at=at, exact=exact)
@@ -180,8 +193,14 @@ class Commands:
             await self._end(batch, refused, at)
             if not refused:
                 return
-            if not refused[0].passing or attempt == _TRIES - 1:
-                raise Refused(refused[0])
+            if refused[0].put_off:
+                patience = patience or Patience(self._patience)
+                if await patience.wait():
+                    continue
+            elif refused[0].passing and attempt < _TRIES - 1:
+                await asyncio.sleep(0.005 * 2**attempt if attempt else 0)
+                continue
+            raise Refused(refused[0])
 
     async def tell(self, cdb: bytes, data: bytearray | None = None, *, at: int | None = None) -> None:
         """A command that takes `data`, or nothing."""
@@ -238,12 +257,12 @@ class Commands:
         if self._context is None:
             return
         self._pump.stop()
-        context, self._context = self._context, None
-        connected, self.lost_why = self.lost_why is None, CLOSED
+        self._context = None
+        connected, self.lost_why = self.lost_why is None and not self._timed_out, CLOSED
         if connected and not len(self._requests):
-            await logout(self._lib, context)
+            await self._session.log_out()
             return
-        self._lib.iscsi_destroy_context(context)
+        self._session.end()
         self._requests.fail_all(Retryable(CLOSED))
 
 

@@ -6,28 +6,28 @@ they stand, and of the rest only the target's name is percent-decoded. What foll
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import socket
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from mpconv.errors import Fatal
+from mpconv.errors import Absent, Fatal, Unreachable
 from mpconv.transports import scsi
 from mpconv.transports.base import cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
 from mpconv.transports.blocking import beside
 from mpconv.transports.reach import why_unreachable
+from mpconv.transports.requests import request_seconds
 
 DEFAULT_PORT = 3260
 LARGEST_LUN = 0x3FFF
 _FLAT = 0x4000
 _LOGIN_SECONDS = 8
-_REQUEST_SECONDS = 60
 _CLOSE_SECONDS = 3
 _SYN_RETRIES = 1
 """A second attempt after one second; given up after three."""
@@ -42,6 +42,7 @@ _LOGIN_STATUS = re.compile(r"Status: (.*)\((\d+)\)")
 _SENSE = re.compile(r"SENSE KEY:\w+\((\d+)\) ASCQ:.*\((0x[0-9a-fA-F]+)\)")
 _AUTHENTICATION_FAILED, _FORBIDDEN, _NO_TARGET, _REMOVED = 0x0201, 0x0202, 0x0203, 0x0204
 _UNAVAILABLE, _NO_RESOURCES = 0x0301, 0x0302
+_LOGIN_KINDS = {_NO_TARGET: Absent, _REMOVED: Absent, _UNAVAILABLE: Unreachable, _NO_RESOURCES: Unreachable}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Address:
     lun: int
     user: str = ""
     password: str = field(default="", repr=False)
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """Of the target."""
+        return (self.host, self.port, self.target)
 
     @property
     def portal(self) -> str:
@@ -99,47 +105,73 @@ def parse(url: str) -> Address:
     return Address(name, portal["six"] or portal["host"], port, target, lun, user, password)
 
 
-async def login(library: Any, address: Address) -> Any:
-    """A context with a full-feature session, its LUN ready. Fatal says why not; nothing is left behind then."""
-    lock, made = threading.Lock(), list[Any]()
-    wanted = True
+_numbers: dict[tuple[str, int, str], list[int]] = {}
+"""Of each target, the session numbers (ISID, 24 bits) of connections that this process has closed."""
 
-    def run() -> None:
-        context = _login(library, address)
-        with lock:
-            made.append(context)
-            if not wanted:
-                library.iscsi_destroy_context(made.pop())
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """A context of libiscsi's, logged in. `number`: the part of its ISID that is its own.
+
+    The next connection that this process makes to the same target, after it has closed this one, has the same number:
+    then a target that still holds the session of before ends it and aborts its commands (RFC 7143, 6.3.5: session
+    reinstatement), so that no write of before can land any more.
+    """
+
+    library: Any
+    context: Any
+    address: Address
+    number: int
+
+    def end(self) -> None:
+        """Cut the connection; requests that are under way get no answer."""
+        self.library.iscsi_destroy_context(self.context)
+        _give_back(self.address, self.number)
+
+    async def log_out(self) -> None:
+        """With no request under way: wait a little for the target's answer."""
+        self.library.iscsi_set_timeout(self.context, _CLOSE_SECONDS)
+
+        def run() -> None:
+            self.library.iscsi_logout_sync(self.context)
+            self.library.iscsi_destroy_context(self.context)
+
+        with contextlib.suppress(TimeoutError):
+            await beside(run, seconds=2 * _CLOSE_SECONDS)
+        _give_back(self.address, self.number)
+
+
+def _give_back(address: Address, number: int) -> None:
+    _numbers.setdefault(address.place, []).append(number)
+
+
+async def login(library: Any, address: Address) -> Session:
+    """A full-feature session, its LUN ready. Fatal says why not; nothing is left behind then."""
+    known = _numbers.get(address.place)
+    number = known.pop() if known else secrets.randbits(24)
+
+    def run() -> Session:
+        return Session(library, _login(library, address, number), address, number)
 
     try:
-        await beside(run, seconds=_TRIES * _LOGIN_SECONDS)
+        return await beside(run, seconds=_TRIES * _LOGIN_SECONDS, undo=_cut)
     except BaseException as error:
-        with lock:
-            wanted = False
-            while made:
-                library.iscsi_destroy_context(made.pop())
+        _give_back(address, number)
         if isinstance(error, TimeoutError):
-            raise cannot_open(address.name, f"no answer from {address.host} port {address.port}") from error
+            why = f"no answer from {address.host} port {address.port}"
+            raise cannot_open(address.name, why, Unreachable) from error
         raise
-    return made.pop()
 
 
-async def logout(library: Any, context: Any) -> None:
-    """End a session that has no request under way, waiting a little for the target's answer, and free it."""
-    library.iscsi_set_timeout(context, _CLOSE_SECONDS)
-
-    def run() -> None:
-        library.iscsi_logout_sync(context)
-        library.iscsi_destroy_context(context)
-
-    await beside(run, seconds=2 * _CLOSE_SECONDS)
+def _cut(session: Session) -> None:
+    session.library.iscsi_destroy_context(session.context)
 
 
-def _login(library: Any, address: Address) -> Any:
+def _login(library: Any, address: Address, number: int) -> Any:
     for attempt in range(_TRIES):
-        context = _context(library, address)
+        context = _context(library, address, number)
         if library.iscsi_full_connect_sync(context, address.portal.encode(), address.wire_lun) == 0:
-            library.iscsi_set_timeout(context, _REQUEST_SECONDS)
+            library.iscsi_set_timeout(context, max(1, round(request_seconds())))
             return context
         text = ffi.string(library.iscsi_get_error(context)).decode(errors="replace")
         library.iscsi_destroy_context(context)
@@ -156,12 +188,12 @@ def initiator_name() -> str:
     return os.environ.get("MPCONV_INITIATOR_NAME") or f"iqn.2026-11.org.mpconv:{host}"[:223]
 
 
-def _context(library: Any, address: Address) -> Any:
+def _context(library: Any, address: Address, number: int) -> Any:
     context = library.iscsi_create_context(initiator_name().encode())
     if context == ffi.NULL:
         raise MemoryError("libiscsi could not make a context")
-    # All connections have one name, so their session numbers must differ: an equal one would end the other session.
-    library.iscsi_set_isid_random(context, secrets.randbits(24), os.getpid() & 0xFFFF)
+    # All connections have one name, so those that are open must differ in their numbers: an equal one ends the other.
+    library.iscsi_set_isid_random(context, number, os.getpid() & 0xFFFF)
     library.iscsi_set_targetname(context, address.target.encode())
     library.iscsi_set_session_type(context, libiscsi.NORMAL_SESSION)
     library.iscsi_set_header_digest(context, libiscsi.NO_DIGEST)
@@ -182,17 +214,21 @@ def _refused(address: Address, text: str) -> Fatal:
     text = " ".join(text.split())
     status, sense = _LOGIN_STATUS.search(text), _SENSE.search(text)
     if status is not None:
-        return cannot_open(address.name, _login_words(address, int(status[2]), status[1]))
+        number = int(status[2])
+        return cannot_open(address.name, _login_words(address, number, status[1]), _LOGIN_KINDS.get(number, Fatal))
     if sense is not None:
-        return cannot_open(address.name, scsi.words(scsi.CHECK_CONDITION, int(sense[1]), int(sense[2], 16)))
+        key, ascq = int(sense[1]), int(sense[2], 16)
+        passing = key in (scsi.NOT_READY, scsi.UNIT_ATTENTION)
+        kind = Absent if ascq == scsi.NO_LUN else Unreachable if passing else Fatal
+        return cannot_open(address.name, scsi.words(scsi.CHECK_CONDITION, key, ascq), kind)
     if "timed out" in text:
-        return cannot_open(address.name, f"no answer from {address.host} port {address.port}")
+        return cannot_open(address.name, f"no answer from {address.host} port {address.port}", Unreachable)
     unreachable = why_unreachable(address.host, [address.port])
     if unreachable is not None:
-        return cannot_open(address.name, unreachable)
+        return cannot_open(address.name, unreachable, Unreachable)
     if "iscsi_service" in text or not text:
         where = f"{address.host} port {address.port}"
-        return cannot_open(address.name, f"{where} ended the connection: it may not be an iSCSI target")
+        return cannot_open(address.name, f"{where} ended the connection: it may not be an iSCSI target", Unreachable)
     return cannot_open(address.name, text)
 
 

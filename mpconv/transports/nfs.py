@@ -8,13 +8,11 @@ asked for.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mpconv.errors import Fatal, MpconvError, Retryable, StatusWithdrawn
+from mpconv.errors import Absent, Busy, Fatal, Gone, MpconvError, Retryable, StatusWithdrawn, Unreachable
 from mpconv.extent import Extent
 from mpconv.transports.base import (
     AS_USUAL,
@@ -26,27 +24,17 @@ from mpconv.transports.base import (
     Opening,
     Transport,
     cannot_open,
+    moment,
 )
 from mpconv.transports.bindings.libnfs import ffi
 from mpconv.transports.blocking import beside
 from mpconv.transports.nfs4 import Deallocator, HoleMap
 from mpconv.transports.nfs4 import connect as connect_hole_map
 from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, text_of
+from mpconv.transports.nfs_status import meaning
 from mpconv.transports.pump import Pump
 from mpconv.transports.requests import Batch, Requests
-
-_FATAL = {
-    errno.EIO,
-    errno.ENXIO,
-    errno.ENOSPC,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.EDQUOT,
-    errno.EFBIG,
-}
-_REASON = re.compile(r"\(-(\d+)\)")
+from mpconv.transports.retrying import Patience
 
 
 class NfsTransport(Transport):
@@ -54,9 +42,11 @@ class NfsTransport(Transport):
 
     ordered = grows = True
 
-    def __init__(self, name: str, session: Session) -> None:
+    def __init__(self, name: str, session: Session, patience: float) -> None:
         self.name = name
         self.size = session.size
+        self.version = session.modified
+        self._patience = patience
         self.identity = ("nfs", session.address, session.device, session.inode)
         self.limits = Limits(
             largest_read=min(session.largest_read, PIECE), largest_write=min(session.largest_write, PIECE)
@@ -72,7 +62,7 @@ class NfsTransport(Transport):
         self._where = session.where
         self._fingerprint = Fingerprint(
             {"its inode": str(session.inode), "its file handle": session.handle()},
-            {"its size": str(session.size), "modified at": session.modified},
+            {"its size": str(session.size), "modified at": moment(*session.modified)},
         )
         self._facts = session.facts
         self._holes: asyncio.Task[HoleMap | None] | None = None
@@ -85,19 +75,40 @@ class NfsTransport(Transport):
             partial(lib.nfs_which_events, self._nfs),
             partial(lib.nfs_service, self._nfs),
             self._lost,
+            self._requests.silent,
         )
 
     def _answered(self, status: int, nfs: Any, data: Any, tag: Any) -> None:
         self._requests.answered(int(ffi.cast("uintptr_t", tag)), status, data)
 
     def _lost(self) -> None:
-        self._lost_why = self._lost_why or "the connection to the server was lost"
+        if self._lost_why is None:
+            silent = self._requests.silent()
+            words = f"the server {self._requests.watchdog.words}"
+            self._lost_why = words if silent else "the connection to the server was lost"
         self._requests.fail_all(Retryable(self._lost_why))
+
+    async def _served(self, queue: Callable[[Batch], None], operation: str, offset: int | None) -> None:
+        """Requests, and again while the server puts them off."""
+        patience: Patience | None = None
+        while True:
+            batch = Batch()
+            queue(batch)
+            try:
+                await self._end(batch, operation, offset)
+                return
+            except Busy as error:
+                patience = patience or Patience(self._patience)
+                if not await patience.wait():
+                    raise self.error(Gone, operation, offset, f"{error.why}, for {self._patience:g} seconds") from None
+            self._check(operation, offset, 0)
 
     async def _end(self, batch: Batch, operation: str, offset: int | None) -> None:
         """Wait for all of it. A lost connection knows no offset: here it gets one."""
         try:
             await batch.future
+        except Busy:
+            raise
         except Retryable as error:
             if self._lost_why is None:
                 raise
@@ -111,22 +122,19 @@ class NfsTransport(Transport):
         self.check_bounds(operation, offset or 0, length)
 
     def _fail(self, operation: str, offset: int | None, status: int) -> MpconvError:
-        if status == -errno.EFAULT:  # libnfs says so of any answer to a part of a request; its text has the reason
-            reason = _REASON.search(text_of(self._library.lib.nfs_get_error(self._nfs)))
-            status = -int(reason[1]) if reason else status
-        kind = Fatal if -status in _FATAL else Retryable
-        why = "the server did not answer in time" if status == -errno.EINTR else os.strerror(-status)
+        text = "" if self._nfs is None else text_of(self._library.lib.nfs_get_error(self._nfs))
+        kind, why = meaning(status, text)
+        if kind is Absent:  # by its name there may be another one: who opens it anew will see
+            kind = Retryable
         return self.error(kind, operation, offset, why)
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
         self._check("reading", offset, len(buffer))
         if not buffer:
             return
-        batch = Batch()
-        self._queue_reads(batch, offset, buffer)
-        await self._end(batch, "reading", offset)
+        await self._served(partial(self._queue_reads, offset, buffer), "reading", offset)
 
-    def _queue_reads(self, batch: Batch, offset: int, buffer: Buffer) -> None:
+    def _queue_reads(self, offset: int, buffer: Buffer, batch: Batch) -> None:
         """Not in the coroutine itself: an error's traceback would hold its frame and the pieces in it, in a cycle that
         refers to the error; and some Pythons crash when they collect a memoryview that cffi has exported (3.11 does).
         """
@@ -171,11 +179,9 @@ class NfsTransport(Transport):
         self._check("writing", offset, len(buffer))
         if not buffer:
             return
-        batch = Batch()
-        self._queue_writes(batch, offset, buffer)
-        await self._end(batch, "writing", offset)
+        await self._served(partial(self._queue_writes, offset, buffer), "writing", offset)
 
-    def _queue_writes(self, batch: Batch, offset: int, buffer: Buffer) -> None:
+    def _queue_writes(self, offset: int, buffer: Buffer, batch: Batch) -> None:
         step = self.limits.largest_write
         batch.left += 1
         for start in range(0, len(buffer), step):
@@ -239,7 +245,7 @@ class NfsTransport(Transport):
         self._check("reading the disk size", None, 0)
         session = Session(self.name)
         try:
-            await beside(lambda: session.open(Access.READ, None), seconds=CONNECT_SECONDS + 5)
+            await _opened(session, Access.READ, None)
         except (MpconvError, TimeoutError):
             return None
         session.close()
@@ -254,8 +260,9 @@ class NfsTransport(Transport):
         kernel's has written those down before it answered DEALLOCATE.
         """
         self._check("flushing", None, 0)
-        batch = Batch()
+        await self._served(self._queue_flush, "flushing", None)
 
+    def _queue_flush(self, batch: Batch) -> None:
         def finish(status: int, data: Any) -> MpconvError | None:
             return None if status >= 0 else self._fail("flushing", None, status)
 
@@ -263,7 +270,6 @@ class NfsTransport(Transport):
         started = self._library.lib.nfs_fsync_async(self._nfs, self._fh, self._on_answer, tag)
         self._started(batch, tag, started, "flushing", None)
         self._pump.kick()
-        await self._end(batch, "flushing", None)
 
     def _tag(self, batch: Batch, finish: Any, keep: Any) -> Any:
         return ffi.cast("void *", self._requests.add(batch, finish, keep))
@@ -300,9 +306,15 @@ async def connect(
     """Mount the directory of `url` and open its last component; `create_size` makes or replaces the file."""
     session = Session(url)
     try:
-        await beside(lambda: session.open(access, create_size), seconds=CONNECT_SECONDS + 5)
+        await _opened(session, access, create_size)
     except TimeoutError as error:
-        raise cannot_open(url, "the server does not answer") from error
-    store = NfsTransport(url, session)
+        raise cannot_open(url, "the server does not answer", Unreachable) from error
+    store = NfsTransport(url, session, opening.patience)
     store.growing = opening.growing
     return store
+
+
+async def _opened(session: Session, access: Access, create_size: int | None) -> None:
+    """TimeoutError when it takes too long; a session that comes about afterwards is closed."""
+    seconds = CONNECT_SECONDS + 5
+    await beside(lambda: session.open(access, create_size), seconds=seconds, undo=lambda _: session.close())

@@ -13,15 +13,16 @@ import re
 import socket
 from typing import Any
 
-from mpconv.errors import Fatal, NoSuchImage
-from mpconv.transports.base import Access, cannot_create, cannot_open, moment
+from mpconv.errors import Absent, Fatal, NoSuchImage, Retryable, Unreachable
+from mpconv.transports.base import Access, cannot_create, cannot_open
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.nfs4 import FileFacts, Where
+from mpconv.transports.nfs_status import meaning
 from mpconv.transports.reach import why_unreachable
+from mpconv.transports.requests import request_seconds
 from mpconv.units import MiB
 
 CONNECT_SECONDS = 10.0
-REQUEST_MS = 60_000
 PIECE = MiB
 """Bytes of one request at most: larger ones gain nothing and take the heap's memory."""
 _PORTMAPPER = 111
@@ -72,27 +73,31 @@ class Session:
         self.nfs = self.library.lib.nfs_init_context()
 
     def fail(self, status: int) -> Fatal:
-        why = _short(text_of(self.library.lib.nfs_get_error(self.nfs)), status)
-        return cannot_open(self.name, why, NoSuchImage if status == -errno.ENOENT else Fatal)
+        text = text_of(self.library.lib.nfs_get_error(self.nfs))
+        kind, _ = meaning(status, text)
+        if status == -errno.ENOENT:
+            return cannot_open(self.name, _short(text, status), NoSuchImage)
+        passing = Unreachable if issubclass(kind, Retryable) else Fatal
+        return cannot_open(self.name, _short(text, status), Absent if kind is Absent else passing)
 
     def not_mounted(self, status: int, server: str, path: str) -> Fatal:
         """What is wrong with the server, its ports or its export, in words that tell what to do."""
         text = text_of(self.library.lib.nfs_get_error(self.nfs))
         if status == -errno.EACCES:
             why = f"Permission denied: no export for this host with a directory '{path}'"
-            return cannot_open(self.name, f"{why}, or only for ports below 1024 ({_PRIVILEGED})")
+            return cannot_open(self.name, f"{why}, or only for ports below 1024 ({_PRIVILEGED})", Absent)
         if status == -errno.ENOENT:
-            return cannot_open(self.name, f"No such file or directory: '{path}' on the server")
+            return cannot_open(self.name, f"No such file or directory: '{path}' on the server", Absent)
         if "Program is not available" in text:
-            return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}")
+            return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}", Unreachable)
         if "timed out" in text:
-            return cannot_open(self.name, "the server does not answer")
+            return cannot_open(self.name, "the server does not answer", Unreachable)
         named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
         ports = [int(port) for port in named if port.isdecimal()]
         why = why_unreachable(server, ports if len(ports) == len(named) else [_PORTMAPPER, *ports]) or ""
         if not why and "(null)" in text:
             why = f"the server refused the request: it may serve only ports below 1024 ({_PRIVILEGED})"
-        return cannot_open(self.name, why or _short(text, status))
+        return cannot_open(self.name, why or _short(text, status), Unreachable)
 
     def open(self, access: Access, create_size: int | None) -> None:
         """Mount and open. What it raises leaves nothing behind."""
@@ -152,10 +157,10 @@ class Session:
         )
         self.facts: FileFacts | None = None
         self.used = int(info.nfs_used)
-        self.modified = moment(int(info.nfs_mtime), int(info.nfs_mtime_nsec))
         if access is Access.READ:
             self.facts = FileFacts(self.size, self.inode, int(info.nfs_mtime), int(info.nfs_mtime_nsec), self.used)
-        lib.nfs_set_timeout(self.nfs, REQUEST_MS)
+        self.modified = (int(info.nfs_mtime), int(info.nfs_mtime_nsec))
+        lib.nfs_set_timeout(self.nfs, int(request_seconds() * 1000))
 
     def handle(self) -> str:
         """The server's name for the open file, shortened: unlike the inode it never stands for another file later."""

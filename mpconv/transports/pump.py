@@ -19,7 +19,9 @@ _MANY = 256 * KiB
 
 
 class Pump:
-    """`service(events)` returns below 0 when the connection is lost; `lost()` is then called, once."""
+    """`service(events)` returns below 0 when the connection is lost; `lost()` is then called, once. Likewise when
+    `silent()`, which is asked once a second, finds that answers do not come.
+    """
 
     def __init__(
         self,
@@ -27,12 +29,14 @@ class Pump:
         which_events: Callable[[], int],
         service: Callable[[int], int],
         lost: Callable[[], None],
+        silent: Callable[[], bool],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._fd = fd
         self._which = which_events
         self._service = service
         self._lost = lost
+        self._silent = silent
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._mark = 1
@@ -74,6 +78,9 @@ class Pump:
     def _tick(self) -> None:
         if self._open:
             self._serve(select.POLLIN if self._mark > 1 else 0)
+            if self._open and self._silent():
+                self.stop()
+                self._lost()
             self._watch()
             if self._open:
                 self._timer = self._loop.call_later(_TICK, self._tick)

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
-from mpconv.errors import Fatal, MpconvError
+from mpconv.errors import Fatal, MpconvError, UsageError
+
+_SECONDS = 60.0
+_VARIABLE = "MPCONV_REQUEST_SECONDS"
+
+
+def request_seconds() -> float:
+    """How long a server may take for its next answer: 60, or what MPCONV_REQUEST_SECONDS says, for slow ones. The
+    libraries' own time limits are the same. UsageError when that is no number above 0.
+    """
+    text = os.environ.get(_VARIABLE)
+    if not text:
+        return _SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise UsageError(f"{_VARIABLE} is '{text}': it must be a number of seconds")
+    return seconds
 
 
 def _raise(raised: BaseException) -> None:
@@ -36,18 +57,46 @@ class Batch:
                 self.future.set_result(None)
 
 
+class Watchdog:
+    """Notices a server that has fallen silent: something is awaited, and `seconds` have gone by since that began and
+    since the last answer. A server that is only slow, with a long queue, answers something all the time.
+    """
+
+    __slots__ = ("_since", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._since = 0.0
+
+    def heard(self) -> None:
+        """An answer has come, or the first request went out."""
+        self._since = time.monotonic()
+
+    def silent(self) -> bool:
+        """Whether it has been too long, if something is awaited."""
+        return time.monotonic() - self._since > self.seconds
+
+    @property
+    def words(self) -> str:
+        """A clause, but for who."""
+        return f"has not answered for {self.seconds:g} seconds"
+
+
 class Requests:
     """The table of what is under way: number -> (batch, what to do with the answer)."""
 
     def __init__(self) -> None:
         self._under_way: dict[int, tuple[Batch, Callable[..., MpconvError | None], Any]] = {}
         self._last = 0
+        self.watchdog = Watchdog(request_seconds())
 
     def __len__(self) -> int:
         return len(self._under_way)
 
     def add(self, batch: Batch, finish: Callable[..., MpconvError | None], keep: Any) -> int:
         """A number for a request; `keep` stays referenced until it has ended."""
+        if not self._under_way:
+            self.watchdog.heard()
         self._last += 1
         batch.left += 1
         self._under_way[self._last] = (batch, finish, keep)
@@ -58,6 +107,7 @@ class Requests:
         entry = self._under_way.pop(number, None)
         if entry is None:
             return
+        self.watchdog.heard()
         batch, finish, _ = entry
         try:
             error = finish(*answer)
@@ -66,6 +116,10 @@ class Requests:
             if not isinstance(raised, Exception):
                 asyncio.get_running_loop().call_soon(_raise, raised)
         batch.ended(error)
+
+    def silent(self) -> bool:
+        """Whether the watchdog ends the connection."""
+        return bool(self._under_way) and self.watchdog.silent()
 
     def fail_one(self, number: int, error: MpconvError) -> None:
         """The library refused to start the request."""

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mpconv.errors import Absent, Gone, MpconvError, Retryable, Unreachable
+from mpconv.errors import Absent, Busy, Gone, MpconvError, Retryable, Unreachable
 
 _T = TypeVar("_T")
 Tell = Callable[[str], None]
 """Is told in one line what is wrong and what is done about it."""
+
+
+def silently(text: str) -> None:
+    """Nobody is told."""
+
+
 Attempt = Callable[[], Awaitable[_T]]
 
 _SHORTEST, _LONGEST = 0.1, 5.0
@@ -36,6 +43,21 @@ class Retry:
 AT_ONCE = Retry()
 
 
+class Sparingly:
+    """Passes lines on to `tell`, but those that differ only in what is done about it at most every ten seconds."""
+
+    def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._said: dict[str, float] = {}
+
+    def __call__(self, text: str) -> None:
+        trouble, now = text.rpartition(": ")[0], self._clock()
+        if now - self._said.get(trouble, -_SAY_AGAIN) >= _SAY_AGAIN:
+            self._said[trouble] = now
+            self._tell(text)
+
+
 class Outage:
     """From a first failure to the next success. Times are in seconds, on a clock of the caller's."""
 
@@ -50,6 +72,11 @@ class Outage:
         self._failures = 0
         self._absent_since: float | None = None
         self._said_at: float | None = None
+
+    @property
+    def again(self) -> bool:
+        """Whether it has failed before."""
+        return self._since is not None
 
     def failed(self, error: MpconvError, now: float) -> float | None:
         """For how long to wait before it is tried again; None: this was the last time."""
@@ -86,8 +113,10 @@ class Outage:
         if not self._retry.seconds and not isinstance(error, Retryable):
             return error
         tried = 0.0 if self._since is None else now - self._since
-        why = f"{error.why} (given up after {tried:.0f} seconds)" if self._retry.seconds else error.why
-        return Gone(why, operation=error.operation, image=error.image, offset=error.offset)
+        tail = f" (given up after {tried:.0f} seconds)" if self._retry.seconds else ""
+        gone = Gone(error.why + tail, operation=error.operation, image=error.image, offset=error.offset)
+        gone.reason = (error.reason or error.why) + tail
+        return gone
 
 
 async def keep_trying(attempt: Attempt[_T], retry: Retry, tell: Tell, outage: Outage | None = None) -> _T:
@@ -110,3 +139,21 @@ async def keep_trying(attempt: Attempt[_T], retry: Retry, tell: Tell, outage: Ou
             if text is not None:
                 tell(text)
         await asyncio.sleep(wait)
+
+
+class Patience:
+    """Of one request that a server puts off, for so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._outage = Outage(Retry(seconds))
+
+    async def wait(self) -> bool:
+        """A moment; False: it was long enough."""
+        wait = self._outage.failed(_PUT_OFF, asyncio.get_running_loop().time())
+        if wait is None:
+            return False
+        await asyncio.sleep(wait)
+        return True
+
+
+_PUT_OFF = Busy("")

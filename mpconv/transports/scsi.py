@@ -5,15 +5,31 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-GOOD, CHECK_CONDITION, BUSY, RESERVATION_CONFLICT, TASK_SET_FULL = 0x00, 0x02, 0x08, 0x18, 0x28
+GOOD, CHECK_CONDITION, BUSY, RESERVATION_CONFLICT, TASK_SET_FULL, TASK_ABORTED = 0x00, 0x02, 0x08, 0x18, 0x28, 0x40
 CANCELLED, FAILED, TIMED_OUT = 0x0F000000, 0x0F000001, 0x0F000002
 
-UNIT_ATTENTION, DATA_PROTECT, ILLEGAL_REQUEST = 0x06, 0x07, 0x05
+NOT_READY, ILLEGAL_REQUEST, UNIT_ATTENTION, DATA_PROTECT, ABORTED = 0x02, 0x05, 0x06, 0x07, 0x0B
 
 NO_COMMAND = 0x2000
 """Sense code 20/00: invalid command operation code."""
 NO_SPACE = 0x2707
 """Sense code 27/07: space allocation failed (write protect)."""
+NO_LUN = 0x2500
+"""Sense code 25/00: logical unit not supported."""
+NO_SUCH_LUN = "No such LUN"
+_BECOMING_READY = (0x0401, 0x040A)
+"""Sense codes 04/01, becoming ready, and 04/0A, changing the state of access: both by themselves."""
+
+
+def is_put_off(status: int, key: int, ascq: int) -> bool:
+    """Whether the target asks for the same command a moment later: for how long nobody knows."""
+    not_yet = status == CHECK_CONDITION and key == NOT_READY and ascq in _BECOMING_READY
+    return status in (BUSY, TASK_SET_FULL) or not_yet
+
+
+def is_interrupted(status: int, key: int) -> bool:
+    """Whether something else came first: the same command does what it should at the next try, or one soon after."""
+    return status == TASK_ABORTED or (status == CHECK_CONDITION and key in (UNIT_ATTENTION, ABORTED))
 
 
 def read16(lba: int, blocks: int) -> bytes:
@@ -206,7 +222,7 @@ def not_a_disk(data: bytes) -> str | None:
     """From standard INQUIRY data: what a LUN is that is no disk, in words; None for a disk."""
     qualifier, kind = data[0] >> 5, data[0] & 0x1F
     if qualifier:
-        return "No such LUN"
+        return NO_SUCH_LUN
     if kind == _DISK:
         return None
     return f"it is not a disk but {_DEVICES.get(kind, f'a device of type {kind:#04x}')}"
@@ -254,8 +270,8 @@ def parse_lba_status(data: bytes) -> list[tuple[int, int, bool]]:
 
 
 _WORDS = {
-    0x2100: "the address is beyond the end of the LUN",
-    0x2500: "No such LUN",
+    0x2100: "the address is beyond the end of the LUN: it may have been made smaller",
+    NO_LUN: NO_SUCH_LUN,
     0x2700: "the LUN is write protected",
     NO_SPACE: "No space left on the LUN's storage",
     NO_COMMAND: "the target does not know the command",
@@ -265,11 +281,13 @@ _WORDS = {
     0x4400: "internal target failure",
 }
 _KEYS = {
+    2: "the LUN is not ready",
     3: "medium error",
     4: "hardware error",
     5: "illegal request",
     6: "unit attention",
     7: "write protected",
+    11: "the command was aborted",
 }
 
 
@@ -281,6 +299,7 @@ def words(status: int, key: int, ascq: int) -> str:
     named = {
         BUSY: "the target is busy",
         TASK_SET_FULL: "the target's task set is full",
+        TASK_ABORTED: "the target has aborted the command",
         RESERVATION_CONFLICT: "another initiator has reserved the LUN",
         CANCELLED: "the connection to the target was lost",
         FAILED: "the command failed",

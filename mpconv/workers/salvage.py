@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpconv.errors import Fatal
+from mpconv.errors import Fatal, Gone
 from mpconv.formats.image import Image
 from mpconv.units import SECTOR, align_down
 
@@ -25,6 +25,8 @@ async def _read(source: Image, offset: int, buffer: memoryview, lost: Lost) -> N
     try:
         await source.read_into(offset, buffer)
         return
+    except Gone:
+        raise
     except Fatal as error:
         if len(buffer) <= SECTOR:
             buffer[:] = bytes(len(buffer))

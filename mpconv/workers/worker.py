@@ -13,7 +13,7 @@ from mpconv import transports
 from mpconv.errors import Fatal, MpconvError, Retryable
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
-from mpconv.formats.opening import open_source
+from mpconv.formats.opening import How, open_source
 from mpconv.job import Job
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
@@ -156,17 +156,20 @@ class Worker(Reports):
             raise
 
     async def _connected(self, job: Job) -> Copier | Comparer:
-        source = await open_source(job.sources)
+        retry = Retry(job.retry_for)
+        how = How(retry=retry, tell=self._trouble)
+        source = await open_source(job.sources, how)
         self._images.append(source)
         check_sizes(source, job.source_sizes)
         if job.compare:
-            second = await open_source(job.targets)
+            second = await open_source(job.targets, how)
             self._images.append(second)
             check_sizes(second, job.target_sizes)
             return Comparer(job, source, second, self)
         self._targets = []
         for place in job.targets:
-            target = await transports.open_place(place, Access.WRITE, growing=job.clusters is not None)
+            growing = job.clusters is not None
+            target = await transports.open_place(place, Access.WRITE, growing=growing, retry=retry)
             self._images.append(target)
             self._targets.append(target)
         return _copier(job, source, self._targets, self)

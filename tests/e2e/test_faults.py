@@ -268,7 +268,7 @@ def test_an_nfs_server_that_dies(own_nfs):
     with source.open("wb") as file:
         for _ in range(256):
             file.write(os.urandom(MiB) * 4)
-    copy = Running("--workers", 2, own_nfs.url("big.raw"), "null:")
+    copy = Running("--workers", 2, "--retry-for", "0", own_nfs.url("big.raw"), "null:")
     copy.until_it_moves()
     os.kill(own_nfs.pid, signal.SIGKILL)
     code, words = copy.end()
@@ -281,7 +281,7 @@ def test_an_iscsi_target_that_dies(own_iscsi, tmp_path):
     with backing.open("wb") as file:
         file.truncate(2 * GiB)
     url = own_iscsi.url(IQN, own_iscsi.add_lun(IQN, backing))
-    copy = Running("--workers", 2, "-S", "0", "null:?size=2G", url)
+    copy = Running("--workers", 2, "--retry-for", "0", "-S", "0", "null:?size=2G", url)
     copy.until_it_moves()
     os.kill(own_iscsi.pid, signal.SIGKILL)
     code, words = copy.end()

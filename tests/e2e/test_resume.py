@@ -241,7 +241,7 @@ def test_what_is_done_already_is_not_read_again(unfinished: Path):
 
 def test_two_at_once(unfinished: Path):
     unfinish(unfinished, 0)
-    first = Journaled(unfinished, "-r", "3M", command="resume")
+    first = Journaled(unfinished, "-r", "1M", command="resume")
     first.until_durable(0.01)
     done, _ = resume(unfinished)
     assert done.returncode == 1

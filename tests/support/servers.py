@@ -103,6 +103,13 @@ class Server:
                 self.process.wait()
             self.process = None
 
+    def kill(self) -> None:
+        """End it at once, as a crash does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
     def __exit__(self, *_: object) -> None:
         self.stop()
 
@@ -225,6 +232,7 @@ class IscsiServer(Server):
             number for number in range(1000, 9000) if not _CONTROL.with_name(f"socket.{number}").exists()
         )
         self._targets: list[str] = []
+        self._told: list[tuple[str, ...]] = []
         self._luns: dict[str, int] = {}
 
     def __enter__(self) -> IscsiServer:
@@ -243,11 +251,31 @@ class IscsiServer(Server):
         for suffix in ("", ".lock"):
             _CONTROL.with_name(f"socket.{self._control}{suffix}").unlink(missing_ok=True)
 
+    def restart(self, between: Callable[[], None] = lambda: None) -> None:
+        """Kill it, and start one that has the same targets and LUNs. `between`: what is done while it is away."""
+        self.kill()
+        for suffix in ("", ".lock"):
+            _CONTROL.with_name(f"socket.{self._control}{suffix}").unlink(missing_ok=True)
+        between()
+        self.start()
+        for arguments in self._told:
+            self._run(*arguments)
+
+    def connections(self, iqn: str) -> int:
+        """Connections of initiators that the target knows."""
+        tid = str(self._targets.index(iqn) + 1)
+        return self._run("--op", "show", "--mode", "conn", "--tid", tid).count("Connection:")
+
     def _admin(self, *arguments: str) -> None:
+        self._run(*arguments)
+        self._told.append(arguments)
+
+    def _run(self, *arguments: str) -> str:
         command = [binary("tgtadm", "tgt"), "-C", str(self._control), "--lld", "iscsi", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise ServerError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
 
     def add_target(self, iqn: str, chap: tuple[str, str] | None = None) -> str:
         """A target open to every initiator, with CHAP (user, password) when given."""

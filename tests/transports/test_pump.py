@@ -37,7 +37,7 @@ class Library:
 def test_what_a_tick_finds_to_send_is_sent():
     async def main() -> None:
         library = Library()
-        pump = Pump(library.ours.fileno(), library.which_events, library.service, lambda: None)
+        pump = Pump(library.ours.fileno(), library.which_events, library.service, lambda: None, lambda: False)
         async with asyncio.timeout(10):
             await library.sent.wait()
         assert library.served[0] == 0 and select.POLLOUT & library.served[1]
@@ -61,7 +61,7 @@ def test_a_lost_connection_is_told_once_and_nothing_is_served_after_it():
             calls.append(1)
             told.set()
 
-        pump = Pump(library.ours.fileno(), library.which_events, service, lost)
+        pump = Pump(library.ours.fileno(), library.which_events, service, lost, lambda: False)
         library.theirs.close()
         async with asyncio.timeout(10):
             await told.wait()

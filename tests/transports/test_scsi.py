@@ -161,7 +161,7 @@ def test_write_protection() -> None:
         (2, 4, 0x9901, "hardware error (sense code 99/01)"),
         (2, 14, 0x9901, "sense key 14"),
         (0x18, 0, 0, "reserved"),
-        (0x40, 0, 0, "SCSI status 0x40"),
+        (0x30, 0, 0, "SCSI status 0x30"),
         (scsi.CANCELLED, 0, 0, "connection to the target was lost"),
         (scsi.TIMED_OUT, 0, 0, "did not answer in time"),
     ],

@@ -86,6 +86,17 @@ class Tail:
     content: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Of the last writes. `places`: of L2 tables, by number; `blocks`: numbers of the refcount blocks that are new;
+    `highest`: refcounts that are too low at no step.
+    """
+
+    places: dict[int, int]
+    blocks: set[int]
+    highest: array[int]
+
+
 class Rewriter(Steps):
     """As Writer. `table`: host offsets of the refcount blocks."""
 
@@ -99,6 +110,8 @@ class Rewriter(Steps):
         self._table = table
         self._capacity = found.refcount_table_clusters * found.cluster_size // 8
         self._start = b""
+        self._plan: _Plan | None = None
+        self._unmarked = False
 
     async def begin(self) -> None:
         """Mark it."""
@@ -131,27 +144,37 @@ class Rewriter(Steps):
         whole[inside : inside + len(tail.content)] = tail.content
         place = layout.take_one()
         await self._write(place, bytes(content))
+        await self._flush()  # before it counts: done again, it must begin from what the image had
         layout.wrote(Extent(cluster * size, size), [size], [place], [entries.ALL_SUBCLUSTERS])
-        await self._flush()
 
     async def finish(self) -> None:
-        """The guest's bytes are written and flushed."""
+        """The guest's bytes are written and flushed. When a connection was lost it is called again: the same is written
+        to the same places, in the same order, under the mark.
+        """
         if self.tail is not None:
             await self._keep_tail(self.tail)
+            self.tail = None
+        layout = self.layout
+        plan = self._plan = self._plan or self._planned()
+        if self._unmarked:  # so all that the header names is there
+            await self._mark(dirty=True)
+        await self._write_refcounts(plan.highest, layout.before, plan.blocks)
+        for number in sorted(layout.changed):
+            await self._write(plan.places[number], entries.packed(layout.tables[number]))
+        await self._flush()
+        await self._write(self._header.l1_offset, entries.packed(layout.existing_l1))
+        await self._flush()
+        await self._write_refcounts(layout.references, plan.highest, set())
+        self._unmarked = True
+        await self._mark(dirty=False)
+
+    def _planned(self) -> _Plan:
         layout = self.layout
         places = self._tables_places()
         blocks = self._refcounts_places()
         before = layout.before
         before.extend([0] * (len(layout.references) - len(before)))
-        highest = array("Q", map(max, before, layout.references))
-        await self._write_refcounts(highest, before, blocks)
-        for number in sorted(layout.changed):
-            await self._write(places[number], entries.packed(layout.tables[number]))
-        await self._flush()
-        await self._write(self._header.l1_offset, entries.packed(layout.existing_l1))
-        await self._flush()
-        await self._write_refcounts(layout.references, highest, set())
-        await self._mark(dirty=False)
+        return _Plan(places, blocks, array("Q", map(max, before, layout.references)))
 
     def _tables_places(self) -> dict[int, int]:
         """Where each changed L2 table lies from now on: a new one, and one that a snapshot has too, somewhere else."""

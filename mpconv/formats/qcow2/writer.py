@@ -42,6 +42,16 @@ class Steps:
             await self.store.flush()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tables:
+    """Where they lie, in bytes of the file, one behind the other: L2 tables, L1 table, refcount blocks and table."""
+
+    l2: int
+    l1: int
+    blocks: int
+    refcounts: int
+
+
 class Writer(Steps):
     """One image."""
 
@@ -49,6 +59,7 @@ class Writer(Steps):
         super().__init__(store, durable=durable)
         self.layout = layout
         self._header = build.header_of(layout.options, layout.size)
+        self._tables: _Tables | None = None
 
     async def begin(self) -> None:
         """The header that says that the image is not complete."""
@@ -72,25 +83,24 @@ class Writer(Steps):
 
     async def finish(self) -> None:
         """Everything but the guest's bytes, which are written and flushed. What it writes, and where, depends on the
-        layout alone: done again after a crash in the middle, it writes the same.
+        layout alone: called again, when a connection was lost or in another run, it writes the same.
         """
         layout = self.layout
-        l2 = layout.take_for_tables(len(layout.tables))
+        tables = self._tables = self._tables or self._take_places()
         size = layout.cluster_size
-        l1_bytes = layout.l1_size * 8
-        l1 = layout.take_for_tables(-(-l1_bytes // size))
-        offsets = {number: l2 + index * size for index, number in enumerate(sorted(layout.tables))}
-        await self._write_all(l2, (entries.packed(layout.tables[number]) for number in sorted(layout.tables)))
-        await self._write_all(l1, [entries.packed(layout.l1(offsets)).ljust(layout.end - l1, b"\0")])
+        offsets = {number: tables.l2 + index * size for index, number in enumerate(sorted(layout.tables))}
+        await self._write_all(tables.l2, (entries.packed(layout.tables[number]) for number in sorted(layout.tables)))
+        l1 = entries.packed(layout.l1(offsets))
+        await self._write_all(tables.l1, [l1.ljust(tables.blocks - tables.l1, b"\0")])
         await self._flush()
-        table, clusters = await self._write_refcounts()
+        await self._write_refcounts(tables)
         await self._flush()
         self._header = dataclasses.replace(
             self._header,
             l1_size=layout.l1_size,
-            l1_offset=l1,
-            refcount_table_offset=table,
-            refcount_table_clusters=clusters,
+            l1_offset=tables.l1,
+            refcount_table_offset=tables.refcounts,
+            refcount_table_clusters=(layout.end - tables.refcounts) // size,
             incompatible=self._header.incompatible & ~DIRTY,
         )
         await self._write(0, build.encode(self._header))
@@ -101,10 +111,12 @@ class Writer(Steps):
         """As it was written last."""
         return self._header
 
-    async def _write_refcounts(self) -> tuple[int, int]:
-        """Blocks, then the table; where that lies, and its clusters. They count themselves too."""
+    def _take_places(self) -> _Tables:
+        """Refcount blocks and their table count themselves too."""
         layout = self.layout
         size = layout.cluster_size
+        l2 = layout.take_for_tables(len(layout.tables))
+        l1 = layout.take_for_tables(-(-layout.l1_size * 8 // size))
         per_block = layout.options.refcounts_per_block
         blocks = tables = 0
         while True:
@@ -115,15 +127,19 @@ class Writer(Steps):
                 break
             blocks, tables = wanted, wanted_tables
         at = layout.take_for_tables(blocks + tables)
-        order = layout.options.refcount_order
+        return _Tables(l2, l1, at, at + blocks * size)
+
+    async def _write_refcounts(self, tables: _Tables) -> None:
+        """Blocks, then the table."""
+        layout = self.layout
+        order, per_block = layout.options.refcount_order, layout.options.refcounts_per_block
         parts = range(0, len(layout.references), per_block)
         await self._write_all(
-            at, (refcounts.packed(layout.references[first : first + per_block], order, per_block) for first in parts)
+            tables.blocks,
+            (refcounts.packed(layout.references[first : first + per_block], order, per_block) for first in parts),
         )
-        table = at + blocks * size
-        hosts = array("Q", range(at, table, size))
-        await self._write_all(table, [entries.packed(hosts).ljust(tables * size, b"\0")])
-        return table, tables
+        hosts = array("Q", range(tables.blocks, tables.refcounts, layout.cluster_size))
+        await self._write_all(tables.refcounts, [entries.packed(hosts).ljust(layout.end - tables.refcounts, b"\0")])
 
     async def _write_all(self, at: int, parts: Iterable[bytes]) -> None:
         """Parts that follow each other, in large requests, a few at a time."""

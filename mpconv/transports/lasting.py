@@ -1,0 +1,175 @@
+"""Connections that survive their server's absence: what is lost is made again, and asked again.
+
+What always holds: the lost connection is closed before anything is asked again, so nothing of it reaches a buffer any
+more; the new one must lead to the same store, of the same size and unchanged, or the request fails with `Gone`; and no
+`Retryable` comes out, except StatusWithdrawn, which means something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from mpconv.errors import Fatal, Gone, MpconvError, Retryable, StatusWithdrawn
+from mpconv.extent import Extent
+from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport
+from mpconv.transports.retrying import Outage, Retry, Tell, keep_trying
+
+_T = TypeVar("_T")
+Reopen = Callable[[], Awaitable[Transport]]
+
+
+class Remade(Transport):
+    """A store whose connection can be made again, by `reopen`. `steady`: nobody else may change what is stored.
+
+    `tell`: hears in one line of every outage.
+    """
+
+    def __init__(self, store: Transport, reopen: Reopen, retry: Retry, tell: Tell, *, steady: bool = False) -> None:
+        self._store = store
+        self._reopen = reopen
+        self._retry = retry
+        self._tell = tell
+        self._steady = steady
+        self._remaking: asyncio.Task[None] | None = None
+        self._over: MpconvError | None = None
+        self.name = store.name
+        self.identity = store.identity
+        self.version = store.version
+        self.size = store.size
+        self.limits = store.limits
+        self.zero_initialised = store.zero_initialised
+        self.fixed_size = store.fixed_size
+        self.copy_may_spoil = store.copy_may_spoil
+        self.rewrites = store.rewrites
+        self.grows = store.grows
+        self.growing = store.growing
+        self.ordered = store.ordered
+        self.creatable = store.creatable
+
+    @property
+    def origin(self) -> Transport:
+        return self._store.origin
+
+    @property
+    def guest_size(self) -> int:
+        return self._store.guest_size
+
+    async def read_into(self, offset: int, buffer: Buffer) -> None:
+        await self._store.read_into(offset, buffer)
+
+    async def write(self, offset: int, buffer: Buffer) -> None:
+        await self._store.write(offset, buffer)
+
+    async def zero(self, offset: int, length: int) -> bool:
+        return await self._store.zero(offset, length)
+
+    @property
+    def zeroing(self) -> str:
+        return self._store.zeroing
+
+    async def disk_size(self) -> int | None:
+        return await self._store.disk_size()
+
+    async def fingerprint(self) -> Fingerprint:
+        return await self._store.fingerprint()
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        return await self._store.block_status(offset, length)
+
+    async def flush(self) -> None:
+        await self._store.flush()
+
+    async def close(self) -> None:
+        if self._over is None:
+            self._over = Retryable(CLOSED, image=self.name)
+        if self._remaking is not None:
+            self._remaking.cancel()
+            await asyncio.gather(self._remaking, return_exceptions=True)
+        await self._store.close()
+
+    async def insist(self, work: Callable[[], Awaitable[None]]) -> None:
+        await self._until_done(work, Outage(self._retry))
+
+    async def _until_done(self, work: Callable[[], Awaitable[_T]], outage: Outage) -> _T:
+        """What `work` returns, done again on a new connection as often as one is lost."""
+        while True:
+            store = self._store
+            try:
+                return await work()
+            except StatusWithdrawn:
+                raise
+            except Retryable as error:
+                await self._remake(store, error, outage)
+
+    async def _remake(self, lost: Transport, error: Retryable, outage: Outage) -> None:
+        """Return when there is a new connection in place of `lost`. Raises what is final."""
+        now = asyncio.get_running_loop().time()
+        again = outage.again
+        wait = outage.failed(error, now)
+        if wait is None:
+            raise outage.given_up(error, now)
+        if again:  # a new connection that is lost at once, time and again, is no better than none
+            await asyncio.sleep(wait)
+        if self._over is None and self._store is lost:
+            if self._remaking is None:
+                self._remaking = asyncio.create_task(self._make_again(error.why))
+            await asyncio.wait([self._remaking])
+        if self._over is not None:
+            if isinstance(self._over, Retryable):
+                raise copy.copy(self._over)
+            why = f"{error.why}: {self._over.reason or self._over.why}"
+            raise type(self._over)(why, operation=error.operation, image=error.image, offset=error.offset)
+
+    async def _make_again(self, why: str) -> None:
+        """All that is asked of the lost connection fails when that is closed."""
+        lost = self._store
+        try:
+            await lost.close()
+            self._store = await keep_trying(self._open_same, self._retry, self._tell)
+            self._tell(f"'{self.name}' was not to be reached ({why}): it answers again")
+        except MpconvError as error:
+            self._over = error
+        except Exception as error:
+            self._over = Fatal(f"internal error: {type(error).__name__}: {error}")
+        finally:
+            self._remaking = None
+
+    async def _open_same(self) -> Transport:
+        store = await self._reopen()
+        changed = self._difference(store)
+        if changed is not None:
+            await store.close()
+            error = Gone(f"'{self.name}' {changed}", image=self.name)
+            error.reason = changed
+            raise error
+        return store
+
+    def _difference(self, store: Transport) -> str | None:
+        if store.identity != self.identity:
+            return "is not the image it was when the copy began"
+        if store.size < self.size or (self._steady and store.size != self.size):
+            return f"has changed its size from {self.size} to {store.size} bytes"
+        if self._steady and store.version != self.version:
+            return "has been changed since the copy began"
+        return None
+
+
+class Lasting(Remade):
+    """For reading: every request outlives the connection."""
+
+    async def read_into(self, offset: int, buffer: Buffer) -> None:
+        store = self._store
+        try:
+            await store.read_into(offset, buffer)
+            return
+        except Retryable as error:
+            outage = Outage(self._retry)
+            await self._remake(store, error, outage)
+        await self._until_done(lambda: self._store.read_into(offset, buffer), outage)
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """The map of holes goes with the connection: the next one has its own, from the beginning, or none."""
+        return await self._until_done(lambda: self._store.block_status(offset, length), Outage(self._retry))

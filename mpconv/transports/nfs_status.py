@@ -1,0 +1,74 @@
+"""What an NFS server's refusals mean for the caller. Pure.
+
+libnfs tells an errno, of which several are shared (NFS3ERR_STALE is EIO in libnfs 4, NFS3ERR_DQUOT is ERANGE, and any
+error of a part of a request is EFAULT), and a text that names the protocol's own status: that counts where it is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from mpconv.errors import Absent, Busy, Fatal, MpconvError, Retryable
+
+_NAMED = re.compile(r"NFS[34]ERR_([A-Z_]+)(?:\((-?\d+)\))?")
+_REASON = re.compile(r"\(-(\d+)\)")
+
+_PUT_OFF = {"JUKEBOX", "DELAY", "GRACE", "RESOURCE"}
+_FORGOTTEN = {
+    "ADMIN_REVOKED",
+    "BADSESSION",
+    "BAD_STATEID",
+    "EXPIRED",
+    "LEASE_MOVED",
+    "OLD_STATEID",
+    "SERVERFAULT",
+    "STALE_CLIENTID",
+    "STALE_STATEID",
+}
+"""The server does not know us any more, or met a defect of its own: a new connection may help."""
+_NO_FILE = {"STALE", "BADHANDLE", "FHEXPIRED"}
+_ERRNO = {"DQUOT": errno.EDQUOT}
+
+_FINAL = {
+    errno.EIO,
+    errno.ENXIO,
+    errno.ENOSPC,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENODEV,
+    errno.ENOTDIR,
+    errno.ERANGE,
+}
+
+
+def meaning(status: int, text: str) -> tuple[type[MpconvError], str]:
+    """The error for a status below 0 and libnfs's text: what the caller may do, and the words. `Absent`: there is no
+    such file any more.
+    """
+    if status == -errno.EINTR:
+        return Retryable, "the server did not answer in time"
+    named = _NAMED.search(text)
+    name = named[1] if named else ""
+    if name in _PUT_OFF:
+        return Busy, "the server asks to try again later"
+    if name in _FORGOTTEN:
+        return Retryable, f"the server answers {named[0].partition('(')[0] if named else ''}"
+    if name in _NO_FILE or status == -errno.ESTALE:
+        return Absent, "Stale file handle: the file is not on the server any more"
+    if status == -errno.EFAULT:
+        reason = _REASON.search(text)
+        status = -int(reason[1]) if reason else status
+    number = _ERRNO.get(name, -status)
+    if number == errno.EAGAIN:
+        return Busy, "the server asks to try again later"
+    if number == errno.ENOENT:
+        return Absent, os.strerror(number)
+    return (Fatal if number in _FINAL else Retryable), os.strerror(number)

@@ -1,0 +1,295 @@
+"""Connections that are lost and made again, to real servers through a relay."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mpconv import transports
+from mpconv.errors import Fatal, Gone, Retryable, StatusWithdrawn
+from mpconv.extent import Extent
+from mpconv.formats.qcow2.image import read_metadata
+from mpconv.formats.qcow2.layout import Layout
+from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.formats.qcow2.rewriter import Rewriter, load
+from mpconv.formats.qcow2.writer import Writer
+from mpconv.job import Place
+from mpconv.transports import iscsi_login
+from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.lasting import Lasting
+from mpconv.transports.memory import MemoryTransport
+from mpconv.transports.retrying import AT_ONCE, Retry, silently
+from tests.support.relay import Relay, relay
+from tests.support.servers import IscsiServer, NfsServer
+
+KiB, MiB = 1 << 10, 1 << 20
+PATIENT = Retry(20)
+
+
+@pytest.fixture
+def files(nfs: NfsServer) -> Iterator[Relay]:
+    with relay("127.0.0.1", nfs.port) as made:
+        yield made
+
+
+@pytest.fixture
+def luns(iscsi: IscsiServer) -> Iterator[Relay]:
+    with relay("127.0.0.1", iscsi.port) as made:
+        yield made
+
+
+def nfs_place(nfs: NfsServer, files: Relay, name: str) -> Place:
+    return Place(url=nfs.url(name).replace(f"nfsport={nfs.port}", f"nfsport={files.port}"))
+
+
+async def in_thread(call: Callable[[], None]) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, call)
+
+
+def test_requests_that_were_under_way_are_made_again(nfs, files):
+    content = os.urandom(8 * MiB)
+    nfs.path("again.raw").write_bytes(content)
+    told: list[str] = []
+
+    async def run() -> list[bytes]:
+        place = nfs_place(nfs, files, "again.raw")
+        store = await transports.open_place(place, Access.READ, retry=PATIENT, tell=told.append)
+        files.cut_replies(3 * MiB, 3)
+        buffers = [bytearray(2 * MiB) for _ in range(4)]
+        await asyncio.gather(*(store.read_into(n * 2 * MiB, memoryview(b)) for n, b in enumerate(buffers)))
+        await store.close()
+        return [bytes(buffer) for buffer in buffers]
+
+    assert b"".join(asyncio.run(run())) == content
+    assert files.counts["cut"] == 3
+    line = r"'nfs://\S+' was not to be reached \(the connection to the server was lost\): it answers again"
+    assert len(told) == 3 and all(re.fullmatch(line, text) for text in told), told
+
+
+def test_without_retries_the_request_says_what_happened(nfs, files):
+    nfs.path("once.raw").write_bytes(bytes(MiB))
+
+    async def run() -> None:
+        store = await transports.open_place(nfs_place(nfs, files, "once.raw"), Access.READ, retry=AT_ONCE)
+        files.cut()
+        try:
+            await store.read_into(4096, memoryview(bytearray(4096)))
+        finally:
+            await store.close()
+
+    with pytest.raises(Gone, match=r"error while reading at byte 4096 of 'nfs://\S+: the connection to the server was"):
+        asyncio.run(run())
+
+
+def test_to_close_ends_what_waits_for_a_server(nfs, files):
+    nfs.path("waits.raw").write_bytes(bytes(MiB))
+
+    async def run() -> BaseException | None:
+        failed = asyncio.Event()
+        place = nfs_place(nfs, files, "waits.raw")
+        store = await transports.open_place(place, Access.READ, retry=PATIENT, tell=lambda _: failed.set())
+        files.refuse()
+        reading = asyncio.create_task(store.read_into(0, memoryview(bytearray(4096))))
+        await failed.wait()
+        await store.close()
+        [outcome] = await asyncio.gather(reading, return_exceptions=True)
+        return outcome
+
+    outcome = asyncio.run(run())
+    assert isinstance(outcome, Retryable) and outcome.why == "the connection is closed"
+
+
+class Liar(MemoryTransport):
+    """Its block status was wrong."""
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        raise StatusWithdrawn("there is data")
+
+
+def test_that_block_status_was_wrong_is_no_lost_connection():
+    async def reopen() -> Transport:
+        raise AssertionError("not reached")
+
+    store = Lasting(Liar("memory:liar", bytearray(4096), created=False), reopen, PATIENT, silently, steady=True)
+    with pytest.raises(StatusWithdrawn):
+        asyncio.run(store.block_status(0, 4096))
+
+
+def test_block_status_outlasts_the_connection(nfs, files):
+    path = nfs.path("holes.raw")
+    with path.open("wb") as file:
+        file.write(os.urandom(MiB))
+        file.truncate(16 * MiB)
+
+    async def run() -> list[list[Extent]]:
+        store = await transports.open_place(nfs_place(nfs, files, "holes.raw"), Access.READ, retry=PATIENT)
+        first = await store.block_status(0, 16 * MiB)
+        files.cut()
+        second = await store.block_status(0, 16 * MiB)
+        await store.close()
+        return [first, second]
+
+    first, second = asyncio.run(run())
+    assert [extent.length for extent in first] == [MiB, 15 * MiB]
+    assert first == second
+
+
+@pytest.mark.parametrize("scheme", ["nfs", "iscsi"])
+def test_the_watchdog_ends_writes_too(nfs, files, iscsi, luns, lun, monkeypatch, scheme):
+    nfs.path("silent.raw").write_bytes(bytes(MiB))
+    monkeypatch.setenv("MPCONV_REQUEST_SECONDS", "0.7")
+    if scheme == "nfs":
+        between, place = files, nfs_place(nfs, files, "silent.raw")
+    else:
+        url = lun(MiB).url
+        between, place = luns, Place(url=url.replace(f":{iscsi.port}/", f":{luns.port}/"))
+
+    async def run() -> tuple[BaseException | None, BaseException | None]:
+        store = await transports.open_place(place, Access.WRITE)
+        between.stall()
+        requests = store.write(0, memoryview(bytes(4096))), store.flush()
+        [first, second] = await asyncio.gather(*requests, return_exceptions=True)
+        await store.close()
+        between.go_on()
+        return first, second
+
+    started = time.monotonic()
+    for outcome in asyncio.run(run()):
+        assert isinstance(outcome, Retryable), outcome
+        assert "has not answered for 0.7 seconds" in outcome.why or "in time" in outcome.why
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf"])
+def test_a_time_limit_that_is_none(nfs, monkeypatch, text):
+    nfs.path("limit.raw").write_bytes(bytes(MiB))
+    monkeypatch.setenv("MPCONV_REQUEST_SECONDS", text)
+    with pytest.raises(Fatal, match=f"MPCONV_REQUEST_SECONDS is '{text}': it must be a number of seconds"):
+        asyncio.run(transports.connect(nfs.url("limit.raw"), Access.READ))
+
+
+@pytest.mark.parametrize("reinstated", [True, False])
+def test_a_connection_made_again_ends_the_session_of_before(iscsi, luns, tmp_path, monkeypatch, reinstated):
+    """A write that lies in the network when its connection is given up does not land behind the next one's. tgt looks
+    for the session of before only where there is a login by CHAP.
+    """
+    backing = tmp_path / "lun.img"
+    backing.write_bytes(bytes(MiB))
+    user, secret = f"again-{reinstated}".lower(), "a-secret-1234"
+    iqn = iscsi.add_target(f"iqn.2026-11.org.mpconv:{user}", (user, secret))
+    url = iscsi.url(iqn, iscsi.add_lun(iqn, backing)).replace("//", f"//{user}%{secret}@")
+    place = Place(url=url.replace(f":{iscsi.port}/", f":{luns.port}/"))
+    if not reinstated:
+        monkeypatch.setattr(iscsi_login, "_give_back", lambda address, number: None)
+
+    async def run() -> tuple[int, bytes]:
+        first = await transports.open_place(place, Access.WRITE)
+        luns.stall(new_ones_too=False)
+        late = asyncio.create_task(first.write(0, memoryview(b"late" * 1024)))
+        await in_thread(lambda: luns.wait_for("held", 1))
+        await first.close()
+        with pytest.raises(Retryable):
+            await late
+        second = await transports.open_place(place, Access.WRITE)
+        connections = iscsi.connections(iqn)
+        await second.write(0, memoryview(b"next" * 1024))
+        luns.go_on()
+        await in_thread(lambda: luns.wait_for("ended", 1))
+        read = bytearray(4096)
+        for _ in range(1 if reinstated else 1000):
+            await second.read_into(0, memoryview(read))
+            if read.startswith(b"late"):
+                break
+        await second.close()
+        return connections, bytes(read)
+
+    connections, read = asyncio.run(run())
+    assert (connections, read[:4]) == ((1, b"next") if reinstated else (2, b"late"))
+
+
+OPTIONS = Qcow2Options(cluster_size=4 * KiB)
+SIZE = 600 * KiB
+ANSWER = 150
+"""Bytes: not more than an NFS server answers to a WRITE or COMMIT."""
+
+
+async def written(layout: Layout, store: Transport, fill: bytes) -> None:
+    """As workers do: every second cluster, flushed."""
+    size = layout.cluster_size
+    extent = Extent(0, layout.size)
+    needs = [size if number % 2 else 0 for number in range(layout.size // size)]
+    places = layout.place(extent, needs)
+    for place in places:
+        await store.write(place, memoryview(fill * size))
+    await store.flush()
+    layout.wrote(extent, needs, places, [0xFFFFFFFF if need else 0 for need in needs])
+
+
+def as_it_should_be(path: Path, size: int, fill: bytes) -> None:
+    """Neither errors nor leaks, and the right bytes."""
+    check = subprocess.run(["qemu-img", "check", str(path)], capture_output=True, text=True, check=False)
+    assert check.returncode == 0, check.stdout
+    raw = path.with_suffix(".raw")
+    subprocess.run(["qemu-img", "convert", "-O", "raw", str(path), str(raw)], check=True)
+    assert raw.read_bytes() == (bytes(4 * KiB) + fill * 4 * KiB) * (size // (8 * KiB))
+
+
+GROWING = Opening(growing=True)
+
+
+async def made(nfs: NfsServer, name: str) -> None:
+    """An image that is there already."""
+    store = await transports.connect(nfs.url(name), Access.WRITE, create_size=0, opening=GROWING)
+    writer = Writer(store, Layout(SIZE, OPTIONS))
+    await writer.begin()
+    await written(writer.layout, store, b"\x01")
+    await writer.finish()
+    await store.close()
+
+
+async def finished(nfs: NfsServer, files: Relay, name: str, opened: bool, after: int | None) -> int:
+    """An image whose tables are written over a connection that is cut after so many bytes of answers. Bytes of them."""
+    place = nfs_place(nfs, files, name)
+    creating = None if opened else 0
+    plain = await transports.connect(place.url, Access.WRITE, create_size=creating, opening=GROWING)
+    store = transports.remade(plain, place, growing=True, retry=PATIENT, tell=silently)
+    writer: Writer | Rewriter
+    if opened:
+        writer = await load(store, await read_metadata(store), SIZE, reads_as_zeros=False, durable=True)
+    else:
+        writer = Writer(store, Layout(SIZE, OPTIONS))
+    await store.insist(writer.begin)
+    worker = await transports.connect(nfs.url(name), Access.WRITE, opening=GROWING)
+    await written(writer.layout, worker, b"\x02" if opened else b"\x01")
+    await worker.close()
+    before = files.counts["bytes"]
+    if after is not None:
+        files.cut_once(after)
+    await store.insist(writer.finish)
+    passed = files.counts["bytes"] - before
+    await store.close()
+    return passed
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["new", "existing"])
+def test_an_image_is_finished_whenever_the_connection_is_lost(nfs, files, opened):
+    """As soon as its tables are written, since it was idle for long, or before any one of the answers."""
+    passed, cuts, after = 0, 0, None
+    while after is None or after < passed:
+        path = nfs.path(f"finished-{opened}-{after}.qcow2")
+        if opened:
+            asyncio.run(made(nfs, path.name))
+        found = asyncio.run(finished(nfs, files, path.name, opened, after))
+        as_it_should_be(path, SIZE, b"\x02" if opened else b"\x01")
+        if after is None:
+            passed, after = found, 0
+        else:
+            cuts, after = cuts + 1, after + ANSWER
+    assert files.counts["cut"] == cuts >= 6
