@@ -14,9 +14,9 @@ from mpconv.errors import StatusWithdrawn
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.job import NO_TRUST, Job, Place, Trust
+from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
 from mpconv.observer import Observer
-from mpconv.options import RETRY_SECONDS, Effort, workers_for
+from mpconv.options import Effort, workers_for
 from mpconv.transports.retrying import Retry, Sparingly
 from mpconv.units import SECTOR
 from mpconv.workers.launch.local import LocalWorkers
@@ -82,8 +82,8 @@ async def read_sums(
     local: LocalWorkers,
     observer: Observer,
 ) -> Sums:
-    """The sums of the blocks of `part`, which is the image at `places` or an excerpt of it, read by workers. `how`: it was
-    opened.
+    """The sums of the blocks of `part`, which is the image at `places` or an excerpt of it, read by workers. `how` is
+    how that was opened.
     """
     if not part.size:
         return Sums()

@@ -6,6 +6,7 @@ The coordinator's process opens images for metadata alone; image bytes never pas
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
