@@ -82,8 +82,8 @@ async def read_sums(
     local: LocalWorkers,
     observer: Observer,
 ) -> Sums:
-    """The sums of the blocks of `part`, which is the image at `places` or an excerpt of it, read by workers. `how` is
-    how that was opened.
+    """The sums of the blocks of `part`, the image at `places` or an excerpt of it, read by workers. `how`: as it was
+    opened.
     """
     if not part.size:
         return Sums()

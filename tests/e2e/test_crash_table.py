@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -29,7 +30,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("crash") / "source.raw"
     with path.open("wb") as file:
         for number in range(24):
-            file.write(bytes([number + 1]) * MIB if number % 3 else Path("/dev/urandom").open("rb").read(MIB))
+            file.write(bytes([number + 1]) * MIB if number % 3 else os.urandom(MIB))
             file.seek(MIB // 2, 1)
         file.truncate(40 * MIB)
     return path
