@@ -56,3 +56,9 @@ def test_the_program_in_the_document_computes_it(tmp_path):
         [sys.executable, "-c", program, str(tmp_path / "a.raw")], capture_output=True, text=True, check=True
     )
     assert ran.stdout == f"{digest_of(content)}\n"
+
+
+def test_who_wants_no_digest_does_not_load_the_library():
+    modules = "mpconv.cli.convert, mpconv.convert, mpconv.workers.worker, mpconv.workers.cluster_copier"
+    program = f"import sys, {modules}; sys.exit('xxhash' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -25,6 +25,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
     "journal": BOTTOM,
+    "course": BOTTOM | {"formats", "transports", "options", "target", "journal"},
+    "journaled": BOTTOM
+    | {
+        "course",
+        "convert",
+        "formats",
+        "interruption",
+        "journal",
+        "observer",
+        "options",
+        "target",
+        "transports",
+        "workers",
+    },
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
     "options": BOTTOM | {"cache", "formats"},
@@ -48,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "formats",
         "workers",
         "coordinator",
+        "checksum",
         "journal",
         "observer",
         "interruption",
@@ -59,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption"},
+    | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""
