@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mpconv import transports
-from mpconv.coordinator import Coordinator
-from mpconv.core.digests import Sums
-from mpconv.digest import BLOCK, text
+from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
+from mpconv.digest import BLOCK
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, format_at, open_and_resolve, open_source
+from mpconv.formats.opening import How, format_at, open_and_resolve
 from mpconv.interruption import interruptible
-from mpconv.job import Job, Place, Trust
+from mpconv.job import Job, Place
 from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
-from mpconv.target import Target, open_raw
+from mpconv.target import Left, Target, open_raw
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import MiB, align_down, human
 from mpconv.workers.launch.local import LocalWorkers
+
+if TYPE_CHECKING:
+    from mpconv.journal.recorder import Recorder
+
+Begin = Callable[[list[Place], Image, Target, How], Awaitable["Recorder"]]
 
 LEASE = 16 * MiB
 _LEASE_IN_ORDER = 64 * MiB
@@ -30,11 +36,13 @@ _LEASE_IN_ORDER = 64 * MiB
 BUFFER = 2 * MiB
 _COMPRESSED = 4 * MiB
 """A twentieth of the time less than with buffers of 2 MiB: fewer leases, and fewer turns between threads."""
-_SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 2.0
 """A server takes what lies in its socket within moments, once its client is gone; what it takes then are the same bytes
 that others have written there meanwhile, but the target must be nobody else's yet.
 """
 _LARGEST_BUFFER = 16 * MiB
+_CHECKPOINT_SECONDS = 2.0
+"""With a journal: so much, and what a flush takes, is done again after a crash."""
 
 
 async def convert(
@@ -49,13 +57,13 @@ async def convert(
     it was only a part.
     """
     try:
-        await _copy(sources, target, options, local, observer, on_warning, trusting=True)
+        await copy_once(sources, target, options, local, observer, on_warning, trusting=True)
     except StatusWithdrawn as error:
         on_warning(f"{error}: the copy begins anew and reads everything")
-        await _copy(sources, target, options, local, observer, on_warning, trusting=False)
+        await copy_once(sources, target, options, local, observer, on_warning, trusting=False)
 
 
-async def _copy(
+async def copy_once(
     sources: list[Place],
     place: Place,
     options: Options,
@@ -64,7 +72,11 @@ async def _copy(
     on_warning: Callable[[str], None],
     *,
     trusting: bool,
+    begin: Begin | None = None,
 ) -> None:
+    """The same. `trusting`: what the sources say of their holes is believed; at StatusWithdrawn all is to be done anew
+    without. `begin`: called once both are open, tells who keeps a journal.
+    """
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
     tell = Sparingly(observer.warn)
     how = How(
@@ -87,43 +99,54 @@ async def _copy(
             raise UsageError("No support for concatenating multiple snapshot")
         if options.refusal is not None:
             raise UsageError(options.refusal)
-        if options.verify is not None and place.url.startswith("null:"):
-            raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back")
-        if options.verify is not None and not options.create:
-            await _check_readable(place, options)
-        target = await _open_target(source, place, options, tell)
+        if options.verify is not None:
+            from mpconv.verify import check_readable  # noqa: PLC0415  (few need it)
+
+            await check_readable(place, options)
+        if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
+            raise UsageError("--journal cannot be used with -n and a qcow2 image yet")
+        target = await open_target(source, place, options, tell)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
-        sums = await _run(sources, source, target, options, local, observer, tell)
-        await _prove(source.size, sums, place, target, options, local, observer)
+        recorder = await begin(sources, source, target, how) if begin is not None else None
+        await run(sources, source, place, target, options, local, observer, tell, recorder)
     finally:
         await source.close()
         if target is not None:
             await target.close()
 
 
-async def _open_target(source: Image, place: Place, options: Options, tell: Tell) -> Target:
-    target_format = await format_at(place) if options.probe_target else options.target_format
-    if target_format != "qcow2":
+async def _format_of(place: Place, options: Options) -> str:
+    return await format_at(place) if options.probe_target else options.target_format
+
+
+async def open_target(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
+    """The target, made anew unless it exists by the user's word, or is `left` by an earlier run."""
+    if await _format_of(place, options) != "qcow2":
         if options.compress:
             raise UsageError("Compression not supported for this file format")
-        return await open_raw(source, place, options, tell)
+        return await open_raw(source, place, options, tell, left)
     from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
 
     if options.create and options.qcow2 is not None:
-        return await qcow2_target.make(source, place, options, options.qcow2, tell)
+        return await qcow2_target.make(source, place, options, options.qcow2, tell, left)
     return await qcow2_target.existing(source, place, options, tell)
 
 
-async def _run(
+async def run(
     sources: list[Place],
     source: Image,
+    place: Place,
     target: Target,
     options: Options,
     local: LocalWorkers,
     observer: Observer,
     tell: Tell,
-) -> Sums:
+    recorder: Recorder | None = None,
+) -> None:
+    """Copy from the source to the target, which are open, as far as it is not done yet by what `recorder` knows. The
+    target lies at `place`.
+    """
     alone = options.in_order and target.written.ordered and not options.compress
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
     if not target.divisible:
@@ -168,46 +191,33 @@ async def _run(
         tell=tell,
         rate=options.rate,
         block=target.block,
-        settle_seconds=0 if transports.is_local(target.place.url) else _SETTLE_SECONDS,
+        settle_seconds=0 if transports.is_local(target.place.url) else SETTLE_SECONDS,
         layout=layout,
+        checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else _CHECKPOINT_SECONDS,
+        recorder=recorder,
     )
+    complete = False
     try:
-        observer.progress(0, source.size, 0)
-        if job.size:
-            await coordinator.run()
-        if options.cache.flushes:
-            observer.phase("flush")
-        await interruptible(target.finish(durable=options.cache.flushes))
-    except MpconvError as error:
-        if coordinator.may_have_written or target.store.zero_initialised:
-            error.why += (
-                f" (the target is incomplete: {human(coordinator.bytes_done)} of {human(source.size)} written;"
-                " run the command again)"
-            )
+        async with recorder or contextlib.nullcontext():
+            observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
+            if coordinator.bytes_done < job.size:
+                await coordinator.run()
+            if recorder is not None:
+                await recorder.settle()
+            if options.cache.flushes:
+                observer.phase("flush")
+            if not target.whole:
+                await interruptible(target.finish(durable=options.cache.flushes))
+            complete = True
+            if options.digests:
+                from mpconv.verify import prove  # noqa: PLC0415  (few need it)
+
+                await prove(source.size, coordinator.digests, place, target, options, local, observer)
+    except StatusWithdrawn:
         raise
-    return coordinator.digests
-
-
-def _reading_back(options: Options) -> Trust:
-    """What the target may open besides itself, to be read back: the data file that was just written at least."""
-    return msgspec.structs.replace(options.trust, data_file=True)
-
-
-async def _check_readable(place: Place, options: Options) -> None:
-    """Better now than when all is written."""
-    fmt = None if options.probe_target else options.target_format
-    where = msgspec.structs.replace(place, format=fmt)
-    await (await open_source([where], How(trust=_reading_back(options)))).close()
-
-
-async def _prove(
-    size: int, sums: Sums, place: Place, target: Target, options: Options, local: LocalWorkers, observer: Observer
-) -> None:
-    """Everything is written: now what was asked for to believe it."""
-    if options.verify is not None:
-        from mpconv.verify import verify  # noqa: PLC0415  (few need it)
-
-        where = msgspec.structs.replace(place, format="raw" if target.writer is None else "qcow2")
-        await verify(where, _reading_back(options), size, sums, options.verify, options, local, observer)
-    if options.digest:
-        observer.digest(text(size, sums.total), transports.redacted(place.url))
+    except MpconvError as error:
+        if not complete and (recorder is not None or coordinator.may_have_written or target.store.zero_initialised):
+            written = f"{human(coordinator.bytes_done)} of {human(source.size)} written"
+            again = f"resume with: {recorder.resume_with}" if recorder is not None else "run the command again"
+            error.why += f" (the target is incomplete: {written}; {again})"
+        raise

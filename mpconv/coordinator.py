@@ -6,8 +6,10 @@ The coordinator's process opens images for metadata alone; image bytes never pas
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,7 @@ from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.layout import Layout
+    from mpconv.journal.recorder import Recorder
 
 CHECKPOINT_SECONDS = 30.0
 """So much is written again at most when a target is lost or a worker dies."""
@@ -57,6 +60,7 @@ class Coordinator:
 
     `tell`: hears of servers that do not answer. `rate`: bytes written per second at most, 0 for no limit. `block`: no
     two leases share a block of so many bytes. `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
+    `recorder`: is told what is durable, and knows what was so before.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Coordinator:
         settle_seconds: float = 0,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         layout: Layout | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         if job.digest:
             block = math.lcm(block, BLOCK)
@@ -96,7 +101,14 @@ class Coordinator:
             workers=count,
             lease_size=job.lease_size,
             buffer_size=job.buffer_size,
+            done=copy.deepcopy(recorder.done) if recorder is not None else None,
+            zeros_done=recorder.zeros if recorder is not None else 0,
+            digests_done=copy.deepcopy(recorder.digests) if recorder is not None else None,
         )
+        self._recorder = recorder
+        if recorder is not None:
+            recorder.on_failure, recorder.on_room = self._fail, self._send_held
+        self._held: deque[tuple[int, str, messages.Token]] = deque()
         self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
@@ -148,6 +160,11 @@ class Coordinator:
     def digests(self) -> Sums:
         """The sums of the blocks' digests, in a job that wants them."""
         return self._state.digests
+
+    @property
+    def bytes_zero(self) -> int:
+        """Those of them that are zero."""
+        return self._state.bytes_zero
 
     def _fail(self, error: MpconvError) -> None:
         if not self._outcome.done():
@@ -323,7 +340,20 @@ class Coordinator:
         places: list[int] = []
         if self._placing is not None:
             places = self._placing.token(epoch, self._state.leases.live[epoch].extent)
-        self._send(name, messages.Token(self._job.id, epoch, places))
+        token = messages.Token(self._job.id, epoch, places)
+        if self._placing is None or self._recorder is None:
+            self._send(name, token)
+            return
+        self._held.append((self._placing.layout.end, name, token))
+        self._send_held()
+
+    def _send_held(self) -> None:
+        """Tokens whose places the journal does not know of yet wait."""
+        assert self._recorder is not None
+        while self._held and self._recorder.may_use(self._held[0][0]):
+            _, name, token = self._held.popleft()
+            if name in self._crew:
+                self._send(name, token)
 
     def _share(self, number: int) -> int:
         """How many of the job's buffers the worker of that number has in flight."""
@@ -348,6 +378,11 @@ class Coordinator:
                 case events.Passed(extent):
                     if self._placing is not None:
                         self._placing.layout.passed(extent)
+                    if self._recorder is not None:
+                        self._recorder.passed(extent)
+                case events.Durable(extents, zeros, digests):
+                    if self._recorder is not None:
+                        self._recorder.durable(extents, zeros, digests)
                 case events.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
                 case events.LostContact(name):
@@ -359,6 +394,8 @@ class Coordinator:
                         self._outcome.set_result(None)
                 case events.Stopped():
                     assert self._interrupted is not None
+                    if self._recorder is not None:
+                        self._recorder.at_rest()
                     self._fail(self._interrupted)
         if self._state.bytes_done != before:
             self._observer.progress(self._state.bytes_done, self._job.size, self._state.bytes_zero)

@@ -152,6 +152,11 @@ class Ranges:
         index = bisect_right(self._starts, start) - 1
         return index >= 0 and self._ends[index] >= end
 
+    def around(self, byte: int) -> tuple[int, int]:
+        """The range that has the byte, which is in the set."""
+        index = bisect_right(self._starts, byte) - 1
+        return self._starts[index], self._ends[index]
+
     def within(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """What of the set lies from `start` up to `end`, ascending, cut to it."""
         index = bisect_right(self._ends, start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import msgspec
 
@@ -12,6 +13,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source, size_of
 from mpconv.formats.qcow2.entries import SUBCLUSTERS
 from mpconv.formats.qcow2.image import read_metadata
+from mpconv.formats.qcow2.kept import KeptEntries
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.qcow2.rewriter import Rewriter, Tail, load
@@ -19,14 +21,18 @@ from mpconv.formats.qcow2.writer import Writer
 from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
-from mpconv.target import Target, open_store, too_small
+from mpconv.target import Left, Target, open_store, too_small
 from mpconv.transports.base import Access, Opening, Transport, cannot_open
 from mpconv.transports.retrying import Tell
 from mpconv.units import SECTOR, align_down, align_up
 
 
-async def make(source: Image, place: Place, options: Options, made: Qcow2Options, tell: Tell) -> Target:
-    """A new image."""
+async def make(
+    source: Image, place: Place, options: Options, made: Qcow2Options, tell: Tell, left: Left | None = None
+) -> Target:
+    """A new image, or one that an earlier run began."""
+    if left is not None:
+        options = replace(options, create=False)
     backing_size = await _backing_size(place, made)
     layout = Layout(source.size, made, backing_size=backing_size)
     data_file = made.data_file is not None
@@ -48,9 +54,16 @@ async def make(source: Image, place: Place, options: Options, made: Qcow2Options
             or made.preallocation == "full"
             or ((layout.preallocated or data is not None) and not written.zero_initialised)
         )
+        if left is not None:
+            stores_zeros = not left.zero_initialised
+            KeptEntries(layout).restore(left.parts, left.done, left.places)
         writer = Writer(store, layout, durable=options.cache.flushes)
-        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros)
-        await store.insist(writer.begin)
+        whole = False
+        if left is None:
+            await store.insist(writer.begin)
+        else:
+            whole = await writer.is_finished()
+        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros, whole=whole)
         opened.pop_all()
     return target
 
@@ -95,7 +108,13 @@ def _unit(store: Transport, cluster_size: int) -> int:
 
 
 def _target(
-    place: Place, data: Transport | None, writer: Writer | Rewriter, options: Options, *, stores_zeros: bool
+    place: Place,
+    data: Transport | None,
+    writer: Writer | Rewriter,
+    options: Options,
+    *,
+    stores_zeros: bool,
+    whole: bool = False,
 ) -> Target:
     layout = writer.layout
     made = layout.options
@@ -109,7 +128,13 @@ def _target(
         in_place=layout.preallocated or data is not None,
     )
     return Target(
-        place=place, store=writer.store, zero_initialised=not stores_zeros, data=data, writer=writer, clusters=clusters
+        place=place,
+        store=writer.store,
+        zero_initialised=not stores_zeros,
+        data=data,
+        writer=writer,
+        clusters=clusters,
+        whole=whole,
     )
 
 

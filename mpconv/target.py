@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mpconv import transports
 from mpconv.errors import Fatal, InUse, NoSuchImage, UsageError
+from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
@@ -19,10 +20,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A target as an earlier run left it: `done` is written and durable.
+
+    `zero_initialised`: it read as zeros when that run began. So it does still wherever the source has zeros: what a
+    write left that did not end, or was not made durable, are the source's bytes, since that has not changed.
+    `parts`, `places`: of a qcow2 image, its entries as KeptEntries has them, and where it ended.
+    """
+
+    zero_initialised: bool
+    done: Ranges
+    places: int
+    parts: dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """`place`: what the workers write into; `store`: the same, or the file of an image whose data lies elsewhere.
 
-    `zero_initialised`: what nobody writes reads as zeros. `writer` and `clusters`: of an image that is made.
+    `zero_initialised`: what nobody writes reads as zeros. `writer` and `clusters`: of an image that is made. `whole`:
+    an earlier run finished it.
     """
 
     place: Place
@@ -31,11 +48,17 @@ class Target:
     data: Transport | None = None
     writer: Writer | Rewriter | None = None
     clusters: Clusters | None = None
+    whole: bool = False
 
     @property
     def written(self) -> Transport:
         """Where the guest's bytes go."""
         return self.data or self.store
+
+    @property
+    def stores(self) -> list[Transport]:
+        """All that is written."""
+        return [self.store] if self.data is None else [self.store, self.data]
 
     @property
     def block(self) -> int:
@@ -61,19 +84,22 @@ class Target:
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self.store.close()
-        if self.data is not None:
-            await self.data.close()
+        for store in self.stores:
+            await store.close()
 
 
-async def open_raw(source: Image, place: Place, options: Options, tell: Tell) -> Target:
-    """A raw target, made anew unless `create` is off. Fatal when it is too small or a source itself."""
+async def open_raw(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
+    """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself."""
+    if left is not None:
+        options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
     store = await open_store(source, place, options, source.size, opening, tell)
     if store.fixed_size and store.writable < source.size:
         await store.close()
         raise too_small(store, store.size, source)
     zeros = options.sparse_size > 0 and (options.target_is_zero or (options.create and store.zero_initialised))
+    if left is not None:
+        zeros = left.zero_initialised
     return Target(place=place, store=store, zero_initialised=zeros)
 
 

@@ -79,11 +79,19 @@ def make_image(path: Path, size: int, seed: int = 1) -> None:
             at += length
 
 
-def mpconv(*arguments: object, timeout: float = 60, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+def mpconv(
+    *arguments: object, timeout: float = 60, env: dict[str, str] | None = None, cwd: object = None
+) -> subprocess.CompletedProcess:
     """Run the command line."""
     command = [sys.executable, "-m", "mpconv", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, **(env or {})}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
     )
 
 

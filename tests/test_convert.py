@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 
 import pytest
 
+from mpconv import journaled
 from mpconv.convert import convert
+from mpconv.course import decoded
 from mpconv.errors import StatusWithdrawn
 from mpconv.extent import Extent, Kind
+from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.job import Place
+from mpconv.journal.file import peek
+from mpconv.journal.records import State
 from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.transports.file import FileTransport
@@ -41,6 +47,41 @@ def test_holes_that_were_a_lie_are_read_after_all(tmp_path, monkeypatch, create)
     assert identical(source, target)
     assert asked == [0, 4 * MiB]
     assert len(warnings) == 1 and "the holes were none" in warnings[0] and "reads everything" in warnings[0]
+
+
+@pytest.mark.parametrize("qcow2", [False, True])
+def test_with_a_journal_the_copy_begins_anew_in_the_same_target(tmp_path, monkeypatch, qcow2):
+    """What the journal had by then was done by the source's lie: nothing of it counts any more."""
+    make_image(tmp_path / "a.raw", 8 * MiB)
+    real = FileTransport.block_status
+    lies = []
+
+    async def block_status(self: FileTransport, offset: int, length: int) -> list[Extent]:
+        if not self.name.endswith("a.raw"):
+            return await real(self, offset, length)
+        lies.append(offset)
+        if offset == 0:
+            return [Extent(0, 4 * MiB, Kind.ZERO)]
+        raise StatusWithdrawn("the holes were none", operation="reading block status", image=self.name, offset=offset)
+
+    monkeypatch.setattr(FileTransport, "block_status", block_status)
+    warnings: list[str] = []
+    workers = LocalWorkers(["mpconv.transports.file"])
+    made = Qcow2Options() if qcow2 else None
+    options = Options(workers=2, target_format="qcow2" if qcow2 else "raw", qcow2=made)
+    source, target, path = (str(tmp_path / name) for name in ("a.raw", "b.img", "j.db"))
+    copy = journaled.convert(
+        [Place(url=source)], Place(url=target), options, workers, Observer(), warnings.append, path
+    )
+    asyncio.run(copy)
+    command = ["qemu-img", "compare", "-f", "raw", "-F", "qcow2" if qcow2 else "raw", source, target]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert lies == [0, 4 * MiB]
+    assert len(warnings) == 1 and "the holes were none" in warnings[0]
+    stored, _ = peek(path)
+    assert stored is not None and stored.state is State.FINISHED
+    assert not decoded(stored, path).trusting
+    assert [one.kind for one in stored.happened] == ["began", "began anew", "resumed", "finished"]
 
 
 @pytest.mark.parametrize(

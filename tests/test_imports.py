@@ -24,7 +24,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transports": BOTTOM,
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
-    "journal": BOTTOM,
+    "journal": BOTTOM | {"core"},
+    "course": BOTTOM | {"formats", "transports", "options", "target", "journal"},
+    "journaled": BOTTOM
+    | {
+        "course",
+        "convert",
+        "formats",
+        "interruption",
+        "journal",
+        "observer",
+        "options",
+        "target",
+        "transports",
+        "workers",
+    },
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
     "options": BOTTOM | {"cache", "formats"},
@@ -54,12 +68,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "verify",
     },
     "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
-    "verify": BOTTOM | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum"},
+    "verify": BOTTOM
+    | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum", "target"},
     "compare": BOTTOM | {"convert", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption"},
+    | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""

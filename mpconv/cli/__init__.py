@@ -14,7 +14,9 @@ from mpconv import __version__
 from mpconv.cli.passwords import hide_passwords
 from mpconv.errors import MpconvError
 
-_COMMANDS = {name: name for name in ("convert", "check", "checksum", "compare", "info", "measure")} | {"map": "map_"}
+_COMMANDS = {
+    name: name for name in ("convert", "check", "checksum", "compare", "info", "measure", "resume", "status")
+} | {"map": "map_"}
 """In mpconv/cli there is a module for each; and what the command is called in it."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -77,11 +76,9 @@ def compare(
     local = click.get_current_context().with_resource(LocalWorkers.preloading([first, second]))
 
     from mpconv import compare as job  # noqa: PLC0415
-    from mpconv.cli.reporting import Report, run  # noqa: PLC0415
-    from mpconv.ui.progress import make_display  # noqa: PLC0415
+    from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
 
-    kind = (progress_kind or "text") if (progress or progress_kind) and not quiet else "none"
-    display = make_display(kind, sys.stdout, sys.stderr)
+    display = display_of({"progress": progress, "progress_kind": progress_kind, "quiet": quiet})
     options = job.Options(
         strict=strict,
         requests=parallel,

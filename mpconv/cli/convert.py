@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -88,6 +87,7 @@ from mpconv.job import Place
     help="Read the target back and compare it with what was read of the source: all of it, or a sample.",
 )
 @trust_options
+@click.option("--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on.")
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: refused so far.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
 @click.argument("names", nargs=-1, metavar="SOURCE... TARGET")
@@ -141,16 +141,10 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     local = click.get_current_context().with_resource(workers)
 
     from mpconv import convert as job  # noqa: PLC0415
-    from mpconv.cli.reporting import Report, run  # noqa: PLC0415
+    from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.options import Options  # noqa: PLC0415
-    from mpconv.ui.progress import make_display  # noqa: PLC0415
 
-    kind = options["progress_kind"] or "text"
-    display = make_display(
-        kind if (options["progress"] or options["progress_kind"]) and not options["quiet"] else "none",
-        sys.stdout,
-        sys.stderr,
-    )
+    display = display_of(options)
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
     sparse_size = options["sparse_size"]
     chosen = Options(
@@ -178,6 +172,12 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         digest=options["digest"],
         verify=options["verify"],
     )
+    if options["journal"] is None:
+        copy = job.convert(from_places, to_place, chosen, local, report, report.warn)
+    else:
+        from mpconv import journaled  # noqa: PLC0415  (few need it)
+
+        copy = journaled.convert(from_places, to_place, chosen, local, report, report.warn, options["journal"])
     with report:
-        run(job.convert(from_places, to_place, chosen, local, report, report.warn), display, verbose=options["verbose"])
+        run(copy, display, verbose=options["verbose"])
     return 0

@@ -67,6 +67,10 @@ def check_combination(options: Options) -> None:
             _digests(options) and options["copy_range_offloading"],
             "Cannot use --digest or --verify with copy offloading: its data is not read",
         ),
+        (
+            options["journal"] is not None and options["target_cache"] == "unsafe",
+            "--journal cannot be used with -t unsafe: nothing would ever be durable",
+        ),
     ]
     for refused, why in refusals:
         if refused:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from mpconv.cli.image_command import show
 from mpconv.interruption import interruptible
 from mpconv.observer import Observer
-from mpconv.ui.progress import Display
+from mpconv.ui.progress import Display, make_display
 from mpconv.units import human
 
 _Result = TypeVar("_Result")
@@ -112,6 +112,12 @@ class Report(Observer):
             joined.append((start, end - start, why))
             at = end
         return joined
+
+
+def display_of(options: dict[str, Any]) -> Display:
+    """What `-p`, `--progress` and `-q` ask for."""
+    shown = (options["progress"] or options["progress_kind"]) and not options["quiet"]
+    return make_display((options["progress_kind"] or "text") if shown else "none", sys.stdout, sys.stderr)
 
 
 def run(job: Coroutine[Any, Any, _Result], display: Display, *, verbose: bool) -> _Result:

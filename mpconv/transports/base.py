@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -79,6 +80,17 @@ class Limits:
     largest_read: int = MiB
     largest_write: int = MiB
     optimal_write: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """By what a store is known again later: facts for people, each under what it tells ("its inode": "12").
+
+    `same`: what stays as long as it is that store, whatever is written into it. `content`: what changes with its bytes.
+    """
+
+    same: dict[str, str]
+    content: dict[str, str]
 
 
 class Transport(abc.ABC):
@@ -152,6 +164,10 @@ class Transport(abc.ABC):
         self._check("writing", offset, length)
         return False
 
+    async def fingerprint(self) -> Fingerprint:
+        """As it is now. Nothing where nothing can be told: then it counts as the same for ever."""
+        return Fingerprint({}, {})
+
     async def disk_size(self) -> int | None:
         """Bytes that the store takes up where it lies; None: nobody tells."""
         return None
@@ -189,6 +205,11 @@ class Transport(abc.ABC):
 
 
 CLOSED = "the connection is closed"
+
+
+def moment(seconds: int, nanoseconds: int) -> str:
+    """A point in time, UTC."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d} UTC"
 
 
 def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:

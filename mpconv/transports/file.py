@@ -21,12 +21,13 @@ from typing import TypeVar
 
 from mpconv.errors import Fatal, InUse, MpconvError, NoSuchImage, Retryable
 from mpconv.extent import Extent, Kind
-from mpconv.transports import file_locks
+from mpconv.transports import file_facts, file_locks
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
     Access,
     Buffer,
+    Fingerprint,
     Limits,
     Opening,
     Transport,
@@ -150,6 +151,12 @@ class FileTransport(Transport):
 
     async def disk_size(self) -> int | None:
         return await self._run("asking for the disk size", None, lambda: os.fstat(self._fd).st_blocks * 512)
+
+    async def fingerprint(self) -> Fingerprint:
+        what = "asking what file it is"
+        return await self._run(
+            what, None, lambda: file_facts.device(self._fd) if self.device else file_facts.file(self._fd)
+        )
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from mpconv.errors import Absent, Fatal, Gone, Retryable, Unreachable
 from mpconv.extent import Extent, Kind
 from mpconv.transports import scsi
-from mpconv.transports.base import AS_USUAL, Access, Buffer, Limits, Opening, Transport, cannot_open
+from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
@@ -28,6 +28,7 @@ _STATUS_BYTES = 64 * 1024
 _NAMES_BYTES = 252
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 512, PIECE
 _LARGEST_OPTIMAL = 16 * MiB
+_PAGE_BYTES = 252
 
 
 class IscsiTransport(Transport):
@@ -156,6 +157,16 @@ class IscsiTransport(Transport):
         places = (place // self._block for place in (source_offset, offset, length))
         with self._explained("writing", offset):
             return await self._copying.copy(source._commands, *places)
+
+    async def fingerprint(self) -> Fingerprint:
+        """What the LUN calls itself. Nothing tells whether its bytes were changed."""
+        self._check("asking what LUN it is", None, 0)
+        ask = self._commands.ask_if_known
+        with self._explained("asking what LUN it is"):
+            serial = scsi.parse_serial(await ask(scsi.inquiry_vpd(0x80, _PAGE_BYTES), _PAGE_BYTES))
+            names = scsi.parse_names(await ask(scsi.inquiry_vpd(0x83, _PAGE_BYTES), _PAGE_BYTES))
+        same = {"its block size": str(self._block), "its serial number": serial, "its designators": ", ".join(names)}
+        return Fingerprint(same, {"its size": str(self.size)})
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mpconv.errors import Fatal, Gone, MpconvError, Retryable, StatusWithdrawn
 from mpconv.extent import Extent
-from mpconv.transports.base import CLOSED, Buffer, Transport
+from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport
 from mpconv.transports.retrying import Outage, Retry, Tell, keep_trying
 
 _T = TypeVar("_T")
@@ -72,6 +72,9 @@ class Remade(Transport):
 
     async def disk_size(self) -> int | None:
         return await self._store.disk_size()
+
+    async def fingerprint(self) -> Fingerprint:
+        return await self._store.fingerprint()
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         return await self._store.block_status(offset, length)

@@ -14,7 +14,18 @@ from typing import Any
 
 from mpconv.errors import Absent, Busy, Fatal, Gone, MpconvError, Retryable, StatusWithdrawn, Unreachable
 from mpconv.extent import Extent
-from mpconv.transports.base import AS_USUAL, CLOSED, Access, Buffer, Limits, Opening, Transport, cannot_open
+from mpconv.transports.base import (
+    AS_USUAL,
+    CLOSED,
+    Access,
+    Buffer,
+    Fingerprint,
+    Limits,
+    Opening,
+    Transport,
+    cannot_open,
+    moment,
+)
 from mpconv.transports.bindings.libnfs import ffi
 from mpconv.transports.blocking import beside
 from mpconv.transports.nfs4 import Deallocator, HoleMap
@@ -49,6 +60,10 @@ class NfsTransport(Transport):
         self._lost_why: str | None = None
         self._awaited = 0
         self._where = session.where
+        self._fingerprint = Fingerprint(
+            {"its inode": str(session.inode), "its file handle": session.handle()},
+            {"its size": str(session.size), "modified at": moment(*session.modified)},
+        )
         self._facts = session.facts
         self._holes: asyncio.Task[HoleMap | None] | None = None
         self._deallocator = Deallocator(
@@ -235,6 +250,10 @@ class NfsTransport(Transport):
             return None
         session.close()
         return session.used
+
+    async def fingerprint(self) -> Fingerprint:
+        """As it was when it was opened."""
+        return self._fingerprint
 
     async def flush(self) -> None:
         """COMMIT of all of the file. Servers do an fsync for it, which covers the holes that were made too; the Linux

@@ -7,6 +7,7 @@ its own words: libnfs says little more than that it failed.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import socket
@@ -25,6 +26,8 @@ CONNECT_SECONDS = 10.0
 PIECE = MiB
 """Bytes of one request at most: larger ones gain nothing and take the heap's memory."""
 _PORTMAPPER = 111
+_LONGEST_HANDLE = 128
+"""Bytes, in NFSv4; 64 in NFSv3."""
 _URL = re.compile(
     r"nfs://(?P<host>(?:[^/@?]*@)?(?:\[[^\]/]*\]|[^/:?]*))(?::(?P<port>\d*))?(?P<path>/[^?]*)(?:\?(?P<query>.*))?", re.I
 )
@@ -158,6 +161,13 @@ class Session:
             self.facts = FileFacts(self.size, self.inode, int(info.nfs_mtime), int(info.nfs_mtime_nsec), self.used)
         self.modified = (int(info.nfs_mtime), int(info.nfs_mtime_nsec))
         lib.nfs_set_timeout(self.nfs, int(request_seconds() * 1000))
+
+    def handle(self) -> str:
+        """The server's name for the open file, shortened: unlike the inode it never stands for another file later."""
+        handle = self.library.lib.nfs_get_fh(self.fh)
+        if ffi.NULL in (handle, handle.val) or not 0 < handle.len <= _LONGEST_HANDLE:
+            return ""
+        return hashlib.sha256(bytes(ffi.buffer(handle.val, handle.len))).hexdigest()[:16]
 
     def close(self) -> None:
         """Every request that is under way gets no answer any more."""

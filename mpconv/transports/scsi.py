@@ -137,6 +137,28 @@ def parse_designator(data: bytes) -> bytes | None:
     return found.get(_NAA) or found.get(_EUI64)
 
 
+def parse_serial(data: bytes) -> str:
+    """The unit serial number, VPD page 80; nothing from what is not that page."""
+    if data[1] != 0x80:
+        return ""
+    return data[4 : 4 + data[3]].decode("ascii", errors="replace").strip(" \0")
+
+
+def parse_names(data: bytes) -> list[str]:
+    """All designators of VPD page 83 that name the LUN, those that only its own target knows too, as hexadecimal digits
+    after their kind.
+    """
+    found: list[str] = []
+    end = min(4 + struct.unpack_from(">H", data, 2)[0], len(data)) if data[1] == 0x83 else 0
+    at = 4
+    while at + 4 <= end:
+        association, kind, length = data[at + 1] >> 4 & 3, data[at + 1] & 0x0F, data[at + 3]
+        if association == 0 and at + 4 + length <= end:
+            found.append(f"{kind}:{data[at + 4 : at + 4 + length].hex()}")
+        at += 4 + length
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """READ CAPACITY(16): block size in bytes; `thin` is LBPME, `zeroes` is LBPRZ."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpconv.extent import Extent
-from mpconv.transports.base import Buffer, Transport, cannot_open
+from mpconv.transports.base import Buffer, Fingerprint, Transport, cannot_open
 from mpconv.units import SECTOR, align_up
 
 
@@ -63,6 +63,9 @@ class Window(Transport):
 
     async def disk_size(self) -> int | None:
         return await self._inner.disk_size()
+
+    async def fingerprint(self) -> Fingerprint:
+        return await self._inner.fingerprint()
 
     async def flush(self) -> None:
         await self._inner.flush()

@@ -51,6 +51,8 @@ class LiveBar(Display):
 
     def _show(self) -> None:
         now, phase = self._now(), self._progress.phase
+        if self._drawn_phase == "open" and self._progress.done:  # an earlier run's
+            self._speed = Speed()
         self._speed.update(self._progress.done, now)
         if phase != self._drawn_phase or now - self._drawn_at >= _SECONDS_BETWEEN:
             self._draw()

@@ -145,8 +145,10 @@ class JsonLines(Display):
 
     def _show(self) -> None:
         now = self._now()
-        self._speed.update(self._progress.done, now)
         before = self._written
+        if before is not None and before.phase == "open" and self._progress.done:  # an earlier run's
+            self._speed = Speed()
+        self._speed.update(self._progress.done, now)
         if before is None or before.phase != self._progress.phase or now - self._written_at >= _SECONDS_BETWEEN:
             self._print(now)
 

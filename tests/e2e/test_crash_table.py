@@ -73,7 +73,8 @@ def test_the_same_run_goes_on_without_a_worker(point, form, source, tmp_path):
 def test_the_next_run_goes_on_where_all_were_killed(point, form, source, tmp_path):
     journal, target = tmp_path / "journal", tmp_path / "target"
     done = killed(point, "all", tmp_path / "mark", "convert", "--journal", journal, *FORMS[form], source, target)
-    assert done.returncode == -signal.SIGKILL
+    ended = point == "has said that" and done.returncode == 0  # the last flush of all: what is left takes less time
+    assert ended or done.returncode == -signal.SIGKILL
     resumed = mpconv("resume", journal)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert is_whole(source, target, form)

@@ -69,7 +69,7 @@ class Layout:
         """The host byte of so many clusters that nobody has."""
         at = self.end
         self._next += clusters
-        self.references.extend([0] * (self._next - len(self.references)))
+        self.references.frombytes(bytes(self.references.itemsize * (self._next - len(self.references))))
         return at
 
     def take_for_tables(self, clusters: int) -> int:
@@ -189,6 +189,42 @@ class Layout:
             table[index * self.words] = entry
         if self.words == 2:
             table[index * 2 + 1] = bitmap
+
+    def entries_of(self, first: int, end: int) -> bytes:
+        """The entries of guest clusters `first` up to `end`, as they would lie in tables one after the other."""
+        parts = []
+        while first < end:
+            number, index = divmod(first, self.per_table)
+            count = min(end - first, self.per_table - index)
+            table = self.tables.get(number)
+            if table is None:
+                parts.append(bytes(8 * self.words * count))
+            else:
+                parts.append(entries.packed(table[index * self.words : (index + count) * self.words]))
+            first += count
+        return b"".join(parts)
+
+    def restore(self, first: int, stored: bytes) -> None:
+        """What `entries_of` gave, into a layout in which nothing is written. IndexError when it names host clusters
+        behind the end.
+        """
+        words = entries.table(stored)
+        at = 0
+        while at < len(words):
+            number, index = divmod(first + at // self.words, self.per_table)
+            part = words[at : at + (self.per_table - index) * self.words]
+            at += len(part)
+            if part.tobytes().count(0) == 8 * len(part):
+                continue
+            index *= self.words
+            self._table(number)[index : index + len(part)] = part
+            if not self.preallocated:
+                for entry in part[:: self.words]:
+                    self._refer(entry, 1)
+
+    def begin_behind(self, host: int) -> None:
+        """Nothing below that host byte is handed out."""
+        self.take(max(0, -(-host // self.cluster_size) - self._next))
 
     def _table(self, number: int) -> array[int]:
         table = self.tables.get(number)

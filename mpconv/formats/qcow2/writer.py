@@ -12,11 +12,11 @@ import dataclasses
 from array import array
 from collections.abc import Iterable
 
-from mpconv.errors import Fatal
+from mpconv.errors import Fatal, ImageError
 from mpconv.formats.qcow2 import build, entries, refcounts
-from mpconv.formats.qcow2.header import DIRTY, Header
+from mpconv.formats.qcow2.header import DIRTY, Header, parse
 from mpconv.formats.qcow2.layout import Layout
-from mpconv.transports.base import Transport
+from mpconv.transports.base import Transport, cannot_open
 from mpconv.units import MiB
 
 _TOGETHER = 2 * MiB
@@ -66,9 +66,24 @@ class Writer(Steps):
         await self._write(0, build.encode(self._header))
         await self._flush()
 
+    async def is_finished(self) -> bool:
+        """Whether the image that `begin` began in an earlier run was finished. ImageError when it is another one."""
+        begun = build.encode(self._header)
+        found = bytearray(min(len(begun), self.store.size))
+        await self.store.read_into(0, memoryview(found))
+        if found == begun:
+            return False
+        try:
+            header = parse(bytes(found), self.store.size)
+        except ImageError as error:
+            raise cannot_open(self.store.name, f"it is not the image that was begun: {error}", ImageError) from error
+        if _without_tables(header) != _without_tables(self._header):
+            raise cannot_open(self.store.name, "it is not the image that was begun: it has another header", ImageError)
+        return True
+
     async def finish(self) -> None:
-        """Everything but the guest's bytes, which are written and flushed. When a connection was lost it is called
-        again: the same is written to the same places.
+        """Everything but the guest's bytes, which are written and flushed. What it writes, and where, depends on the
+        layout alone: called again, when a connection was lost or in another run, it writes the same.
         """
         layout = self.layout
         tables = self._tables = self._tables or self._take_places()
@@ -147,3 +162,14 @@ class Writer(Steps):
                 await writing.pop(0)
         finally:
             await asyncio.gather(*writing, return_exceptions=True)
+
+
+def _without_tables(header: Header) -> Header:
+    return dataclasses.replace(
+        header,
+        l1_size=0,
+        l1_offset=0,
+        refcount_table_offset=0,
+        refcount_table_clusters=0,
+        incompatible=header.incompatible & ~DIRTY,
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 LIBNFS = """
 struct nfs_context; struct nfsfh;
+struct nfs_fh { int len; char *val; };
 struct nfs_url { char *server; char *path; char *file; };
 struct nfs_stat_64 {
     uint64_t nfs_dev; uint64_t nfs_ino; uint64_t nfs_mode; uint64_t nfs_nlink; uint64_t nfs_uid;
@@ -33,6 +34,7 @@ int nfs_fstat64(struct nfs_context *, struct nfsfh *, struct nfs_stat_64 *);
 uint64_t nfs_get_readmax(struct nfs_context *);
 uint64_t nfs_get_writemax(struct nfs_context *);
 int nfs_get_fd(struct nfs_context *);
+struct nfs_fh *nfs_get_fh(struct nfsfh *);
 int nfs_which_events(struct nfs_context *);
 int nfs_service(struct nfs_context *, int);
 int nfs_fsync_async(struct nfs_context *, struct nfsfh *, nfs_cb, void *);

@@ -1,0 +1,62 @@
+"""`mpconv resume`: a copy that kept a journal goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mpconv.cli.image_command import WithProgressKind
+from mpconv.cli.params import Duration, Requests, Size, last_of
+from mpconv.errors import UsageError
+
+
+@click.command(cls=WithProgressKind)
+@click.option("-m", "--parallel", type=Requests(), multiple=True, callback=last_of, help="As convert's, from now on.")
+@click.option("--workers", type=click.IntRange(1, 256), help="The same.")
+@click.option(
+    "-r", "--rate-limit", type=Size("rate limit"), multiple=True, callback=last_of, help="The same; 0: no limit."
+)
+@click.option("--retry-for", type=Duration(), metavar="TIME", help="The same.")
+@click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
+@click.option("--progress-kind", hidden=True)
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="As convert's.")
+@click.argument("names", nargs=-1, metavar="FILE")
+def resume(names: tuple[str, ...], **options: Any) -> int:
+    """Go on with a copy whose journal is FILE, with the options it was begun with.
+
+    Nothing is done when its source was changed or its target is another one. A password is taken from
+    LIBISCSI_CHAP_PASSWORD.
+    """
+    if len(names) != 1:
+        raise UsageError("Expecting one journal")
+    [path] = names
+
+    from mpconv import course as courses  # noqa: PLC0415 - --help does without
+    from mpconv.journal.file import peek  # noqa: PLC0415
+    from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
+
+    stored, _ = peek(path)
+    course = courses.decoded(courses.begun(stored, path), path)
+    courses.check_passwords(course)
+    compressing = course.options.compress
+    workers = LocalWorkers.preloading(course.sources, course.target, compressing=compressing)
+    local = click.get_current_context().with_resource(workers)
+
+    from mpconv import journaled  # noqa: PLC0415
+    from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+
+    display = display_of(options)
+    effort = courses.Effort(
+        requests=options["parallel"],
+        workers=options["workers"],
+        rate=options["rate_limit"],
+        retry_for=options["retry_for"],
+    )
+    with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
+        copy = journaled.resume(path, effort, local, report, report.warn)
+        worked = run(copy, display, verbose=options["verbose"])
+    if not worked and not options["quiet"] and options["progress_kind"] != "json":
+        print(f"The copy that the journal '{path}' tells of is finished.")
+    return 0

@@ -1,0 +1,96 @@
+"""`mpconv status`: how far a copy is that keeps a journal."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from mpconv.cli.image_command import ImageCommand, is_json, show
+from mpconv.errors import UsageError
+from mpconv.journal.records import Happening, State, Stored
+
+_SHOWN = 10
+"""Of what happened, the last; all of it with --output=json."""
+
+
+@click.command(cls=ImageCommand)
+@click.option("--output", default="human", metavar="human|json", help="For people or for programs.")
+@click.argument("names", nargs=-1, metavar="FILE")
+def status(output: str, names: tuple[str, ...]) -> None:
+    """Tell how far a copy is whose journal is FILE, while it runs and afterwards."""
+    if len(names) != 1:
+        raise UsageError("Expecting one journal")
+    as_json = is_json(output)
+    [path] = names
+
+    from mpconv.course import begun  # noqa: PLC0415 - --help does without
+    from mpconv.inspection.texts import json_text  # noqa: PLC0415
+    from mpconv.journal.file import peek, resume_with  # noqa: PLC0415
+
+    stored, used = peek(path)
+    stored = begun(stored, path)
+    show([json_text(facts(stored, used))] if as_json else lines(stored, used, resume_with(path)))
+
+
+def state_of(stored: Stored, used: bool) -> str:
+    """In a word: a copy that runs, and that nobody is at, was killed."""
+    if stored.state is State.RUNNING:
+        return "running" if used else "killed"
+    return str(stored.state.value)
+
+
+def facts(stored: Stored, used: bool) -> dict[str, object]:
+    """For programs: bytes, and seconds since 1970."""
+    return {
+        "state": state_of(stored, used),
+        "pid": stored.pid,
+        "source": stored.begun.source,
+        "target": stored.begun.target,
+        "size": stored.begun.size,
+        "durable": stored.bytes_done,
+        "zero": stored.zeros,
+        "written": stored.written,
+        "ranges": len(stored.done),
+        "begun": round(stored.created, 3),
+        "updated": round(stored.updated, 3),
+        "happened": [_fact(one) for one in stored.happened],
+    }
+
+
+def _fact(one: Happening) -> dict[str, object]:
+    found: dict[str, object] = {"at": round(one.at, 3), "what": one.kind, "text": one.text}
+    if one.start is not None and one.length is not None:
+        found |= {"start": one.start, "length": one.length}
+    return found
+
+
+def lines(stored: Stored, used: bool, resume_with: str) -> list[str]:
+    """For people."""
+    from mpconv.inspection.texts import size_text  # noqa: PLC0415
+
+    state, size, done = state_of(stored, used), stored.begun.size, stored.bytes_done
+    percent = 100 * done / size if size else 100.0
+    told = [
+        f"state: {state}" + (f" (pid {stored.pid})" if state == "running" else ""),
+        f"source: {stored.begun.source}",
+        f"target: {stored.begun.target}",
+        f"size: {size_text(size)} ({size} bytes)",
+        f"durable: {size_text(done)} ({done} bytes, {percent:.2f}%), {size_text(stored.zeros)} of it zeros",
+    ]
+    if stored.written > done:
+        told.append(f"written: {size_text(stored.written)}")
+    told += [f"begun: {_when(stored.created)}", f"journal written: {_when(stored.updated)}"]
+    told += [f"{_when(one.at)} {_event(one)}" for one in stored.happened[-_SHOWN:]]
+    if state not in {"running", "finished"}:
+        told.append(f"go on with: {resume_with}")
+    return told
+
+
+def _event(one: Happening) -> str:
+    where = "" if one.start is None or one.length is None else f" bytes {one.start} to {one.start + one.length - 1}"
+    return f"{one.kind}{where}" + (f": {one.text}" if one.text else "")
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,0 +1,180 @@
+"""What a copy keeps in its journal besides what is done: how it goes on, and by what its images are known again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from mpconv import transports
+from mpconv.errors import Fatal, UsageError
+from mpconv.formats.image import Image
+from mpconv.formats.opening import How
+from mpconv.job import Place
+from mpconv.journal.records import Begun, Identity, Stored
+from mpconv.options import Options
+from mpconv.target import Target
+from mpconv.transports.base import Transport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """All that is needed to go on with a copy, without passwords. `sources`: with all that was found out about them, so
+    that the same files are opened. `keeps_backing`: what the source leaves to its backing file is left to the target's.
+    `trusting`: what the sources say of their holes is believed.
+    """
+
+    sources: list[Place]
+    target: Place
+    options: Options
+    zero_initialised: bool
+    keeps_backing: bool
+    trusting: bool = True
+
+    def encoded(self) -> str:
+        """As text. Names that are no UTF-8 come through."""
+        return json.dumps(msgspec.to_builtins(self))
+
+
+def begun(stored: Stored | None, path: str) -> Stored:
+    """What stands in a journal. Fatal when no copy began."""
+    if stored is None:
+        raise Fatal(f"no copy that the journal '{path}' tells of ever began: run mpconv convert again")
+    return stored
+
+
+def decoded(stored: Stored, path: str) -> Course:
+    """The course of a copy. Fatal when the journal's has another form."""
+    try:
+        return msgspec.convert(json.loads(stored.begun.course), Course)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise Fatal(f"error while reading the journal '{path}': it is damaged ({error})") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """What may be chosen anew when a copy goes on; None: as before."""
+
+    requests: int | None = None
+    workers: int | None = None
+    rate: int | None = None
+    retry_for: float | None = None
+
+    def applied(self, options: Options) -> Options:
+        """The options that count now."""
+        return replace(options, **{name: value for name, value in vars(self).items() if value is not None})
+
+
+def check_journal(path: str, places: Iterable[Place], options: Options) -> None:
+    """UsageError when such a copy can have no journal, or not that one."""
+    for place in places:
+        if transports.is_local(place.url) and _same_file(path, place.url.removeprefix("file:")):
+            raise UsageError(f"the journal '{path}' is one of the images")
+    made = options.qcow2
+    for name in (made.backing_file, made.data_file) if made is not None else ():
+        if name is not None and without_password(name) != name:
+            raise UsageError("the name of a file that the image is made of has a password, which no journal may keep")
+
+
+def _same_file(one: str, other: str) -> bool:
+    if os.path.abspath(one) == os.path.abspath(other):
+        return True
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+async def described(
+    sources: Sequence[Place], place: Place, options: Options, source: Image, target: Target, how: How
+) -> Begun:
+    """What is to be kept of a copy whose images are open."""
+    settled = replace(
+        options,
+        probe_target=False,
+        target_format="qcow2" if target.writer is not None else "raw",
+        snapshot=None,
+    )
+    course = Course(
+        sources=[kept(one) for one in sources],
+        target=kept(place),
+        options=settled,
+        zero_initialised=target.zero_initialised,
+        keeps_backing=how.keeps_backing,
+        trusting=how.trusting,
+    )
+    return Begun(
+        source=", ".join(one.url for one in course.sources),
+        target=course.target.url,
+        size=source.size,
+        course=course.encoded(),
+        identities=[
+            *[await _identity("source", store) for store in source.stores],
+            *[await _identity("target", store) for store in target.stores],
+        ],
+    )
+
+
+async def _identity(role: str, store: Transport) -> Identity:
+    print_ = await store.fingerprint()
+    return Identity(role, store.name, print_.same, print_.content)
+
+
+async def check_sources(stored: Stored, stores: Sequence[Transport]) -> None:
+    """Fatal when one of them is not what it was, or was changed."""
+    await _check(stored, "source", stores)
+
+
+async def check_targets(stored: Stored, stores: Sequence[Transport]) -> None:
+    """Fatal when one of them is not what it was; its bytes may be others."""
+    await _check(stored, "target", stores)
+
+
+async def _check(stored: Stored, role: str, stores: Sequence[Transport]) -> None:
+    known = [identity for identity in stored.begun.identities if identity.role == role]
+    if len(known) != len(stores):
+        raise Fatal(f"the {role} consists of {len(stores)} files, and of {len(known)} when the copy began")
+    for identity, store in zip(known, stores, strict=True):
+        now = await store.fingerprint()
+        then, found = (identity.same, now.same)
+        if role == "source":
+            then, found = then | identity.content, found | now.content
+        for what in then | found:
+            old, new = then.get(what, "not known"), found.get(what, "not known")
+            if old != new:
+                raise Fatal(f"{role} '{store.name}' is not the image it was: {what} {new} (it was {old})")
+
+
+def kept(place: Place) -> Place:
+    """The same place wherever one stands, without passwords, and so the files that it is made of."""
+    url = without_password(place.url)
+    if transports.is_local(url):
+        url = os.path.abspath(url.removeprefix("file://").removeprefix("file:"))
+    return msgspec.structs.replace(
+        place,
+        url=url,
+        backing=kept(place.backing) if place.backing is not None else None,
+        data_file=kept(place.data_file) if place.data_file is not None else None,
+    )
+
+
+def without_password(url: str) -> str:
+    """As `transports.redacted`; but the parameters of an NFS URL, which say where it lies, stay."""
+    bare, mark, query = url.partition("?")
+    if not bare.lower().startswith("nfs://"):
+        return transports.redacted(url)
+    return transports.redacted(bare) + mark + query
+
+
+def check_passwords(course: Course) -> None:
+    """UsageError when one is needed that is not in the environment."""
+    places = [*course.sources, course.target]
+    while places:
+        place = places.pop()
+        places += [below for below in (place.backing, place.data_file) if below is not None]
+        user = place.url.lower().startswith("iscsi://") and "@" in place.url.partition("?")[0]
+        if user and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
+            raise UsageError(f"no journal keeps a password: set LIBISCSI_CHAP_PASSWORD for '{place.url}'")

@@ -1,0 +1,345 @@
+"""The journal's file: an SQLite database in WAL mode, so that it can be read while it is written.
+
+Every commit is synced (synchronous=FULL): what it says is on the disk when `commit` returns, and a crash leaves the one
+before or the one after. One program at a time has a journal, by a lock on a byte far behind the file's end: it belongs
+to the open file, so it goes when the process does, however that ends, and it leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import sqlite3
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+
+from mpconv.errors import Fatal
+from mpconv.extent import Ranges
+from mpconv.journal.records import Begun, Checkpoint, Happening, Identity, State, Stored
+
+VERSION = 1
+APPLICATION = 0x6D70636A
+"""SQLite's application id: "mpcj"."""
+_MAGIC = b"SQLite format 3\0"
+_VERSION_AT, _APPLICATION_AT, _HEADER = 60, 68, 100
+_LOCKED_BYTE = 1 << 62
+_FLOCK = "hhqqi4x"
+_SCHEMA = f"""
+BEGIN;
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+CREATE TABLE job (
+    created REAL, updated REAL, pid INTEGER, state TEXT, source TEXT, target TEXT,
+    size INTEGER, zeros INTEGER, written INTEGER, places INTEGER, course TEXT);
+CREATE TABLE identities (number INTEGER PRIMARY KEY, role TEXT, name TEXT, same TEXT, content TEXT);
+CREATE TABLE done (start INTEGER PRIMARY KEY, end INTEGER NOT NULL);
+CREATE TABLE entries (number INTEGER PRIMARY KEY, packed BLOB NOT NULL);
+CREATE TABLE digests (region INTEGER PRIMARY KEY, sum BLOB NOT NULL);
+CREATE TABLE happened (at REAL, kind TEXT, text TEXT, start INTEGER, length INTEGER);
+COMMIT;
+"""
+_TABLES = ("job", "identities", "done", "entries", "digests", "happened")
+
+
+class Journal:
+    """An open journal, ours until it is closed. Calls block, from any thread. Raises Fatal."""
+
+    def __init__(self, path: str, fd: int, database: sqlite3.Connection) -> None:
+        self.path = path
+        self._fd = fd
+        self._database = database
+        self._unused = False
+        self._at_it = threading.Lock()
+
+    @classmethod
+    def for_new_copy(cls, path: str) -> Journal:
+        """Made, or one whose copy is over taken again. Refused when it has work that is not finished."""
+        with _told(path, "opening"):
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                _sync_directory(path)
+            except FileExistsError:
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        journal = cls._taken(path, fd, fresh=os.fstat(fd).st_size == 0)
+        try:
+            stored = journal.load()
+            if stored is not None and stored.state is not State.FINISHED:
+                raise Fatal(f"the journal '{path}' has an unfinished copy: {resume_with(path)}, or remove it")
+            if stored is not None:
+                with journal._transaction() as database:
+                    _empty(database)
+            journal._unused = True
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    @classmethod
+    def of_copy(cls, path: str) -> Journal:
+        """One that is there."""
+        with _told(path, "opening"):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return cls._taken(path, fd, fresh=False)
+
+    @classmethod
+    def _taken(cls, path: str, fd: int, *, fresh: bool) -> Journal:
+        try:
+            if not _lock(fd):
+                raise Fatal(f"the journal '{path}' is in use by another mpconv{_user(path)}")
+            if not fresh:
+                _check(path, fd)
+            with _told(path, "opening"):
+                database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except BaseException:
+            os.close(fd)
+            raise
+        journal = cls(path, fd, database)
+        try:
+            with _told(path, "writing" if fresh else "reading"):
+                if fresh:
+                    database.executescript(_SCHEMA)
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def begin(self, begun: Begun) -> None:
+        """A copy begins: of what was there nothing stays."""
+        now = time.time()
+        names = (_plain(begun.source), _plain(begun.target))
+        job = (now, now, os.getpid(), State.RUNNING.value, *names, begun.size, 0, 0, 0)
+        with self._transaction() as database:
+            _empty(database)
+            database.execute(f"INSERT INTO job VALUES ({'?, ' * 10}?)", (*job, begun.course))
+            for identity in begun.identities:
+                facts = (json.dumps(identity.same), json.dumps(identity.content))
+                database.execute(
+                    "INSERT INTO identities (role, name, same, content) VALUES (?, ?, ?, ?)",
+                    (identity.role, _plain(identity.name), *facts),
+                )
+            database.execute("INSERT INTO happened VALUES (?, 'began', '', NULL, NULL)", (now,))
+        self._unused = False
+
+    def begin_anew(self, course: str | None = None, happened: Sequence[Happening] = ()) -> None:
+        """Nothing counts as done any more; places that were given out stay so. `course`: None: as before."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM done")
+            database.execute("DELETE FROM entries")
+            database.execute("DELETE FROM digests")
+            database.execute("UPDATE job SET course = coalesce(?, course), zeros = 0, written = 0", (course,))
+            _note(database, happened)
+
+    def take_up(self) -> None:
+        """This process goes on with the copy."""
+        now = time.time()
+        with self._transaction() as database:
+            running = (State.RUNNING.value, os.getpid(), now)
+            database.execute("UPDATE job SET state = ?, pid = ?, updated = ?", running)
+            database.execute("INSERT INTO happened VALUES (?, 'resumed', '', NULL, NULL)", (now,))
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """It is on the disk when this returns."""
+        packed = [(number, zlib.compress(entries, 1)) for number, entries in checkpoint.entries.items()]
+        with self._transaction() as database:
+            database.executemany("DELETE FROM done WHERE start BETWEEN ? AND ?", checkpoint.ranges)
+            database.executemany("INSERT INTO done VALUES (?, ?)", checkpoint.ranges)
+            database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", packed)
+            database.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", checkpoint.digests.items())
+            _note(database, checkpoint.happened)
+            database.execute(
+                "UPDATE job SET updated = ?, zeros = ?, written = ?,"
+                " places = coalesce(?, places), state = coalesce(?, state)",
+                (
+                    time.time(),
+                    checkpoint.zeros,
+                    checkpoint.written,
+                    checkpoint.places,
+                    checkpoint.state.value if checkpoint.state else None,
+                ),
+            )
+
+    def load(self) -> Stored | None:
+        """What stands in it; None: no copy began."""
+        with _told(self.path, "reading"):
+            return _load(self._database)
+
+    def entries(self) -> dict[int, bytes]:
+        """As they were committed, by number."""
+        with _told(self.path, "reading"):
+            rows = self._database.execute("SELECT number, packed FROM entries").fetchall()
+            return {number: zlib.decompress(packed) for number, packed in rows}
+
+    def digests(self) -> dict[int, bytes]:
+        """The sums of what is done, by region."""
+        with _told(self.path, "reading"):
+            return dict(self._database.execute("SELECT region, sum FROM digests").fetchall())
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._at_it, _told(self.path, "writing"):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Let go of it. One for a new copy that never began is removed."""
+        if self._fd < 0:
+            return
+        with self._at_it, contextlib.suppress(sqlite3.Error):
+            self._database.close()
+        if self._unused:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        os.close(self._fd)
+        self._fd = -1
+
+
+def peek(path: str) -> tuple[Stored | None, bool]:
+    """What stands in a journal, without taking it, and whether a program is at it."""
+    with _told(path, "opening"):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(path, fd)
+            used = _is_locked(fd)
+        finally:
+            os.close(fd)
+        database = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True)
+    with contextlib.closing(database), _told(path, "reading"):
+        return _load(database), used
+
+
+def resume_with(path: str) -> str:
+    """The command that goes on with a copy."""
+    return f"mpconv resume {shlex.quote(path)}"
+
+
+def _empty(database: sqlite3.Connection) -> None:
+    for table in _TABLES:
+        database.execute(f"DELETE FROM {table}")
+
+
+def _note(database: sqlite3.Connection, happened: Sequence[Happening]) -> None:
+    rows = [(one.at, one.kind, _plain(one.text), one.start, one.length) for one in happened]
+    database.executemany("INSERT INTO happened VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def _sync_directory(path: str) -> None:
+    """The name of a new file is on the disk too."""
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _load(database: sqlite3.Connection) -> Stored | None:
+    database.execute("BEGIN")
+    try:
+        job = database.execute(
+            "SELECT created, updated, pid, state, zeros, written, places, source, target, size, course FROM job"
+        ).fetchone()
+        if job is None:
+            return None
+        created, updated, pid, state, zeros, written, places, source, target, size, course = job
+        done = Ranges()
+        for start, end in database.execute("SELECT start, end FROM done ORDER BY start"):
+            done.add(start, end)
+        identities = [
+            Identity(role, name, json.loads(same), json.loads(content))
+            for role, name, same, content in database.execute(
+                "SELECT role, name, same, content FROM identities ORDER BY number"
+            )
+        ]
+        happened = [
+            Happening(*row)
+            for row in database.execute("SELECT at, kind, text, start, length FROM happened ORDER BY rowid")
+        ]
+    finally:
+        database.execute("COMMIT")
+    return Stored(
+        begun=Begun(source=source, target=target, size=size, course=course, identities=identities),
+        state=State(state),
+        pid=pid,
+        created=created,
+        updated=updated,
+        done=done,
+        zeros=zeros,
+        written=written,
+        places=places,
+        happened=happened,
+    )
+
+
+@contextlib.contextmanager
+def _told(path: str, what: str) -> Iterator[None]:
+    """Every way to fail as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise Fatal(f"error while {what} the journal '{path}': {os.strerror(error.errno or 0)}") from error
+    except sqlite3.Error as error:
+        raise Fatal(f"error while {what} the journal '{path}': {error}") from error
+    except (ValueError, TypeError, zlib.error) as error:
+        raise Fatal(f"error while {what} the journal '{path}': it is damaged ({error})") from error
+
+
+def _check(path: str, fd: int) -> None:
+    """Fatal unless it is a journal, and one that we know."""
+    header = os.pread(fd, _HEADER, 0)
+    if len(header) < _HEADER or not header.startswith(_MAGIC):
+        raise Fatal(f"'{path}' is not a journal of mpconv")
+    if struct.unpack_from(">I", header, _APPLICATION_AT)[0] != APPLICATION:
+        raise Fatal(f"'{path}' is not a journal of mpconv, but another program's database")
+    version = struct.unpack_from(">I", header, _VERSION_AT)[0]
+    if version != VERSION:
+        raise Fatal(f"the journal '{path}' is of version {version}, and this mpconv knows version {VERSION} only")
+
+
+def _lock(fd: int) -> bool:
+    """False: another open file has it. A file system without such locks is used without them."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, _LOCKED_BYTE, 1, 0))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, _LOCKED_BYTE, 1, 0))
+    except OSError:
+        return False
+    return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+
+
+def _user(path: str) -> str:
+    try:
+        stored, _ = peek(path)
+    except Fatal:
+        return ""
+    return f" (pid {stored.pid})" if stored is not None else ""
+
+
+def _quoted(path: str) -> str:
+    """As SQLite's URIs want it."""
+    return os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _plain(text: str) -> str:
+    """Names that are no UTF-8 cannot be stored as text."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")

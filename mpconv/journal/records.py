@@ -1,0 +1,91 @@
+"""What stands in a journal. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from mpconv.extent import Ranges
+
+
+class State(enum.Enum):
+    """Where a copy stands. RUNNING with nobody at it: its command was killed."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A store that belongs to the copy, by what it is known again. `role`: source or target; `name`: without password.
+    `same` and `content`: as a transport's Fingerprint has them.
+    """
+
+    role: str
+    name: str
+    same: dict[str, str]
+    content: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """`at`: seconds since 1970. `start` and `length`: guest bytes, of what it happened to; None: no bytes."""
+
+    at: float
+    kind: str
+    text: str
+    start: int | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A copy that begins. `source`, `target`: for people. `size`: guest bytes. `course`: all that is needed to go on,
+    as whoever runs copies wrote it.
+    """
+
+    source: str
+    target: str
+    size: int
+    course: str
+    identities: list[Identity]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What is new. `ranges`: done and durable now, each as long as it is by now. `entries`: of a target whose format
+    says where its bytes lie, by number. `zeros`, `written`: bytes, over all. `places`: no byte of the target from here
+    on was ever given out to be written; None: as before. `digests`: sums of the regions that changed.
+    """
+
+    ranges: list[tuple[int, int]]
+    zeros: int
+    written: int
+    entries: dict[int, bytes] = field(default_factory=dict)
+    places: int | None = None
+    digests: dict[int, bytes] = field(default_factory=dict)
+    happened: list[Happening] = field(default_factory=list)
+    state: State | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """All of a journal. `pid`: who wrote it last; `created` and `updated`: seconds since 1970."""
+
+    begun: Begun
+    state: State
+    pid: int
+    created: float
+    updated: float
+    done: Ranges
+    zeros: int
+    written: int
+    places: int
+    happened: list[Happening]
+
+    @property
+    def bytes_done(self) -> int:
+        """Done and durable."""
+        return sum(end - start for start, end in self.done)

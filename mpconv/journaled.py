@@ -1,0 +1,202 @@
+"""A copy that keeps a journal, and how it goes on in another run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from mpconv import course as courses
+from mpconv import transports
+from mpconv.convert import SETTLE_SECONDS, copy_once, open_target, run
+from mpconv.course import Course, Effort
+from mpconv.errors import Fatal, StatusWithdrawn
+from mpconv.extent import Ranges
+from mpconv.formats.image import Image
+from mpconv.formats.opening import How, open_and_resolve
+from mpconv.interruption import interruptible
+from mpconv.job import Place
+from mpconv.journal.file import Journal
+from mpconv.journal.recorder import Entries, Recorder
+from mpconv.journal.records import Happening, State, Stored
+from mpconv.observer import Observer
+from mpconv.options import Options
+from mpconv.target import Left, Target
+from mpconv.transports.retrying import Retry, Sparingly, Tell
+from mpconv.workers.launch.local import LocalWorkers
+
+
+async def convert(
+    sources: list[Place],
+    target: Place,
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
+    on_warning: Callable[[str], None],
+    path: str,
+) -> None:
+    """As convert.convert, with a journal at `path`."""
+    courses.check_journal(path, [*sources, target], options)
+    with contextlib.closing(Journal.for_new_copy(path)) as journal:
+        noting = Noting(observer)
+
+        async def begin(found: list[Place], source: Image, made: Target, how: How) -> Recorder:
+            """What was made is durable before anything counts as done, and with it its size: so far it is zeros."""
+            for store in made.stores:
+                await store.insist(store.flush)
+            journal.begin(await courses.described(found, target, options, source, made, how))
+            noting.recorder = Recorder(journal, source.size, done=Ranges(), entries=_entries(made))
+            return noting.recorder
+
+        try:
+            await copy_once(sources, target, options, local, noting, noting.warn, trusting=True, begin=begin)
+        except StatusWithdrawn as error:
+            on_warning(_anew(error))
+            stored = journal.load()
+            if stored is None:
+                await copy_once(sources, target, options, local, noting, noting.warn, trusting=False, begin=begin)
+            else:
+                await _anew_in_place(journal, stored, Effort(), local, observer)
+
+
+async def resume(
+    path: str, effort: Effort, local: LocalWorkers, observer: Observer, on_warning: Callable[[str], None]
+) -> bool:
+    """Go on with a copy. False: it is finished already. Fatal when its images are not what they were."""
+    with contextlib.closing(Journal.of_copy(path)) as journal:
+        stored = courses.begun(journal.load(), path)
+        if stored.state is State.FINISHED:
+            observer.progress(stored.begun.size, stored.begun.size, stored.zeros)
+            return False
+        try:
+            await _go_on(journal, stored, effort, local, observer)
+        except StatusWithdrawn as error:
+            on_warning(_anew(error))
+            await _anew_in_place(journal, stored, effort, local, observer)
+    return True
+
+
+def _anew(error: StatusWithdrawn) -> str:
+    return f"{error}: the copy begins anew and reads everything"
+
+
+async def _anew_in_place(
+    journal: Journal, stored: Stored, effort: Effort, local: LocalWorkers, observer: Observer
+) -> None:
+    """What was done may be wrong, since the source said zeros where it has data. All of it is read and written again,
+    into the same target: where the source does have zeros, nothing else was ever written.
+    """
+    course = courses.decoded(stored, journal.path)
+    journal.begin_anew(replace(course, trusting=False).encoded())
+    await _go_on(journal, courses.begun(journal.load(), journal.path), effort, local, observer)
+
+
+async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalWorkers, observer: Observer) -> None:
+    """It ends no sooner than what an earlier run sent can have landed: until then the target is nobody else's."""
+    course = courses.decoded(stored, journal.path)
+    options = effort.applied(course.options)
+    noting = Noting(observer)
+    tell = Sparingly(noting.warn)
+    how = How(
+        locked=not options.shared,
+        trusting=course.trusting,
+        keeps_backing=course.keeps_backing,
+        retry=Retry(options.retry_for),
+        tell=tell,
+    )
+    source, sources = await open_and_resolve(course.sources, how)
+    target: Target | None = None
+    try:
+        await courses.check_sources(stored, source.stores)
+        target = await _as_it_was_left(journal, stored, course, options, source, tell)
+        recorder = noting.recorder = Recorder(
+            journal,
+            source.size,
+            done=stored.done,
+            zeros=stored.zeros,
+            places=stored.places,
+            digests=journal.digests(),
+            entries=_entries(target),
+        )
+        journal.take_up()
+        _tell_again(stored.happened, observer)
+        loop = asyncio.get_running_loop()
+        settled_at = loop.time() + (0 if transports.is_local(course.target.url) else SETTLE_SECONDS)
+        await run(sources, source, course.target, target, options, local, noting, tell, recorder)
+        await interruptible(asyncio.sleep(settled_at - loop.time()))
+    finally:
+        await source.close()
+        if target is not None:
+            await target.close()
+
+
+async def _as_it_was_left(
+    journal: Journal, stored: Stored, course: Course, options: Options, source: Image, tell: Tell
+) -> Target:
+    left = Left(
+        zero_initialised=course.zero_initialised,
+        done=stored.done,
+        places=stored.places,
+        parts=journal.entries(),
+    )
+    target = await open_target(source, course.target, options, tell, left)
+    try:
+        await courses.check_targets(stored, target.stores)
+        if target.whole and stored.bytes_done < source.size:
+            name = target.store.name
+            raise Fatal(f"target '{name}' is not the image it was: it is complete, and the journal's is not")
+    except BaseException:
+        await target.close()
+        raise
+    return target
+
+
+def _entries(target: Target) -> Entries | None:
+    if target.writer is None:
+        return None
+    from mpconv.formats.qcow2.kept import KeptEntries  # noqa: PLC0415  (raw copies do without)
+
+    return KeptEntries(target.writer.layout)
+
+
+def _tell_again(happened: Iterable[Happening], observer: Observer) -> None:
+    """What earlier runs lost belongs to this one's report."""
+    for one in happened:
+        if one.kind == "lost" and one.start is not None and one.length is not None:
+            observer.lost([(one.start, one.length)], one.text)
+
+
+class Noting(Observer):
+    """Tells the journal, once there is one, what another observer hears too, as far as it is worth keeping."""
+
+    def __init__(self, inner: Observer) -> None:
+        self._inner = inner
+        self.recorder: Recorder | None = None
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        if self.recorder is not None:
+            self.recorder.written = done
+        self._inner.progress(done, total, zeros)
+
+    def phase(self, name: str) -> None:
+        self._inner.phase(name)
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        if self.recorder is not None:
+            self.recorder.happened("lost", why, ranges)
+        self._inner.lost(ranges, why)
+
+    def digest(self, text: str, image: str) -> None:
+        self._inner.digest(text, image)
+
+    def verified(self, checked: int, size: int) -> None:
+        self._inner.verified(checked, size)
+
+    def said(self, text: str) -> None:
+        self._inner.said(text)
+
+    def warn(self, text: str) -> None:
+        if self.recorder is not None:
+            self.recorder.happened("warning", text)
+        self._inner.warn(text)
