@@ -144,8 +144,8 @@ async def run(
     tell: Tell,
     recorder: Recorder | None = None,
 ) -> None:
-    """Copy from the source to the target, which are open, as far as it is not done yet by what `recorder` knows. The
-    target lies at `place`.
+    """Copy from the source to the target at `place`, which are open, as far as it is not done yet by what `recorder`
+    knows; then prove it, if that was asked for.
     """
     alone = options.in_order and target.written.ordered and not options.compress
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
@@ -196,9 +196,8 @@ async def run(
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else _CHECKPOINT_SECONDS,
         recorder=recorder,
     )
-    complete = False
-    try:
-        async with recorder or contextlib.nullcontext():
+    async with recorder or contextlib.nullcontext():
+        try:
             observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
             if coordinator.bytes_done < job.size:
                 await coordinator.run()
@@ -208,16 +207,15 @@ async def run(
                 observer.phase("flush")
             if not target.whole:
                 await interruptible(target.finish(durable=options.cache.flushes))
-            complete = True
-            if options.digests:
-                from mpconv.verify import prove  # noqa: PLC0415  (few need it)
+        except StatusWithdrawn:
+            raise
+        except MpconvError as error:
+            if recorder is not None or coordinator.may_have_written or target.store.zero_initialised:
+                written = f"{human(coordinator.bytes_done)} of {human(source.size)} written"
+                again = f"resume with: {recorder.resume_with}" if recorder is not None else "run the command again"
+                error.why += f" (the target is incomplete: {written}; {again})"
+            raise
+        if options.digests:
+            from mpconv.verify import prove  # noqa: PLC0415  (few need it)
 
-                await prove(source.size, coordinator.digests, place, target, options, local, observer)
-    except StatusWithdrawn:
-        raise
-    except MpconvError as error:
-        if not complete and (recorder is not None or coordinator.may_have_written or target.store.zero_initialised):
-            written = f"{human(coordinator.bytes_done)} of {human(source.size)} written"
-            again = f"resume with: {recorder.resume_with}" if recorder is not None else "run the command again"
-            error.why += f" (the target is incomplete: {written}; {again})"
-        raise
+            await prove(source.size, coordinator.digests, place, target, options, local, observer)

@@ -172,14 +172,16 @@ class Noting(Observer):
 
     def __init__(self, inner: Observer) -> None:
         self._inner = inner
+        self._writing = True
         self.recorder: Recorder | None = None
 
     def progress(self, done: int, total: int, zeros: int) -> None:
-        if self.recorder is not None:
+        if self.recorder is not None and self._writing:
             self.recorder.written = done
         self._inner.progress(done, total, zeros)
 
     def phase(self, name: str) -> None:
+        self._writing = name in ("copy", "flush")
         self._inner.phase(name)
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
@@ -188,9 +190,13 @@ class Noting(Observer):
         self._inner.lost(ranges, why)
 
     def digest(self, text: str, image: str) -> None:
+        if self.recorder is not None:
+            self.recorder.happened("digest", text)
         self._inner.digest(text, image)
 
     def verified(self, checked: int, size: int) -> None:
+        if self.recorder is not None:
+            self.recorder.happened("verified", f"{checked} of {size} bytes")
         self._inner.verified(checked, size)
 
     def said(self, text: str) -> None:

@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "formats",
         "workers",
         "coordinator",
+        "checksum",
         "journal",
         "observer",
         "interruption",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.units import GiB, MiB, align_down, align_up, human, parse_size
+from mpconv.units import GiB, MiB, align_down, align_up, human, parse_seconds, parse_size
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,17 @@ def test_alignment(value, alignment):
 )
 def test_for_people(size, text):
     assert human(size) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("90", 90), ("2.5", 2.5), ("30s", 30), ("5m", 300), ("1m30s", 90), ("1h", 3600), ("1h0m1.5s", 3601.5)],
+)
+def test_times(text, seconds):
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1d", "5 m", "m5", "1s1m", "inf", "nan", "1e3", "24001h"])
+def test_what_is_no_time(text):
+    with pytest.raises(ValueError, match=r"is not a time|is too long"):
+        parse_seconds(text)

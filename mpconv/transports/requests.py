@@ -59,7 +59,7 @@ class Batch:
 
 class Watchdog:
     """Notices a server that has fallen silent: something is awaited, and `seconds` have gone by since that began and
-    since the last answer. A server that is only slow, with a long queue, answers something all the time.
+    since the last answer.
     """
 
     __slots__ = ("_since", "seconds")

@@ -66,6 +66,18 @@ def test_the_same_run_goes_on_without_a_worker(point, form, source, tmp_path):
     assert is_whole(source, target, form)
 
 
+@pytest.mark.parametrize("form", ["raw", "compressed"])
+def test_what_the_next_run_did_not_read_itself_is_in_the_digest_too(form, source, tmp_path):
+    journal, target = tmp_path / "journal", tmp_path / "target"
+    options = ("--digest", "--verify", "--journal", journal, *FORMS[form])
+    killed("has recorded it", "all", tmp_path / "mark", "convert", *options, source, target)
+    resumed = mpconv("resume", journal)
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    digest = mpconv("checksum", "-f", "raw", source).stdout.split()[0]
+    assert digest in resumed.stdout
+    assert is_whole(source, target, form)
+
+
 @pytest.mark.parametrize(
     ("point", "form"),
     [(point, "raw") for point in POINTS if point != "has written tables"] + [(point, "compressed") for point in POINTS],

@@ -140,8 +140,10 @@ def test_a_server_that_falls_silent_is_connected_to_anew(server, target_server, 
     assert identical(original, tmp_path / "b.raw")
 
 
-@pytest.mark.parametrize("scheme", ["nfs", "iscsi"])
-@pytest.mark.parametrize(("retry_for", "words"), [("0", "was lost"), ("2s", "(given up after 2 seconds)")])
+@pytest.mark.parametrize(
+    ("scheme", "retry_for", "words"),
+    [("nfs", "0", "was lost"), ("iscsi", "0", "was lost"), ("nfs", "2s", "(given up after 2 seconds)")],
+)
 def test_a_server_that_never_returns_ends_the_copy(server, target_server, relayed, tmp_path, scheme, retry_for, words):
     fill(server.path("gone.raw"), 32 * MiB)
     url = server.url("gone.raw") if scheme == "nfs" else lun(target_server, tmp_path / "lun.raw", 32 * MiB)
@@ -156,6 +158,28 @@ def test_a_server_that_never_returns_ends_the_copy(server, target_server, relaye
     assert re.match(r"mpconv: error while reading at byte \d+ of '" + re.escape(url), line), line
     assert words in line and "target is incomplete" in line
     assert retry_for != "0" or lines == [line]
+
+
+def test_salvage_is_for_bad_places_and_not_for_servers_that_are_gone(server, relayed, tmp_path):
+    fill(server.path("salvaged.raw"), 16 * MiB)
+    url, relays = relayed(server.url("salvaged.raw"))
+    copy = Copy(url, tmp_path / "b.raw", "-r", "16M", "--salvage", "--retry-for", "0")
+    relays[0].wait_for("bytes", 2 * MiB)
+    for each in relays:
+        each.refuse()
+    code, [line] = copy.end()
+    assert code == 1
+    assert "the connection to the server was lost" in line
+
+
+def test_a_slow_server_is_waited_for(server, relayed, tmp_path):
+    fill(server.path("slow.raw"), 8 * MiB)
+    url, [data, _] = relayed(server.url("slow.raw"))
+    data.slow(delay=0.001, rate=16 * MiB)
+    copy = Copy(url, tmp_path / "b.raw", "--workers", 1, env={"MPCONV_REQUEST_SECONDS": "5"})
+    assert copy.end() == (0, [])
+    assert not data.counts["cut"]
+    assert identical(server.path("slow.raw"), tmp_path / "b.raw")
 
 
 def shrink(path: Path) -> None:
@@ -196,6 +220,20 @@ def test_a_file_that_is_another_one_afterwards_is_refused(server, relayed, tmp_p
     assert code == 1
     [line] = [line for line in lines if "warning" not in line]
     assert line.startswith("mpconv: error while reading") and words in line
+
+
+def test_a_shared_source_may_be_changed(server, relayed, tmp_path):
+    path = server.path("shared.raw")
+    fill(path, 16 * MiB)
+    url, [data, _] = relayed(server.url(path.name))
+    copy = Copy(url, tmp_path / "b.raw", "-r", "16M", "-U", "--workers", 1)
+    data.wait_for("bytes", 4 * MiB)
+    data.refuse()
+    rewrite(path)
+    data.accept()
+    code, lines = copy.end()
+    assert code == 0, lines
+    assert only_warnings(lines)
 
 
 def test_both_images_of_a_comparison_outlast_their_servers(server, target_server, relayed, tmp_path):

@@ -1,4 +1,5 @@
-"""A TCP relay on loopback between a client and a real server, whose links fail on command.
+"""A TCP relay on loopback between a client and a real server, whose links fail on command, and which can change what is
+said: message by message, so that a server behaves as others do.
 
 It runs in a thread with an event loop of its own; every method may be called from anywhere. What a test waits for is an
 event, never a time: `wait_for` returns once so many connections were accepted, cut or bytes passed on.
@@ -22,10 +23,51 @@ _RESET = struct.pack("ii", 1, 0)
 _PATIENCE = 60.0
 
 
-@dataclass
+def unchanged(message: bytearray) -> None:
+    """A change that is none."""
+
+
+def rpc_length(waiting: bytearray) -> int:
+    """Of an RPC message over TCP, in one fragment."""
+    return 4 + (int.from_bytes(waiting[:4]) & 0x7FFFFFFF)
+
+
+def iscsi_length(waiting: bytearray) -> int:
+    """Of an iSCSI PDU without digests."""
+    return 48 + waiting[4] * 4 + -(-int.from_bytes(waiting[5:8]) // 4) * 4
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is changed on the way. `length`: of the first message in what has come, of which its first 8 bytes tell.
+    Nothing of a message is passed on before all of it has come.
+    """
+
+    length: Callable[[bytearray], int]
+    request: Callable[[bytearray], object] = unchanged
+    reply: Callable[[bytearray], object] = unchanged
+
+    def of_one(self, *, replies: bool) -> Callable[[bytes], bytes]:
+        """For what one connection carries one way."""
+        waiting, change = bytearray(), self.reply if replies else self.request
+
+        def changed(data: bytes) -> bytes:
+            waiting.extend(data)
+            done = bytearray()
+            while len(waiting) >= 8 and len(waiting) >= (length := self.length(waiting)):
+                message = waiting[:length]
+                del waiting[:length]
+                change(message)
+                done += message
+            return bytes(done)
+
+        return changed
+
+
+@dataclass(frozen=True)
 class Way:
-    """What happens to bytes of one direction. `delay`: seconds that each lies in the relay; `rate`: bytes a second, 0
-    for no limit.
+    """One direction. `delay`: seconds that what was read at a time lies in the relay; `rate`: bytes a second, of each
+    connection; 0 for no limit.
     """
 
     delay: float = 0.0
@@ -59,16 +101,16 @@ class Relay:
     "held" by a stall.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, changes: Changes | None = None) -> None:
         self._server_at = (host, port)
-        self.up, self.down = Way(), Way()
+        self._changes = changes
+        self._up = self._down = Way()
         self.counts: Counter[str] = Counter()
         self._links: set[_Link] = set()
         self._stalled = False
         self._cuts_left, self._cut_after = 0, 0
         self._grows = 0
         self._cut_at: int | None = None
-        self._refuses = False
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._listener: asyncio.Server | None = None
@@ -141,6 +183,17 @@ class Relay:
 
         self._soon(release)
 
+    def slow(self, *, delay: float = 0.0, rate: float = 0.0, up: bool = False) -> None:
+        """From now on replies, or with `up` requests, take so many seconds longer, at so many bytes a second."""
+
+        def change() -> None:
+            if up:
+                self._up = Way(delay, rate)
+            else:
+                self._down = Way(delay, rate)
+
+        self._soon(change)
+
     def refuse(self) -> None:
         """Cut all connections, and refuse new ones until `accept`."""
         self._do(self._stop_listening())
@@ -196,8 +249,8 @@ class Relay:
         for stream in (writer, back):
             stream.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link.tasks = [
-            asyncio.ensure_future(self._pass(link, reader, back, self.up, replies=False)),
-            asyncio.ensure_future(self._pass(link, there, writer, self.down, replies=True)),
+            asyncio.ensure_future(self._pass(link, reader, back, replies=False)),
+            asyncio.ensure_future(self._pass(link, there, writer, replies=True)),
         ]
         await asyncio.wait(link.tasks)
         self._links.discard(link)
@@ -217,13 +270,16 @@ class Relay:
             self._cut_after += self._grows
 
     async def _pass(
-        self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: Way, *, replies: bool
+        self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool
     ) -> None:
+        changed = self._changes.of_one(replies=replies) if self._changes is not None else bytes
         with contextlib.suppress(ConnectionError):
             while data := await source.read(_READ):
+                data = changed(data)
                 if not link.flowing.is_set():
                     self._count("held")
                     await link.flowing.wait()
+                way = self._down if replies else self._up
                 if way.delay or way.rate:
                     await asyncio.sleep(way.delay + (len(data) / way.rate if way.rate else 0))
                 left = self._left(link)
@@ -242,9 +298,9 @@ class Relay:
 
 
 @contextlib.contextmanager
-def relay(host: str, port: int) -> Iterator[Relay]:
+def relay(host: str, port: int, changes: Changes | None = None) -> Iterator[Relay]:
     """One that is closed at the end."""
-    made = Relay(host, port)
+    made = Relay(host, port, changes)
     try:
         yield made
     finally:

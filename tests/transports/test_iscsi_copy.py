@@ -16,7 +16,7 @@ from mpconv.transports import scsi
 from mpconv.transports.base import Access
 from mpconv.units import MiB
 from tests.conftest import Lun
-from tests.support.iscsi_relay import EXTENDED_COPY, INQUIRY, Change, Relay, as_it_is, relayed
+from tests.support.iscsi_relay import EXTENDED_COPY, INQUIRY, Change, Listener, as_it_is, relayed
 
 SIZE = 40 * MiB
 TEST_UNIT_READY = 0x00
@@ -70,7 +70,7 @@ def copying(source: Path, target: Path) -> Change:
 
 async def copied(
     source: Lun, target: Lun, *, command: Change = as_it_is, names: tuple[Change, Change] = (able(1), able(2))
-) -> tuple[bool, bool, Relay]:
+) -> tuple[bool, bool, Listener]:
     """What two copies of the same 36 MiB came to."""
     async with (
         relayed(source.url, answer=names[0]) as (reader, _),

@@ -26,7 +26,7 @@ from mpconv.transports.base import Access, Opening, Transport
 from mpconv.transports.lasting import Lasting
 from mpconv.transports.memory import MemoryTransport
 from mpconv.transports.retrying import AT_ONCE, Retry, silently
-from tests.support.relay import Relay, relay
+from tests.support.relay import Changes, Relay, iscsi_length, relay, rpc_length
 from tests.support.servers import IscsiServer, NfsServer
 
 KiB, MiB = 1 << 10, 1 << 20
@@ -212,6 +212,93 @@ def test_a_connection_made_again_ends_the_session_of_before(iscsi, luns, tmp_pat
 
     connections, read = asyncio.run(run())
     assert (connections, read[:4]) == ((1, b"next") if reinstated else (2, b"late"))
+
+
+class Refusals:
+    """The next `times` replies that are wanted say something else: those of all connections together."""
+
+    def __init__(self, times: int, change: Callable[[bytearray], bool]) -> None:
+        self.times = times
+        self._change = change
+
+    def __call__(self, reply: bytearray) -> None:
+        self.times -= self.times > 0 and self._change(reply)
+
+
+def jukebox(reply: bytearray) -> bool:
+    """In place of what was read: NFS3ERR_JUKEBOX."""
+    if len(reply) < 4096:
+        return False
+    reply[28:32] = (10008).to_bytes(4)
+    return True
+
+
+def says(status: int) -> Callable[[bytearray], bool]:
+    """In place of GOOD behind data that was read."""
+
+    def change(reply: bytearray) -> bool:
+        if reply[0] & 0x3F != 0x25 or not reply[1] & 1 or len(reply) < 512:
+            return False
+        reply[3] = status
+        return True
+
+    return change
+
+
+BUSY, RESERVED = 0x08, 0x18
+
+
+@pytest.mark.parametrize(
+    ("length", "change"),
+    [(rpc_length, jukebox), (iscsi_length, says(BUSY))],
+    ids=["JUKEBOX", "BUSY"],
+)
+@pytest.mark.parametrize(("times", "patience"), [(4, 20.0), (10**6, 1.0)])
+def test_what_a_server_puts_off_is_asked_again_on_the_same_connection(nfs, iscsi, lun, length, change, times, patience):
+    content = os.urandom(MiB)
+    refusals = Refusals(times, change)
+    if length is rpc_length:
+        path, port, url = nfs.path(f"busy-{times}.raw"), nfs.port, nfs.url(f"busy-{times}.raw")
+    else:
+        made = lun(MiB)
+        path, port, url = made.backing, iscsi.port, made.url
+    path.write_bytes(content)
+
+    async def run(url: str) -> bytes:
+        store = await transports.open_place(Place(url=url), Access.READ, retry=Retry(patience))
+        buffer = bytearray(MiB)
+        try:
+            await store.read_into(0, memoryview(buffer))
+        finally:
+            await store.close()
+        return bytes(buffer)
+
+    with relay("127.0.0.1", port, Changes(length, reply=refusals)) as between:
+        url = url.replace(f"nfsport={port}", f"nfsport={between.port}").replace(f":{port}/", f":{between.port}/")
+        if times > 5:
+            with pytest.raises(Gone, match=r"error while reading at byte 0 of '\S+: the .*, for 1.5 seconds"):
+                asyncio.run(run(url))
+        else:
+            assert asyncio.run(run(url)) == content
+            assert refusals.times == 0
+        assert between.counts["accepted"] <= 2 and not between.counts["cut"]
+
+
+def test_a_reservation_ends_it_at_once(iscsi, lun):
+    made = lun(MiB)
+
+    async def run(url: str) -> None:
+        store = await transports.open_place(Place(url=url), Access.READ, retry=PATIENT)
+        try:
+            await store.read_into(0, memoryview(bytearray(4096)))
+        finally:
+            await store.close()
+
+    changes = Changes(iscsi_length, reply=Refusals(1, says(RESERVED)))
+    reserved = pytest.raises(Fatal, match="another initiator has reserved the LUN")
+    with relay("127.0.0.1", iscsi.port, changes) as between, reserved as raised:
+        asyncio.run(run(made.url.replace(f":{iscsi.port}/", f":{between.port}/")))
+    assert raised.type is Fatal
 
 
 OPTIONS = Qcow2Options(cluster_size=4 * KiB)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mpconv.errors import Fatal, Gone, NoSuchImage, Retryable, Unreachable
 from mpconv.transports.base import cannot_open
-from mpconv.transports.retrying import AT_ONCE, Outage, Retry, keep_trying
+from mpconv.transports.retrying import AT_ONCE, Outage, Retry, Sparingly, keep_trying
 
 REFUSED = cannot_open("nfs://a/b", "Connection refused", Unreachable)
 MISSING = cannot_open("nfs://a/b", "No such file or directory", NoSuchImage)
@@ -114,3 +114,17 @@ def test_how_long_it_was_tried_is_said():
     with pytest.raises(Gone) as raised:
         asyncio.run(tried([REFUSED] * 1000, Retry(0.2)))
     assert str(raised.value) == "Could not open 'nfs://a/b': Connection refused (given up after 0 seconds)"
+
+
+def test_lines_that_differ_in_what_is_done_are_passed_on_sparingly():
+    now, told = [0.0], list[str]()
+    tell = Sparingly(told.append, lambda: now[0])
+    for at, text in [
+        (0.0, "'nfs://a/b' does not answer (refused): trying again for 0:30"),
+        (1.0, "'nfs://a/b' does not answer (refused): trying again for 0:29"),
+        (2.0, "'nfs://a/c' does not answer (refused): trying again for 0:30"),
+        (11.0, "'nfs://a/b' does not answer (refused): trying again for 0:19"),
+    ]:
+        now[0] = at
+        tell(text)
+    assert [text[-4:] for text in told] == ["0:30", "0:30", "0:19"]

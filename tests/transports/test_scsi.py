@@ -168,3 +168,23 @@ def test_write_protection() -> None:
 )
 def test_words(status: int, key: int, ascq: int, text: str) -> None:
     assert text in scsi.words(status, key, ascq)
+
+
+@pytest.mark.parametrize(
+    ("status", "key", "ascq", "put_off", "interrupted"),
+    [
+        (scsi.BUSY, 0, 0, True, False),
+        (scsi.TASK_SET_FULL, 0, 0, True, False),
+        (scsi.CHECK_CONDITION, scsi.NOT_READY, 0x0401, True, False),
+        (scsi.CHECK_CONDITION, scsi.NOT_READY, 0x3A00, False, False),
+        (scsi.CHECK_CONDITION, scsi.UNIT_ATTENTION, 0x2900, False, True),
+        (scsi.CHECK_CONDITION, scsi.ABORTED, 0x4B00, False, True),
+        (scsi.TASK_ABORTED, 0, 0, False, True),
+        (scsi.RESERVATION_CONFLICT, 0, 0, False, False),
+        (scsi.CHECK_CONDITION, scsi.DATA_PROTECT, scsi.NO_SPACE, False, False),
+        (scsi.CHECK_CONDITION, scsi.ILLEGAL_REQUEST, 0x2100, False, False),
+    ],
+)
+def test_what_passes(status: int, key: int, ascq: int, put_off: bool, interrupted: bool) -> None:
+    assert scsi.is_put_off(status, key, ascq) == put_off
+    assert scsi.is_interrupted(status, key) == interrupted
