@@ -11,13 +11,12 @@ import msgspec
 
 from mpconv import transports
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
-from mpconv.core.digests import Sums
-from mpconv.digest import BLOCK, text
+from mpconv.digest import BLOCK
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, format_at, open_and_resolve, open_source
+from mpconv.formats.opening import How, format_at, open_and_resolve
 from mpconv.interruption import interruptible
-from mpconv.job import Job, Place, Trust
+from mpconv.job import Job, Place
 from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
@@ -100,10 +99,10 @@ async def copy_once(
             raise UsageError("No support for concatenating multiple snapshot")
         if options.refusal is not None:
             raise UsageError(options.refusal)
-        if options.verify is not None and place.url.startswith("null:"):
-            raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back")
-        if options.verify is not None and not options.create:
-            await _check_readable(place, options)
+        if options.verify is not None:
+            from mpconv.verify import check_readable  # noqa: PLC0415  (few need it)
+
+            await check_readable(place, options)
         if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet")
         target = await open_target(source, place, options, tell)
@@ -197,11 +196,10 @@ async def run(
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else _CHECKPOINT_SECONDS,
         recorder=recorder,
     )
-    before = coordinator.bytes_done
     async with recorder or contextlib.nullcontext():
         try:
-            observer.progress(before, source.size, coordinator.bytes_zero)
-            if before < job.size:
+            observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
+            if coordinator.bytes_done < job.size:
                 await coordinator.run()
             if recorder is not None:
                 await recorder.settle()
@@ -218,36 +216,6 @@ async def run(
                 error.why += f" (the target is incomplete: {written}; {again})"
             raise
         if options.digests:
-            sums = coordinator.digests
-            if before:  # what an earlier run read is read again
-                from mpconv.checksum import read_sums  # noqa: PLC0415  (few need it)
+            from mpconv.verify import prove  # noqa: PLC0415  (few need it)
 
-                observer.phase("read")
-                how = How(retry=Retry(options.retry_for), tell=tell)
-                sums = await read_sums(source, source, sources, options, how, local, observer)
-            await _prove(source.size, sums, place, target, options, local, observer)
-
-
-def _reading_back(options: Options) -> Trust:
-    """What the target may open besides itself, to be read back: the data file that was just written at least."""
-    return msgspec.structs.replace(options.trust, data_file=True)
-
-
-async def _check_readable(place: Place, options: Options) -> None:
-    """Better now than when all is written."""
-    fmt = None if options.probe_target else options.target_format
-    where = msgspec.structs.replace(place, format=fmt)
-    await (await open_source([where], How(trust=_reading_back(options)))).close()
-
-
-async def _prove(
-    size: int, sums: Sums, place: Place, target: Target, options: Options, local: LocalWorkers, observer: Observer
-) -> None:
-    """Everything is written: now what was asked for to believe it."""
-    if options.verify is not None:
-        from mpconv.verify import verify  # noqa: PLC0415  (few need it)
-
-        where = msgspec.structs.replace(place, format="raw" if target.writer is None else "qcow2")
-        await verify(where, _reading_back(options), size, sums, options.verify, options, local, observer)
-    if options.digest:
-        observer.digest(text(size, sums.total), transports.redacted(place.url))
+            await prove(source.size, coordinator.digests, place, target, options, local, observer)

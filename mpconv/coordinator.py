@@ -103,6 +103,7 @@ class Coordinator:
             buffer_size=job.buffer_size,
             done=copy.deepcopy(recorder.done) if recorder is not None else None,
             zeros_done=recorder.zeros if recorder is not None else 0,
+            digests_done=copy.deepcopy(recorder.digests) if recorder is not None else None,
         )
         self._recorder = recorder
         if recorder is not None:
@@ -379,9 +380,9 @@ class Coordinator:
                         self._placing.layout.passed(extent)
                     if self._recorder is not None:
                         self._recorder.passed(extent)
-                case events.Durable(extents, zeros):
+                case events.Durable(extents, zeros, digests):
                     if self._recorder is not None:
-                        self._recorder.durable(extents, zeros)
+                        self._recorder.durable(extents, zeros, digests)
                 case events.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
                 case events.LostContact(name):

@@ -116,6 +116,7 @@ async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalW
             done=stored.done,
             zeros=stored.zeros,
             places=stored.places,
+            digests=journal.digests(),
             entries=_entries(target),
         )
         journal.take_up()

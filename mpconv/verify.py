@@ -13,14 +13,15 @@ import msgspec
 from mpconv import transports
 from mpconv.checksum import read_sums
 from mpconv.core.digests import Sums
-from mpconv.digest import REGION, regions
-from mpconv.errors import Fatal, MpconvError, StatusWithdrawn
+from mpconv.digest import REGION, regions, text
+from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import How, open_and_resolve, open_source
 from mpconv.job import Place, Trust
 from mpconv.observer import Observer
 from mpconv.options import Options
+from mpconv.target import Target
 from mpconv.transports.retrying import Retry, Sparingly
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -30,9 +31,33 @@ _FEWEST_ZEROS = 64
 """Regions of zeros that a sample has where there is hardly any data."""
 
 
+async def check_readable(place: Place, options: Options) -> None:
+    """UsageError, or another, when the target could not be read back: better now than when all is written."""
+    if place.url.startswith("null:"):
+        raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back")
+    if not options.create:
+        where = msgspec.structs.replace(place, format=None if options.probe_target else options.target_format)
+        await (await open_source([where], How(trust=_trust(options)))).close()
+
+
+def _trust(options: Options) -> Trust:
+    """What the target may open besides itself, to be read back: the data file that was just written at least."""
+    return msgspec.structs.replace(options.trust, data_file=True)
+
+
+async def prove(
+    size: int, sums: Sums, place: Place, target: Target, options: Options, local: LocalWorkers, observer: Observer
+) -> None:
+    """Everything is written: now what was asked for to believe it. `sums`: of the `size` bytes that were read."""
+    if options.verify is not None:
+        where = msgspec.structs.replace(place, format="raw" if target.writer is None else "qcow2")
+        await verify(where, size, sums, options.verify, options, local, observer)
+    if options.digest:
+        observer.digest(text(size, sums.total), transports.redacted(place.url))
+
+
 async def verify(
     place: Place,
-    trust: Trust,
     size: int,
     source: Sums,
     share: float,
@@ -48,7 +73,7 @@ async def verify(
     chosen = sample(source, size, share, random.SystemRandom()) if share < EVERYTHING else None
     wanted = [(0, size)] if chosen is None else joined(chosen, size)
     try:
-        found = await _read_back(place, trust, size, wanted, options, local, observer)
+        found = await _read_back(place, size, wanted, options, local, observer)
     except MpconvError as error:
         error.why += " (everything is written, but it is not verified)"
         raise
@@ -60,14 +85,13 @@ async def verify(
 
 async def _read_back(
     place: Place,
-    trust: Trust,
     size: int,
     wanted: list[tuple[int, int]],
     options: Options,
     local: LocalWorkers,
     observer: Observer,
 ) -> Sums:
-    how = How(trust=trust, retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
+    how = How(trust=_trust(options), retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
     try:
         return await _read(place, how, size, wanted, options, local, observer)
     except StatusWithdrawn as error:

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transports": BOTTOM,
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
-    "journal": BOTTOM,
+    "journal": BOTTOM | {"core"},
     "course": BOTTOM | {"formats", "transports", "options", "target", "journal"},
     "journaled": BOTTOM
     | {
@@ -69,7 +69,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "verify",
     },
     "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
-    "verify": BOTTOM | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum"},
+    "verify": BOTTOM
+    | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum", "target"},
     "compare": BOTTOM | {"convert", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM

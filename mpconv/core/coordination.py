@@ -56,7 +56,8 @@ class CoordinatorState:
     `durable`: what is written counts only when its worker has flushed; otherwise as soon as it is written.
     `writes_zeros`: zeros are written as data is. `leaves_unallocated`: what the source leaves to its backing file is
     left to the target's. `rate`: bytes written per second at most, 0 for no limit. `seams`: where one source image ends
-    and the next begins. `done`: what an earlier run made durable, `zeros_done` bytes of it zero. `checkpoint_seconds`:
+    and the next begins. `done`: what an earlier run made durable, `zeros_done` bytes of it zero.
+    `digests_done`: the sums of it. `checkpoint_seconds`:
     how often whoever wrote is asked to flush before the end; 0 for never. `settle_seconds`: how long after a worker was
     lost that might write the job does not end, because what it sent may still lie in a socket of the server's.
     `wake_at`: when a Tick is wanted, since the rate holds the next lease back; None: no need.
@@ -76,6 +77,7 @@ class CoordinatorState:
         seams: Collection[int] = (),
         done: Ranges | None = None,
         zeros_done: int = 0,
+        digests_done: Sums | None = None,
         checkpoint_seconds: float = 0,
         settle_seconds: float = 0,
         workers: int = 1,
@@ -96,7 +98,7 @@ class CoordinatorState:
         self.cursor = Cursor(size, seams)
         self.leases = LeaseBook(lease_seconds)
         self.flushes = FlushBook(lease_seconds)
-        self.digests = Sums()
+        self.digests = digests_done or Sums()
         self.sequence = WriteSequence(order)
         self.before = done or Ranges()
         self.bytes_done = sum(end - start for start, end in self.before)
@@ -139,7 +141,7 @@ class CoordinatorState:
             case Flushed(worker):
                 batch = self.flushes.flushed(worker)
                 if batch is not None:
-                    actions.append(Durable(tuple(batch.extents()), batch.zeros))
+                    actions.append(Durable(tuple(batch.extents()), batch.zeros, tuple(batch.digests)))
             case WorkerDead(worker):
                 self._lose(worker, now)
                 self._dead.add(worker)

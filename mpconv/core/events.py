@@ -124,10 +124,13 @@ class AskFlush:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """A flush is done: these extents, `zeros` bytes of them zero, are on the target for good."""
+    """A flush is done: these extents, `zeros` bytes of them zero, are on the target for good. `digests`: packed sums
+    of them, and the byte where each begins.
+    """
 
     extents: tuple[Extent, ...]
     zeros: int
+    digests: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

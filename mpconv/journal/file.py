@@ -40,10 +40,11 @@ CREATE TABLE job (
 CREATE TABLE identities (number INTEGER PRIMARY KEY, role TEXT, name TEXT, same TEXT, content TEXT);
 CREATE TABLE done (start INTEGER PRIMARY KEY, end INTEGER NOT NULL);
 CREATE TABLE entries (number INTEGER PRIMARY KEY, packed BLOB NOT NULL);
+CREATE TABLE digests (region INTEGER PRIMARY KEY, sum BLOB NOT NULL);
 CREATE TABLE happened (at REAL, kind TEXT, text TEXT, start INTEGER, length INTEGER);
 COMMIT;
 """
-_TABLES = ("job", "identities", "done", "entries", "happened")
+_TABLES = ("job", "identities", "done", "entries", "digests", "happened")
 
 
 class Journal:
@@ -132,6 +133,7 @@ class Journal:
         with self._transaction() as database:
             database.execute("DELETE FROM done")
             database.execute("DELETE FROM entries")
+            database.execute("DELETE FROM digests")
             database.execute("UPDATE job SET course = coalesce(?, course), zeros = 0, written = 0", (course,))
             _note(database, happened)
 
@@ -150,6 +152,7 @@ class Journal:
             database.executemany("DELETE FROM done WHERE start BETWEEN ? AND ?", checkpoint.ranges)
             database.executemany("INSERT INTO done VALUES (?, ?)", checkpoint.ranges)
             database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", packed)
+            database.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", checkpoint.digests.items())
             _note(database, checkpoint.happened)
             database.execute(
                 "UPDATE job SET updated = ?, zeros = ?, written = ?,"
@@ -173,6 +176,11 @@ class Journal:
         with _told(self.path, "reading"):
             rows = self._database.execute("SELECT number, packed FROM entries").fetchall()
             return {number: zlib.decompress(packed) for number, packed in rows}
+
+    def digests(self) -> dict[int, bytes]:
+        """The sums of what is done, by region."""
+        with _told(self.path, "reading"):
+            return dict(self._database.execute("SELECT region, sum FROM digests").fetchall())
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
+from mpconv.core.digests import Sums
+from mpconv.digest import REGION, WIDTH
 from mpconv.errors import Interrupted, MpconvError, StatusWithdrawn
 from mpconv.extent import Extent, Ranges
 from mpconv.journal.file import Journal, resume_with
@@ -38,8 +40,8 @@ class Entries(Protocol):
 
 
 class Recorder:
-    """`done`: what is durable from before, `zeros` bytes of it zero; `places`: as a checkpoint's. `entries`: None where
-    guest bytes lie where they lie in the guest disk.
+    """`done`: what is durable from before, `zeros` bytes of it zero; `places` and `digests`: as a checkpoint's.
+    `entries`: None where guest bytes lie where they lie in the guest disk.
 
     `on_failure` is called when the journal cannot be written, `on_room` when places may be used that could not before.
     """
@@ -52,10 +54,14 @@ class Recorder:
         done: Ranges,
         zeros: int = 0,
         places: int = 0,
+        digests: Mapping[int, bytes] = MappingProxyType({}),
         entries: Entries | None = None,
     ) -> None:
         self.done = done
         self.zeros = zeros
+        self.digests = Sums()
+        for region, sums in digests.items():
+            self.digests.add(region * REGION, sums)
         self.written = self.bytes_done
         self.on_failure: Callable[[MpconvError], None] = lambda error: None
         self.on_room: Callable[[], None] = lambda: None
@@ -64,6 +70,7 @@ class Recorder:
         self._room = max(_LEAST_ROOM, min(_MOST_ROOM, size // _PARTS))
         self._places = self._wanted_places = places
         self._new = Ranges()
+        self._digested: set[int] = set()
         self._happened: list[Happening] = []
         self._due = False
         self._error: MpconvError | None = None
@@ -84,8 +91,11 @@ class Recorder:
         self._add(extent)
         self.zeros += extent.length
 
-    def durable(self, extents: Iterable[Extent], zeros: int) -> None:
-        """A flush made them durable, `zeros` bytes of them zero."""
+    def durable(self, extents: Iterable[Extent], zeros: int, digests: Iterable[tuple[int, bytes]] = ()) -> None:
+        """A flush made them durable, `zeros` bytes of them zero. `digests`: their sums, as Durable's."""
+        for start, sums in digests:
+            self.digests.add(start, sums)
+            self._digested.update(range(start // REGION, start // REGION + len(sums) // WIDTH))
         for extent in extents:
             self._add(extent)
         self.zeros += zeros
@@ -162,6 +172,7 @@ class Recorder:
     def _checkpoint(self, state: State | None = None) -> Checkpoint:
         ranges = dict.fromkeys(self.done.around(start) for start, _ in self._new)
         happened, self._happened = self._happened, []
+        digested, self._digested = self._digested, set()
         self._new = Ranges()
         self._due = False
         return Checkpoint(
@@ -170,6 +181,7 @@ class Recorder:
             written=max(self.written, self.bytes_done),
             entries=self._entries.changed(self.done) if self._entries is not None else {},
             places=self._wanted_places,
+            digests={region: self.digests[region].to_bytes(WIDTH, "little") for region in digested},
             happened=happened,
             state=state,
         )

@@ -57,7 +57,7 @@ class Begun:
 class Checkpoint:
     """What is new. `ranges`: done and durable now, each as long as it is by now. `entries`: of a target whose format
     says where its bytes lie, by number. `zeros`, `written`: bytes, over all. `places`: no byte of the target from here
-    on was ever given out to be written; None: as before.
+    on was ever given out to be written; None: as before. `digests`: sums of the regions that changed.
     """
 
     ranges: list[tuple[int, int]]
@@ -65,6 +65,7 @@ class Checkpoint:
     written: int
     entries: dict[int, bytes] = field(default_factory=dict)
     places: int | None = None
+    digests: dict[int, bytes] = field(default_factory=dict)
     happened: list[Happening] = field(default_factory=list)
     state: State | None = None
 

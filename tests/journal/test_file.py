@@ -35,10 +35,20 @@ def path(tmp_path) -> str:
 def test_what_is_committed_comes_back(path):
     journal = Journal.for_new_copy(path)
     journal.begin(begun())
-    journal.commit(Checkpoint(ranges=[(0, MiB), (3 * MiB, 4 * MiB)], zeros=5, written=7, entries={3: b"x" * 100}))
+    first = [(0, MiB), (3 * MiB, 4 * MiB)]
+    digests = {0: b"\1" * 16, 1: b"\2" * 16}
+    journal.commit(Checkpoint(ranges=first, zeros=5, written=7, entries={3: b"x" * 100}, digests=digests))
     happened = [Happening(1.5, "lost", "why\udcff", 512, 1024), Happening(2.5, "warning", "w")]
     journal.commit(
-        Checkpoint(ranges=[(0, 4 * MiB)], zeros=6, written=8, entries={3: b"y"}, places=77, happened=happened)
+        Checkpoint(
+            ranges=[(0, 4 * MiB)],
+            zeros=6,
+            written=8,
+            entries={3: b"y"},
+            places=77,
+            digests={1: b"\3" * 16},
+            happened=happened,
+        )
     )
     journal.close()
     again = Journal.of_copy(path)
@@ -47,6 +57,7 @@ def test_what_is_committed_comes_back(path):
     assert (list(stored.done), stored.bytes_done) == ([(0, 4 * MiB)], 4 * MiB)
     assert (stored.zeros, stored.written, stored.places) == (6, 8, 77)
     assert again.entries() == {3: b"y"}
+    assert again.digests() == {0: b"\1" * 16, 1: b"\3" * 16}
     assert (stored.state, stored.pid) == (State.RUNNING, os.getpid())
     assert stored.begun.identities[0].same == {"its inode": "7"}
     assert [(one.kind, one.start, one.length) for one in stored.happened] == [

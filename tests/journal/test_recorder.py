@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from mpconv.digest import REGION
 from mpconv.errors import Fatal, Interrupted, StatusWithdrawn
 from mpconv.extent import Extent, Kind, Ranges
 from mpconv.journal.recorder import Recorder
@@ -76,6 +77,26 @@ def test_one_commit_at_a_time_and_what_comes_meanwhile_goes_into_the_next():
         assert journal.most_under_way == 1
 
     asyncio.run(run())
+
+
+def test_sums_go_with_what_they_are_of_and_those_of_an_earlier_run_go_on():
+    async def run() -> None:
+        journal = Held()
+        journal.go.release(9)
+        recorder = Recorder(journal, 8 * REGION, done=Ranges(), digests={1: number(7)})
+        recorder.durable([Extent(REGION, 2 * REGION)], 0, [(REGION, number(3) + number(4))])
+        await recorder.settle()
+        recorder.durable([Extent(5 * REGION, REGION)], 0, [(5 * REGION, number(5))])
+        await recorder.settle()
+        found = [one.digests for one in journal.committed if one.ranges]
+        assert found == [{1: number(10), 2: number(4)}, {5: number(5)}]
+        assert recorder.digests.total == 19
+
+    asyncio.run(run())
+
+
+def number(value: int) -> bytes:
+    return value.to_bytes(16, "little")
 
 
 def test_what_nobody_writes_waits_for_the_next_commit():
