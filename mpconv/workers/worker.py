@@ -88,6 +88,7 @@ class Worker(Reports):
         task = asyncio.get_running_loop().create_task(guarded())
         among.add(task)
         task.add_done_callback(among.discard)
+        task.add_done_callback(lambda _: work.close())  # it may be cancelled before it has begun
 
     def _report(self, error: MpconvError) -> None:
         """A target's connection that is lost is made again, and what was written through it is written again; sources'
