@@ -11,17 +11,19 @@ import msgspec
 
 from mpconv import transports
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
+from mpconv.core.digests import Sums
+from mpconv.digest import BLOCK, text
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, format_at, open_and_resolve
+from mpconv.formats.opening import How, format_at, open_and_resolve, open_source
 from mpconv.interruption import interruptible
-from mpconv.job import Job, Place
+from mpconv.job import Job, Place, Trust
 from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.target import Left, Target, open_raw
 from mpconv.transports.retrying import Retry, Sparingly, Tell
-from mpconv.units import MiB, human
+from mpconv.units import MiB, align_down, human
 from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:
@@ -100,11 +102,15 @@ async def copy_once(
             raise UsageError(options.refusal)
         if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet")
+        if options.verify is not None and place.url.startswith("null:"):
+            raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back")
+        if options.verify is not None and not options.create:
+            await _check_readable(place, options)
         target = await open_target(source, place, options, tell)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
         recorder = await begin(sources, source, target, how) if begin is not None else None
-        await run(sources, source, target, options, local, observer, tell, recorder)
+        await run(sources, source, place, target, options, local, observer, tell, recorder)
     finally:
         await source.close()
         if target is not None:
@@ -131,6 +137,7 @@ async def open_target(source: Image, place: Place, options: Options, tell: Tell,
 async def run(
     sources: list[Place],
     source: Image,
+    place: Place,
     target: Target,
     options: Options,
     local: LocalWorkers,
@@ -138,7 +145,24 @@ async def run(
     tell: Tell,
     recorder: Recorder | None = None,
 ) -> None:
-    """Copy from the source to the target, which are open, as far as it is not done yet by what `recorder` knows."""
+    """Copy from the source to the target at `place`, which are open, as far as it is not done yet by what `recorder`
+    knows, and prove what is to be proved.
+    """
+    async with recorder or contextlib.nullcontext():
+        sums = await _copy(sources, source, target, options, local, observer, tell, recorder)
+        await _prove(source.size, sums, place, target, options, local, observer)
+
+
+async def _copy(
+    sources: list[Place],
+    source: Image,
+    target: Target,
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
+    tell: Tell,
+    recorder: Recorder | None,
+) -> Sums:
     alone = options.in_order and target.written.ordered and not options.compress
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
     if not target.divisible:
@@ -151,6 +175,8 @@ async def run(
         lease_size = buffer_size  # a token tells the places of one buffer
     else:
         buffer_size = max(BUFFER, min(_LARGEST_BUFFER, target.written.limits.optimal_write))
+        if options.digests:
+            buffer_size = align_down(buffer_size, BLOCK)
     job = Job(
         id=1,
         sources=sources,
@@ -165,6 +191,7 @@ async def run(
         write_through=options.cache.through,
         salvage=options.salvage,
         offload=options.offload and target.clusters is None,
+        digest=options.digests,
         clusters=target.clusters,
         retry_for=options.retry_for,
         buffer_size=buffer_size,
@@ -186,16 +213,15 @@ async def run(
         recorder=recorder,
     )
     try:
-        async with recorder or contextlib.nullcontext():
-            observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
-            if coordinator.bytes_done < job.size:
-                await coordinator.run()
-            if recorder is not None:
-                await recorder.settle()
-            if options.cache.flushes:
-                observer.phase("flush")
-            if not target.whole:
-                await interruptible(target.finish(durable=options.cache.flushes))
+        observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
+        if coordinator.bytes_done < job.size:
+            await coordinator.run()
+        if recorder is not None:
+            await recorder.settle()
+        if options.cache.flushes:
+            observer.phase("flush")
+        if not target.whole:
+            await interruptible(target.finish(durable=options.cache.flushes))
     except StatusWithdrawn:
         raise
     except MpconvError as error:
@@ -204,3 +230,29 @@ async def run(
             again = f"resume with: {recorder.resume_with}" if recorder is not None else "run the command again"
             error.why += f" (the target is incomplete: {written}; {again})"
         raise
+    return coordinator.digests
+
+
+def _reading_back(options: Options) -> Trust:
+    """What the target may open besides itself, to be read back: the data file that was just written at least."""
+    return msgspec.structs.replace(options.trust, data_file=True)
+
+
+async def _check_readable(place: Place, options: Options) -> None:
+    """Better now than when all is written."""
+    fmt = None if options.probe_target else options.target_format
+    where = msgspec.structs.replace(place, format=fmt)
+    await (await open_source([where], How(trust=_reading_back(options)))).close()
+
+
+async def _prove(
+    size: int, sums: Sums, place: Place, target: Target, options: Options, local: LocalWorkers, observer: Observer
+) -> None:
+    """Everything is written: now what was asked for to believe it."""
+    if options.verify is not None:
+        from mpconv.verify import verify  # noqa: PLC0415  (few need it)
+
+        where = msgspec.structs.replace(place, format="raw" if target.writer is None else "qcow2")
+        await verify(where, _reading_back(options), size, sums, options.verify, options, local, observer)
+    if options.digest:
+        observer.digest(text(size, sums.total), transports.redacted(place.url))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import tempfile
 from collections import deque
 from pathlib import Path
@@ -17,11 +18,14 @@ import zmq
 
 from mpconv.core import coordination as core
 from mpconv.core import events
+from mpconv.core.digests import Sums
 from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
 from mpconv.crew import SILENCE, Crew
+from mpconv.digest import BLOCK
 from mpconv.errors import Fatal, Gone, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent, WholeBlocks
+from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.interruption import heard_by
@@ -62,7 +66,7 @@ class Coordinator:
     def __init__(
         self,
         job: Job,
-        source: Image | Pair,
+        source: Image | Pair | Excerpt,
         workers: LocalWorkers,
         count: int,
         observer: Observer,
@@ -75,6 +79,8 @@ class Coordinator:
         layout: Layout | None = None,
         recorder: Recorder | None = None,
     ) -> None:
+        if job.digest:
+            block = math.lcm(block, BLOCK)
         self._job = job
         self._source = source
         self._workers = workers
@@ -97,6 +103,7 @@ class Coordinator:
             buffer_size=job.buffer_size,
             done=copy.deepcopy(recorder.done) if recorder is not None else None,
             zeros_done=recorder.zeros if recorder is not None else 0,
+            sums_done=copy.deepcopy(recorder.sums) if recorder is not None else None,
         )
         self._recorder = recorder
         if recorder is not None:
@@ -154,13 +161,18 @@ class Coordinator:
         """Those of them that are zero."""
         return self._state.bytes_zero
 
+    @property
+    def digests(self) -> Sums:
+        """The sums of the blocks' digests, in a job that wants them."""
+        return self._state.digests
+
     def _fail(self, error: MpconvError) -> None:
         if not self._outcome.done():
             self._outcome.set_exception(error)
 
     def _interrupt(self, error: Interrupted) -> None:
         """The first time what is being written ends and is flushed; the second time it ends now."""
-        if self._interrupted is not None or self._job.compare:
+        if self._interrupted is not None or self._job.compare or not self._job.targets:
             self._fail(error)
             return
         self._interrupted = error
@@ -284,8 +296,8 @@ class Coordinator:
                     self._handle(events.LeaseWanted(name))
             case messages.Ready(of, epoch) if of == job:
                 self._ready(name, message)
-            case messages.Done(of, epoch, zeros) if of == job:
-                self._done(name, epoch, zeros)
+            case messages.Done(of, epoch, zeros, digests) if of == job:
+                self._done(name, epoch, zeros, digests)
             case messages.FlushDone(of) if of == job:
                 self._handle(events.Flushed(name))
             case messages.Lost(of, ranges, why) if of == job:
@@ -318,9 +330,9 @@ class Coordinator:
             self._placing.ready(message, lease.extent)
         self._handle(events.TokenWanted(name, message.epoch))
 
-    def _done(self, name: str, epoch: int, zeros: int) -> None:
+    def _done(self, name: str, epoch: int, zeros: int, digests: bytes) -> None:
         lease = self._state.leases.current(epoch, name)
-        self._handle(events.LeaseDone(name, epoch, zeros))
+        self._handle(events.LeaseDone(name, epoch, zeros, digests))
         if self._placing is not None and lease is not None and lease.state is LeaseState.DONE:
             self._placing.done(epoch, lease.extent)
 
@@ -368,9 +380,9 @@ class Coordinator:
                         self._placing.layout.passed(extent)
                     if self._recorder is not None:
                         self._recorder.passed(extent)
-                case events.Durable(extents, zeros):
+                case events.Durable(extents, zeros, digests):
                     if self._recorder is not None:
-                        self._recorder.durable(extents, zeros)
+                        self._recorder.durable(extents, zeros, digests)
                 case events.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
                 case events.LostContact(name):

@@ -96,6 +96,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     offload: bool = False
     """Whether data is copied where it lies, as far as that can be."""
     compare: bool = False
+    digest: bool = False
+    """Whether each lease that is done tells the sums of its blocks. Without targets nothing is written besides."""
     retry_for: float = 0.0
     """Seconds for which a server that does not answer is tried again; 0: not at all."""
     clusters: Clusters | None = None

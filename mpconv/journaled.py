@@ -115,6 +115,7 @@ async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalW
             source.size,
             done=stored.done,
             zeros=stored.zeros,
+            sums=journal.sums(),
             places=stored.places,
             entries=_entries(target),
         )
@@ -122,7 +123,7 @@ async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalW
         _tell_again(stored.happened, observer)
         loop = asyncio.get_running_loop()
         settled_at = loop.time() + (0 if transports.is_local(course.target.url) else SETTLE_SECONDS)
-        await run(sources, source, target, options, local, noting, tell, recorder)
+        await run(sources, source, course.target, target, options, local, noting, tell, recorder)
         await interruptible(asyncio.sleep(settled_at - loop.time()))
     finally:
         await source.close()
@@ -185,6 +186,16 @@ class Noting(Observer):
         if self.recorder is not None:
             self.recorder.happened("lost", why, ranges)
         self._inner.lost(ranges, why)
+
+    def digest(self, text: str, image: str) -> None:
+        if self.recorder is not None:
+            self.recorder.happened("digest", text)
+        self._inner.digest(text, image)
+
+    def verified(self, checked: int, size: int) -> None:
+        if self.recorder is not None:
+            self.recorder.happened("verified", f"{checked} of {size} bytes")
+        self._inner.verified(checked, size)
 
     def said(self, text: str) -> None:
         self._inner.said(text)

@@ -10,10 +10,16 @@ class Observer:
         """So many bytes are complete, `zeros` of them zero."""
 
     def phase(self, name: str) -> None:
-        """What it is at now: "copy", "flush"."""
+        """What it is at now: "copy", "read", "flush", "verify"."""
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
         """These ranges (start, length) of the source could not be read and became zeros."""
+
+    def digest(self, text: str, image: str) -> None:
+        """The digest of what was copied into an image, which is named without credentials."""
+
+    def verified(self, checked: int, size: int) -> None:
+        """So many bytes of `size` were read back and are the source's."""
 
     def said(self, text: str) -> None:
         """How something is done, told once."""

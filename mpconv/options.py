@@ -36,7 +36,8 @@ class Options:
     open, as qemu-img does. `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made, None for raw.
     `compression_level`: None for the codec's own. `snapshot`: the source's internal snapshot to copy, by id or name, or
     as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides. `retry_for`: seconds for which a server
-    that does not answer is tried again, 0 for not at all.
+    that does not answer is tried again, 0 for not at all. `digest`: tell that of what was read. `verify`: the share of
+    the target that is read back and compared, above 0 and at most 1, or None.
     """
 
     in_order: bool = True
@@ -60,6 +61,13 @@ class Options:
     snapshot: str | None = None
     trust: Trust = NO_TRUST
     retry_for: float = RETRY_SECONDS
+    digest: bool = False
+    verify: float | None = None
+
+    @property
+    def digests(self) -> bool:
+        """Whether digests are taken of what passes."""
+        return self.digest or self.verify is not None
 
 
 def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) -> tuple[int, int]:

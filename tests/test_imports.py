@@ -11,19 +11,20 @@ import mpconv
 
 ROOT = Path(mpconv.__file__).parent
 
-BOTTOM = {"extent", "job", "errors", "units"}
+BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": set(),
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
     "units": BOTTOM,
+    "digest": BOTTOM,
     "core": BOTTOM,
     "protocol": BOTTOM,
     "transports": BOTTOM,
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
-    "journal": BOTTOM,
+    "journal": BOTTOM | {"core"},
     "course": BOTTOM | {"formats", "transports", "options", "target", "journal"},
     "journaled": BOTTOM
     | {
@@ -64,12 +65,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         "journal",
         "observer",
         "interruption",
+        "verify",
     },
+    "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
+    "verify": BOTTOM | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum"},
     "compare": BOTTOM | {"convert", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"cache", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
+    | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""
@@ -80,6 +84,7 @@ MUST_NOT: dict[str, set[str]] = {
     "job": SHELL | {"click"},
     "errors": SHELL | {"click"},
     "units": SHELL | {"click"},
+    "digest": SHELL | {"click"},
     "crew": SHELL | {"click"},
     "core": SHELL | {"click", "msgspec", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpconv.coordinator import Coordinator
+from mpconv.digest import BLOCK, text
 from mpconv.errors import Retryable, WorkerLost
 from mpconv.extent import Extent
 from mpconv.formats.pair import Pair
@@ -21,6 +22,7 @@ from mpconv.transports.base import Access
 from mpconv.workers.launch.local import Ended
 from mpconv.workers.pieces import HeldLease
 from mpconv.workers.worker import Worker
+from tests.support.digests import digest_of
 from tests.workers.test_copier import BUFFER, job
 
 SIZE = 64 * BUFFER
@@ -223,6 +225,39 @@ def test_who_falls_silent_is_killed_and_its_work_done_by_others(monkeypatch, in_
     assert content == CONTENT
     assert crew.killed == [2]
     assert ["was silent" in heard.warnings[0], "ended (signal 9)" in heard.warnings[1]] == [True, True]
+
+
+DIGESTED = {"digest": True, "buffer_size": BLOCK, "retry_for": 60.0}
+BLOCKS = SIZE // BUFFER
+
+
+@given(
+    deaths=lives,
+    power_cuts=st.integers(0, 2),
+    count=st.integers(1, 4),
+    in_order=st.booleans(),
+    durable=st.booleans(),
+    buffers=st.integers(1, 4),
+    pieces=st.integers(1, BLOCKS),
+)
+@settings(deadline=None, max_examples=100, derandomize=True)
+def test_the_digest_is_that_of_the_source_whoever_dies_and_when(
+    deaths, power_cuts, count, in_order, durable, buffers, pieces
+):
+    """What is written again after a death counts once."""
+    options = {"in_order": in_order, "durable": durable or bool(power_cuts), "lease_size": buffers * BLOCK, **DIGESTED}
+    deaths = [None if last is None else last + 4 * bool(power_cuts) for last in deaths]
+    content, coordinator, _, _ = copied(deaths, count, pieces=pieces, power_cuts=power_cuts, **options)
+    assert text(len(content), coordinator.digests.total) == digest_of(CONTENT[: pieces * BUFFER])
+
+
+@given(deaths=lives, count=st.integers(1, 4), pieces=st.integers(1, BLOCKS))
+@settings(deadline=None, max_examples=50, derandomize=True)
+def test_the_digest_of_what_is_only_read(deaths, count, pieces):
+    options = {"durable": False, "zero_initialised": True, "lease_size": 2 * BLOCK, "targets": [], **DIGESTED}
+    content, coordinator, _, _ = copied(deaths, count, pieces=pieces, **options)
+    assert not any(content), "nothing is written"
+    assert text(len(content), coordinator.digests.total) == digest_of(CONTENT[: pieces * BUFFER])
 
 
 @pytest.mark.parametrize("pieces", range(2, 7))

@@ -14,9 +14,8 @@ from mpconv import __version__
 from mpconv.cli.passwords import hide_passwords
 from mpconv.errors import MpconvError
 
-_COMMANDS = {name: name for name in ("convert", "check", "compare", "info", "measure", "resume", "status")} | {
-    "map": "map_"
-}
+_NAMES = ("convert", "check", "checksum", "compare", "info", "measure", "resume", "status")
+_COMMANDS = {name: name for name in _NAMES} | {"map": "map_"}
 """In mpconv/cli there is a module for each; and what the command is called in it."""
 
 

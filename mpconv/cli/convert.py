@@ -9,7 +9,7 @@ import click
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind, retry_option, trust_of, trust_options
 from mpconv.cli.opening import RAW, places, probed
-from mpconv.cli.params import Level, OptionList, Requests, Size, Snapshot, SparseSize, last_of
+from mpconv.cli.params import Level, OptionList, Requests, Share, Size, Snapshot, SparseSize, last_of
 from mpconv.cli.refusals import check_combination, check_protocol, created_as, help_text
 from mpconv.errors import MpconvError, UsageError
 from mpconv.job import Place
@@ -79,6 +79,13 @@ from mpconv.job import Place
 @click.option("-B", "--backing", metavar="FILE", help="The target's backing file (qcow2).")
 @click.option("-F", "--backing-format", metavar="FMT", help="Its format.")
 @click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot (qcow2).")
+@click.option("--digest", is_flag=True, help="At the end print the digest of what was copied, as mpconv checksum does.")
+@click.option(
+    "--verify",
+    type=Share(),
+    metavar="[=all|sample:N%]",
+    help="Read the target back and compare it with what was read of the source: all of it, or a sample.",
+)
 @trust_options
 @click.option("--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on.")
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: refused so far.")
@@ -125,7 +132,12 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     )
     to_place, unusable = _target(target, options, direct=target_cache.direct)
     made = created_as(options, from_places, target, to_place.format)
-    workers = LocalWorkers.preloading(from_places, to_place, compressing=options["compress"])
+    workers = LocalWorkers.preloading(
+        from_places,
+        to_place,
+        compressing=options["compress"],
+        digesting=options["digest"] or options["verify"] is not None,
+    )
     local = click.get_current_context().with_resource(workers)
 
     from mpconv import convert as job  # noqa: PLC0415
@@ -157,6 +169,8 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         snapshot=options["snapshot"],
         trust=trust_of(options["allow_backing"], options["allow_data_file"]),
         retry_for=options["retry_for"],
+        digest=options["digest"],
+        verify=options["verify"],
     )
     if options["journal"] is None:
         copy = job.convert(from_places, to_place, chosen, local, report, report.warn)

@@ -15,17 +15,18 @@ from mpconv.job import RETRY_SECONDS, Trust
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _OUTPUTS = ("human", "json")
+_BARE = {"--allow-backing": "--allow-backing=", "--verify": "--verify=all"}
 
 
 class ImageCommand(click.Command):
     """A command that refuses what it does not understand in qemu-img's words.
 
-    `--allow-backing` takes no value but with a `=`: what follows it may be an image.
+    `--allow-backing` and `--verify` take no value but with a `=`: what follows them may be an image.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
-        valued = ["--allow-backing=" if arg == "--allow-backing" else arg for arg in args[:end]]
+        valued = [_BARE.get(arg, arg) for arg in args[:end]]
         try:
             return super().parse_args(ctx, valued + args[end:])
         except click.NoSuchOption as error:

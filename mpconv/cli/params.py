@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from mpconv.job import MAX_REQUESTS, MAX_SPARSE
 from mpconv.units import SECTOR, TooLarge, parse_seconds, parse_size
 
 _LARGEST = (1 << 63) - 1
+_SAMPLE = re.compile(r"sample:([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
 
 
 def last_of(ctx: click.Context, param: click.Parameter, values: tuple[int, ...]) -> int | None:
@@ -108,6 +111,23 @@ class Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             return parse_seconds(str(value))
         except ValueError:
             self.fail(f"Invalid time '{value}': it must be a number of seconds, or such as 1m30s, 5m or 1h.")
+
+
+class Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`--verify`: all of it, or `sample:N%`. A part of 1."""
+
+    name = "share"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        if value == "all":
+            return 1.0
+        match = _SAMPLE.fullmatch(str(value))
+        share = float(match[1]) / 100 if match else 0.0
+        if not 0 < share <= 1:
+            self.fail(f"Invalid --verify '{value}': all, or sample:N% with N above 0 and at most 100")
+        return share
 
 
 class Level(click.ParamType):  # type: ignore[type-arg, unused-ignore]

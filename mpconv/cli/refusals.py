@@ -67,10 +67,18 @@ def check_combination(options: Options) -> None:
             options["journal"] is not None and options["target_cache"] == "unsafe",
             "--journal cannot be used with -t unsafe: nothing would ever be durable",
         ),
+        (
+            _digests(options) and options["copy_range_offloading"],
+            "Cannot use --digest or --verify with copy offloading: its data is not read",
+        ),
     ]
     for refused, why in refusals:
         if refused:
             raise UsageError(why)
+
+
+def _digests(options: Options) -> bool:
+    return options["digest"] or options["verify"] is not None
 
 
 def check_protocol(target: str) -> None:
@@ -188,6 +196,10 @@ def _refusals(
         (
             len(sources) > 1 and backed,
             "Having a backing file for the target makes no sense when concatenating multiple input images",
+        ),
+        (
+            backed and _digests(options),
+            "Cannot use --digest or --verify with a backing file: what is left to it is not read",
         ),
         (backed and format_missing, "Use of backing file requires explicit backing format"),
         (compress and target_format == RAW, "Compression not supported for this file format"),

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from mpconv.cli.image_command import show
 from mpconv.interruption import interruptible
 from mpconv.observer import Observer
 from mpconv.ui.progress import Display, make_display
+from mpconv.units import human
 
 _Result = TypeVar("_Result")
 
@@ -27,6 +29,8 @@ class Report(Observer):
         self._phase = "copy"
         self._seen = (0, 1, 0)
         self._lost: list[tuple[int, int, str]] = []
+        self._checked: tuple[int, int] | None = None
+        self._digest: tuple[str, str] | None = None
 
     def __enter__(self) -> Report:
         self._display.update(0, 1, 0, "open")
@@ -40,6 +44,20 @@ class Report(Observer):
             self._display.update(done, total, zeros, "failed")
         self._display.finish()
         self._tell_lost()
+        if kind is None:
+            self._tell_results()
+
+    def _tell_results(self) -> None:
+        """The digest was asked for, so -q does not silence it. That everything was verified, exit code 0 says."""
+        if self._checked is not None:
+            checked, size = self._checked
+            told = self._display.result({"verified": checked, "of": size})
+            if not told and (self._verbose or checked < size) and not self._quiet:
+                print(f"mpconv: verified {human(checked)} of {human(size)}", file=sys.stderr)
+        if self._digest is not None:
+            text, image = self._digest
+            if not self._display.result({"digest": text, "image": image}):
+                show([f"{text}  {image}"])
 
     def _tell_lost(self) -> None:
         ranges = self.lost_ranges()
@@ -57,10 +75,18 @@ class Report(Observer):
 
     def phase(self, name: str) -> None:
         self._phase = name
+        if name == "verify":
+            self._seen = (0, self._seen[1], 0)
         self._display.update(*self._seen, name)
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
         self._lost += [(start, length, why) for start, length in ranges]
+
+    def digest(self, text: str, image: str) -> None:
+        self._digest = (text, image)
+
+    def verified(self, checked: int, size: int) -> None:
+        self._checked = (checked, size)
 
     def said(self, text: str) -> None:
         if self._verbose:

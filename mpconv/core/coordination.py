@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Collection
 
 from mpconv.core.cursor import Cursor
+from mpconv.core.digests import Sums
 from mpconv.core.events import (
     Action,
     AskFlush,
@@ -40,6 +41,7 @@ from mpconv.core.flushes import FlushBook
 from mpconv.core.leases import Lease, LeaseBook, LeaseState
 from mpconv.core.rate import Rate
 from mpconv.core.sequence import Order, WriteSequence
+from mpconv.digest import WIDTH, regions
 from mpconv.errors import ProtocolError
 from mpconv.extent import Extent, Kind, Ranges
 from mpconv.units import SECTOR, GiB, MiB, align_down, align_up
@@ -54,9 +56,10 @@ class CoordinatorState:
     `durable`: what is written counts only when its worker has flushed; otherwise as soon as it is written.
     `writes_zeros`: zeros are written as data is. `leaves_unallocated`: what the source leaves to its backing file is
     left to the target's. `rate`: bytes written per second at most, 0 for no limit. `seams`: where one source image ends
-    and the next begins. `done`: what an earlier run made durable, `zeros_done` bytes of it zero. `checkpoint_seconds`:
-    how often whoever wrote is asked to flush before the end; 0 for never. `settle_seconds`: how long after a worker was
-    lost that might write the job does not end, because what it sent may still lie in a socket of the server's.
+    and the next begins. `done`: what an earlier run made durable, `zeros_done` bytes of it zero, with the digests
+    `sums_done`. `checkpoint_seconds`: how often whoever wrote is asked to flush before the end; 0 for never.
+    `settle_seconds`: how long after a worker was lost that might write the job does not end, because what it sent may
+    still lie in a socket of the server's.
     `wake_at`: when a Tick is wanted, since the rate holds the next lease back; None: no need.
     `lease_size` and `buffer_size` in bytes, `lease_seconds` and every `now` in seconds of one clock.
     """
@@ -74,6 +77,7 @@ class CoordinatorState:
         seams: Collection[int] = (),
         done: Ranges | None = None,
         zeros_done: int = 0,
+        sums_done: Sums | None = None,
         checkpoint_seconds: float = 0,
         settle_seconds: float = 0,
         workers: int = 1,
@@ -94,6 +98,7 @@ class CoordinatorState:
         self.cursor = Cursor(size, seams)
         self.leases = LeaseBook(lease_seconds)
         self.flushes = FlushBook(lease_seconds)
+        self.digests = sums_done or Sums()
         self.sequence = WriteSequence(order)
         self.before = done or Ranges()
         self.bytes_done = sum(end - start for start, end in self.before)
@@ -123,10 +128,10 @@ class CoordinatorState:
                 lease = self._lease(epoch, worker)
                 if lease is not None and lease.state is LeaseState.LEASED:
                     self.sequence.ready(epoch, lease.extent)
-            case LeaseDone(worker, epoch, zeros):
+            case LeaseDone(worker, epoch, zeros, digests):
                 lease = self._lease(epoch, worker)
                 if lease is not None:
-                    self._done(lease, zeros, now)
+                    self._done(lease, zeros, digests, now)
             case SignOfLife(worker):
                 self.leases.renew(worker, now)
                 self.flushes.renew(worker, now)
@@ -136,7 +141,7 @@ class CoordinatorState:
             case Flushed(worker):
                 batch = self.flushes.flushed(worker)
                 if batch is not None:
-                    actions.append(Durable(tuple(batch.extents()), batch.zeros))
+                    actions.append(Durable(tuple(batch.extents()), batch.zeros, tuple(batch.digests)))
             case WorkerDead(worker):
                 self._lose(worker, now)
                 self._dead.add(worker)
@@ -158,18 +163,22 @@ class CoordinatorState:
             self.stale += 1
         return lease
 
-    def _done(self, lease: Lease, zeros: int, now: float) -> None:
-        if not 0 <= zeros <= lease.extent.length:
-            raise ProtocolError(f"{lease.worker} found {zeros} bytes of zeros in {lease.extent}")
+    def _done(self, lease: Lease, zeros: int, digests: bytes, now: float) -> None:
+        extent = lease.extent
+        if not 0 <= zeros <= extent.length:
+            raise ProtocolError(f"{lease.worker} found {zeros} bytes of zeros in {extent}")
+        if len(digests) not in (0, WIDTH * len(regions(extent.start, extent.length))):
+            raise ProtocolError(f"{lease.worker} sent {len(digests)} bytes of digests of {extent}")
         self.leases.done(lease, now)
         self.sequence.release(lease.epoch)
-        self.sequence.written(lease.extent)
-        self.bytes_done += lease.extent.length
+        self.sequence.written(extent)
+        self.digests.add(extent.start, digests)
+        self.bytes_done += extent.length
         self.bytes_zero += zeros
         if self.rate is not None and self.zero_initialised:
             self.rate.give_back(zeros)
         if self.durable:
-            self.flushes.wrote(lease.worker, lease.extent, zeros)
+            self.flushes.wrote(lease.worker, extent, zeros, digests)
 
     def _lose(self, worker: str, now: float) -> None:
         for lease in self.leases.of(worker):
@@ -179,6 +188,8 @@ class CoordinatorState:
         for batch in self.flushes.lose(worker):
             self.bytes_done -= batch.bytes
             self.bytes_zero -= batch.zeros
+            for start, digests in batch.digests:
+                self.digests.take_back(start, digests)
             for extent in batch.extents():
                 self.cursor.give_back(extent)
         self._wanting = deque(name for name in self._wanting if name != worker)

@@ -33,11 +33,14 @@ class TokenWanted:
 
 @dataclass(frozen=True, slots=True)
 class LeaseDone:
-    """The lease is written; `zeros` of its bytes were zero. IllegalTransition when it holds no token."""
+    """The lease is written; `zeros` of its bytes were zero. `digests`: a sum for each region that it touches, as
+    mpconv/digest.py packs them. IllegalTransition when it holds no token.
+    """
 
     worker: str
     epoch: int
     zeros: int
+    digests: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +124,13 @@ class AskFlush:
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """A flush is done: these extents, `zeros` bytes of them zero, are on the target for good."""
+    """A flush is done: these extents, `zeros` bytes of them zero, are on the target for good. `digests`: the sums that
+    were told with them, and from which byte on.
+    """
 
     extents: tuple[Extent, ...]
     zeros: int
+    digests: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

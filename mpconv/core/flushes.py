@@ -11,21 +11,24 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from mpconv.core.digests import Log, Packed
 from mpconv.extent import Extent, Kind, Ranges
 
 
 @dataclass(slots=True)
 class Batch:
-    """Bytes that one worker wrote, joined where they meet; `zeros` of them were zero."""
+    """Bytes that one worker wrote, joined where they meet; `zeros` of them were zero. `digests`: the sums of them."""
 
     bytes: int = 0
     zeros: int = 0
+    digests: Log = field(default_factory=Log)
     _ranges: dict[Kind, Ranges] = field(default_factory=dict)
 
-    def add(self, extent: Extent, zeros: int) -> None:
+    def add(self, extent: Extent, zeros: int, digests: Packed) -> None:
         """The extent is written."""
         self.bytes += extent.length
         self.zeros += zeros
+        self.digests.note(extent.start, digests)
         ranges = self._ranges.get(extent.kind)
         if ranges is None:
             ranges = self._ranges[extent.kind] = Ranges()
@@ -52,12 +55,12 @@ class FlushBook:
         self._unasked: dict[str, Batch] = {}
         self._flushing: dict[str, _Flush] = {}
 
-    def wrote(self, worker: str, extent: Extent, zeros: int) -> None:
+    def wrote(self, worker: str, extent: Extent, zeros: int, digests: Packed = b"") -> None:
         """The worker reported a lease done."""
         batch = self._unasked.get(worker)
         if batch is None:
             batch = self._unasked[worker] = Batch()
-        batch.add(extent, zeros)
+        batch.add(extent, zeros, digests)
 
     def ask(self, now: float) -> list[str]:
         """Workers to ask for a flush now: those that wrote something and have no flush under way."""

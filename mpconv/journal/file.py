@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 
+from mpconv.core.digests import Sums
 from mpconv.errors import Fatal
 from mpconv.extent import Ranges
 from mpconv.journal.records import Begun, Checkpoint, Happening, Identity, State, Stored
@@ -40,10 +41,11 @@ CREATE TABLE job (
 CREATE TABLE identities (number INTEGER PRIMARY KEY, role TEXT, name TEXT, same TEXT, content TEXT);
 CREATE TABLE done (start INTEGER PRIMARY KEY, end INTEGER NOT NULL);
 CREATE TABLE entries (number INTEGER PRIMARY KEY, packed BLOB NOT NULL);
+CREATE TABLE sums (number INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 CREATE TABLE happened (at REAL, kind TEXT, text TEXT, start INTEGER, length INTEGER);
 COMMIT;
 """
-_TABLES = ("job", "identities", "done", "entries", "happened")
+_TABLES = ("job", "identities", "done", "entries", "sums", "happened")
 
 
 class Journal:
@@ -130,8 +132,8 @@ class Journal:
     def begin_anew(self, course: str | None = None, happened: Sequence[Happening] = ()) -> None:
         """Nothing counts as done any more; places that were given out stay so. `course`: None: as before."""
         with self._transaction() as database:
-            database.execute("DELETE FROM done")
-            database.execute("DELETE FROM entries")
+            for table in ("done", "entries", "sums"):
+                database.execute(f"DELETE FROM {table}")
             database.execute("UPDATE job SET course = coalesce(?, course), zeros = 0, written = 0", (course,))
             _note(database, happened)
 
@@ -150,6 +152,7 @@ class Journal:
             database.executemany("DELETE FROM done WHERE start BETWEEN ? AND ?", checkpoint.ranges)
             database.executemany("INSERT INTO done VALUES (?, ?)", checkpoint.ranges)
             database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", packed)
+            database.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?)", checkpoint.sums.items())
             _note(database, checkpoint.happened)
             database.execute(
                 "UPDATE job SET updated = ?, zeros = ?, written = ?,"
@@ -173,6 +176,14 @@ class Journal:
         with _told(self.path, "reading"):
             rows = self._database.execute("SELECT number, packed FROM entries").fetchall()
             return {number: zlib.decompress(packed) for number, packed in rows}
+
+    def sums(self) -> Sums:
+        """The digests of what is done."""
+        found = Sums()
+        with _told(self.path, "reading"):
+            for number, page in self._database.execute("SELECT number, packed FROM sums"):
+                found.restore(number, page)
+        return found
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

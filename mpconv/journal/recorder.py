@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
+from mpconv.core.digests import Sums
 from mpconv.errors import Interrupted, MpconvError, StatusWithdrawn
 from mpconv.extent import Extent, Ranges
 from mpconv.journal.file import Journal, resume_with
@@ -38,8 +39,8 @@ class Entries(Protocol):
 
 
 class Recorder:
-    """`done`: what is durable from before, `zeros` bytes of it zero; `places`: as a checkpoint's. `entries`: None where
-    guest bytes lie where they lie in the guest disk.
+    """`done`: what is durable from before, `zeros` bytes of it zero, `sums` its digests; `places`: as a checkpoint's.
+    `entries`: None where guest bytes lie where they lie in the guest disk.
 
     `on_failure` is called when the journal cannot be written, `on_room` when places may be used that could not before.
     """
@@ -51,11 +52,13 @@ class Recorder:
         *,
         done: Ranges,
         zeros: int = 0,
+        sums: Sums | None = None,
         places: int = 0,
         entries: Entries | None = None,
     ) -> None:
         self.done = done
         self.zeros = zeros
+        self.sums = sums or Sums()
         self.written = self.bytes_done
         self.on_failure: Callable[[MpconvError], None] = lambda error: None
         self.on_room: Callable[[], None] = lambda: None
@@ -64,6 +67,7 @@ class Recorder:
         self._room = max(_LEAST_ROOM, min(_MOST_ROOM, size // _PARTS))
         self._places = self._wanted_places = places
         self._new = Ranges()
+        self._new_sums: set[int] = set()
         self._happened: list[Happening] = []
         self._due = False
         self._error: MpconvError | None = None
@@ -84,10 +88,13 @@ class Recorder:
         self._add(extent)
         self.zeros += extent.length
 
-    def durable(self, extents: Iterable[Extent], zeros: int) -> None:
-        """A flush made them durable, `zeros` bytes of them zero."""
+    def durable(self, extents: Iterable[Extent], zeros: int, digests: Iterable[tuple[int, bytes]] = ()) -> None:
+        """A flush made them durable, `zeros` bytes of them zero. `digests`: as Durable's."""
         for extent in extents:
             self._add(extent)
+        for start, sums in digests:
+            self.sums.add(start, sums)
+            self._new_sums.update(self.sums.pages(start, sums))
         self.zeros += zeros
         self._commit_soon()
 
@@ -162,13 +169,15 @@ class Recorder:
     def _checkpoint(self, state: State | None = None) -> Checkpoint:
         ranges = dict.fromkeys(self.done.around(start) for start, _ in self._new)
         happened, self._happened = self._happened, []
-        self._new = Ranges()
+        sums = {number: self.sums.page(number) for number in self._new_sums}
+        self._new, self._new_sums = Ranges(), set()
         self._due = False
         return Checkpoint(
             ranges=list(ranges),
             zeros=self.zeros,
             written=max(self.written, self.bytes_done),
             entries=self._entries.changed(self.done) if self._entries is not None else {},
+            sums=sums,
             places=self._wanted_places,
             happened=happened,
             state=state,

@@ -56,14 +56,15 @@ class Begun:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """What is new. `ranges`: done and durable now, each as long as it is by now. `entries`: of a target whose format
-    says where its bytes lie, by number. `zeros`, `written`: bytes, over all. `places`: no byte of the target from here
-    on was ever given out to be written; None: as before.
+    says where its bytes lie, by number. `sums`: pages of digests, by number. `zeros`, `written`: bytes, over all.
+    `places`: no byte of the target from here on was ever given out to be written; None: as before.
     """
 
     ranges: list[tuple[int, int]]
     zeros: int
     written: int
     entries: dict[int, bytes] = field(default_factory=dict)
+    sums: dict[int, bytes] = field(default_factory=dict)
     places: int | None = None
     happened: list[Happening] = field(default_factory=list)
     state: State | None = None

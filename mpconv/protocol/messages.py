@@ -17,6 +17,8 @@ MAX_WANT = 64
 MAX_RANGES = 4096
 MAX_CLUSTERS = 4096
 """Of one lease: 2 MiB in the smallest clusters."""
+MAX_DIGESTS = 65536
+"""Bytes of one lease's digests: 8 GiB of data."""
 
 _LARGEST = (1 << 63) - 1
 _LAST_KIND = int(max(Kind))
@@ -55,11 +57,14 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The lease is written; `zeros` bytes of it were zero."""
+    """The lease is written; `zeros` bytes of it were zero. `digests`: in a job that wants them, the sums of its blocks:
+    16 bytes for each region of 2 MiB that it touches, none where all of it is zeros (mpconv/digest.py).
+    """
 
     job: Number
     epoch: Number
     zeros: Bytes
+    digests: Annotated[bytes, msgspec.Meta(max_length=MAX_DIGESTS)] = b""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

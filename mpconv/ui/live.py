@@ -105,6 +105,8 @@ class LiveBar(Display):
             remaining = _WAITING[phase]
         else:
             remaining = "" if left is None else f"{duration(left)} left"
+            if phase == "verify":
+                remaining = f"verifying, {remaining}" if remaining else "verifying"
         zeros = f"{100 * progress.zeros / progress.done:.0f}% zeros" if progress.zeros and progress.done else ""
         return f"{progress.percent:5.1f}%", size, rate, remaining, zeros
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -28,7 +28,9 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` bytes are complete, `zeros` of them zero. `phase`: open, copy, flush, done or failed."""
+    """`done` of `total` bytes are complete, `zeros` of them zero. `phase`: open, copy or read, flush, verify, done
+    or failed.
+    """
 
     done: int = 0
     total: int = 0
@@ -69,6 +71,10 @@ class Display(abc.ABC):
 
     def lost(self, ranges: list[tuple[int, int, str]]) -> None:  # noqa: B027 (most displays leave it to stderr)
         """(start, length, why) of what could not be read, at the end."""
+
+    def result(self, facts: Mapping[str, str | int]) -> bool:
+        """What the job found out, after the end. False: somebody else must tell people."""
+        return False
 
     def dump(self) -> None:
         """SIGUSR1: one line on stderr."""
@@ -171,6 +177,10 @@ class JsonLines(Display):
         if ranges:
             listed = [{"start": start, "length": length, "why": why} for start, length, why in ranges]
             self._write(self._stream, json.dumps({"lost": listed}) + "\n")
+
+    def result(self, facts: Mapping[str, str | int]) -> bool:
+        self._write(self._stream, json.dumps(facts) + "\n")
+        return True
 
 
 def make_display(kind: str, stream: TextIO, error_stream: TextIO) -> Display:

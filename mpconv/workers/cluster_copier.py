@@ -55,7 +55,7 @@ class ClusterCopier(Copier):
     async def _copy(self, piece: Piece, buffer: memoryview) -> None:
         extent, lease = piece.extent, piece.lease
         view = buffer[: align_up(extent.length, self.clusters.size)]
-        await self._fill(extent, view)
+        await self._fill(piece, view)
         prepared = await self._prepare(extent, view)
         lease.needs, lease.parts = prepared.needs, prepared.parts
         await self.pieces.may_write(piece)
@@ -76,9 +76,10 @@ class ClusterCopier(Copier):
         lease.zeros += prepared.zeros
         await self.pieces.written(piece)
 
-    async def _fill(self, extent: Extent, view: memoryview) -> None:
+    async def _fill(self, piece: Piece, view: memoryview) -> None:
+        extent = piece.extent
         if extent.kind is Kind.DATA:
-            await self._read(extent, view[: extent.length])
+            await self._read(piece, view[: extent.length])
             if extent.length < len(view):
                 view[extent.length :] = bytes(len(view) - extent.length)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
@@ -12,6 +13,8 @@ from mpconv.workers import buffers
 from mpconv.workers.pieces import Piece, Pieces, Reports
 from mpconv.workers.salvage import read_what_can_be
 from mpconv.workers.zeros import Run, find_runs
+
+AddBlocks = Callable[[dict[int, int], int, memoryview], None]
 
 _ZEROS_IN_FLIGHT = 4
 _WRITES_TOGETHER = 4
@@ -34,6 +37,11 @@ class Copier:
         self.pieces = Pieces(job, reports, together=_WRITES_TOGETHER if ordered else 1)
         self.alignment = max(target.limits.alignment for target in targets)
         self._offloads = job.offload
+        self._add_blocks: AddBlocks | None = None
+        if job.digest:
+            from mpconv.workers.hashing import add_blocks  # noqa: PLC0415  (others do without)
+
+            self._add_blocks = add_blocks
         self._said: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -58,7 +66,7 @@ class Copier:
                 return
         if extent.kind is Kind.DATA:
             view = buffer[: extent.length]
-            await self._read(extent, view)
+            await self._read(piece, view)
             runs = find_runs(view, extent.start, sparse_size=self.job.sparse_size, alignment=self.alignment)
         else:
             view = buffer[:0]
@@ -72,13 +80,16 @@ class Copier:
         piece.lease.zeros += sum(length for _, length, zero in runs if zero)
         await self.pieces.written(piece)
 
-    async def _read(self, extent: Extent, view: memoryview) -> None:
+    async def _read(self, piece: Piece, view: memoryview) -> None:
+        start = piece.extent.start
         if not self.job.salvage:
-            await self.source.read_into(extent.start, view)
-            return
-        lost = await read_what_can_be(self.source, extent.start, view)
-        for why, ranges in lost.items():
-            self.reports.lost(ranges, why)
+            await self.source.read_into(start, view)
+        else:
+            lost = await read_what_can_be(self.source, start, view)
+            for why, ranges in lost.items():
+                self.reports.lost(ranges, why)
+        if self._add_blocks is not None:
+            self._add_blocks(piece.lease.sums, start, view)
 
     async def _offload(self, extent: Extent) -> bool:
         """Have the bytes copied where it lies. Once that cannot be, it is not tried again."""

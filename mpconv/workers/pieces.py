@@ -21,7 +21,7 @@ from mpconv.job import Job
 @dataclass(eq=False)
 class HeldLease:
     """A lease as its worker sees it. `turn`: its first piece's place in the order of writing, from 0; None until it
-    holds its token. `needs`, `parts` and `places`: as in Ready and Token.
+    holds its token. `needs`, `parts` and `places`: as in Ready and Token. `sums`: of its blocks' digests, by region.
     """
 
     epoch: int
@@ -35,6 +35,7 @@ class HeldLease:
     needs: list[int] = field(default_factory=list)
     parts: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    sums: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

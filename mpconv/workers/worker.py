@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from mpconv import transports
+from mpconv.digest import packed
 from mpconv.errors import Fatal, MpconvError, Retryable
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
@@ -23,6 +24,9 @@ from mpconv.transports.retrying import AT_ONCE, Outage, Retry, keep_trying
 from mpconv.workers.comparer import Comparer
 from mpconv.workers.copier import Copier
 from mpconv.workers.pieces import HeldLease, Reports
+
+if TYPE_CHECKING:
+    from mpconv.workers.digester import Digester
 
 _HEARTBEAT = 2.0
 
@@ -38,7 +42,7 @@ class Worker(Reports):
         self._working: set[asyncio.Task[None]] = set()
         self._inbox: asyncio.Queue[messages.FromCoordinator] = asyncio.Queue()
         self._leases: dict[int, HeldLease] = {}
-        self._copier: Copier | Comparer | None = None
+        self._copier: Copier | Comparer | Digester | None = None
         self._outage = Outage(AT_ONCE)
         self._images: list[Image | Transport] = []
         self._job: Job | None = None
@@ -147,7 +151,7 @@ class Worker(Reports):
         self._asked = 2
         self._send(messages.Want(2))
 
-    async def _opened(self, job: Job) -> Copier | Comparer:
+    async def _opened(self, job: Job) -> Copier | Comparer | Digester:
         """Everything is opened, or nothing."""
         try:
             return await self._connected(job)
@@ -155,7 +159,7 @@ class Worker(Reports):
             await self._let_go()
             raise
 
-    async def _connected(self, job: Job) -> Copier | Comparer:
+    async def _connected(self, job: Job) -> Copier | Comparer | Digester:
         retry = Retry(job.retry_for)
         how = How(retry=retry, tell=self._trouble)
         source = await open_source(job.sources, how)
@@ -166,6 +170,10 @@ class Worker(Reports):
             self._images.append(second)
             check_sizes(second, job.target_sizes)
             return Comparer(job, source, second, self)
+        if not job.targets:
+            from mpconv.workers.digester import Digester  # noqa: PLC0415  (others do without)
+
+            return Digester(job, source, self)
         self._targets = []
         for place in job.targets:
             growing = job.clusters is not None
@@ -200,7 +208,8 @@ class Worker(Reports):
     def done(self, lease: HeldLease) -> None:
         self._outage.over()
         del self._leases[lease.epoch]
-        self._send(messages.Done(self._id, lease.epoch, lease.zeros))
+        sums = packed(lease.extent.start, lease.extent.length, lease.sums)
+        self._send(messages.Done(self._id, lease.epoch, lease.zeros, sums))
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
         for first in range(0, len(ranges), messages.MAX_RANGES):

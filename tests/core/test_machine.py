@@ -15,11 +15,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mpconv.core import coordination as c
 from mpconv.core.sequence import Order
+from mpconv.digest import MODULUS, REGION, packed
 from mpconv.errors import ProtocolError
 from mpconv.extent import Extent, Kind, Ranges
 from mpconv.units import KiB
 
 picks = st.integers(0, 1 << 16)
+
+
+def digest_of(unit: int) -> int:
+    """Large, so that sums overflow, and of its own for each set of units."""
+    return MODULUS - (1 << unit)
 
 
 @dataclass(eq=False)
@@ -33,7 +39,9 @@ class Held:
 
 @dataclass(eq=False)
 class Worker:
-    """`may_write`: what it got a token for and has not reported done. `unflushed`: units it wrote since its flush."""
+    """`may_write`: what it got a token for and has not reported done. `unflushed`: units it wrote since its flush.
+    `digested`: units that it reported done since it was asked to flush.
+    """
 
     name: str
     leases: dict[int, Held] = field(default_factory=dict)
@@ -45,6 +53,8 @@ class Worker:
     counted: list[tuple[int, int]] = field(default_factory=list)
     flushing: list[tuple[int, int]] = field(default_factory=list)
     answered: list[tuple[int, int]] = field(default_factory=list)
+    digested: list[int] = field(default_factory=list)
+    digests_flushing: list[int] = field(default_factory=list)
 
 
 class CoordinatorMachine(RuleBasedStateMachine):
@@ -116,6 +126,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.given: set[int] = set()
         self.durable_units: set[int] = set(self.before)
         self.settled: list[tuple[int, int]] = []
+        self.digests_settled: list[int] = []
         self.last_epoch = 0
         self.finished = self.stopping = False
         self.sound = True
@@ -222,6 +233,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         worker.flush_deadline = self.now + self.lease_seconds
         worker.flush_begun = False
         worker.flushing, worker.counted = worker.counted, []
+        worker.digests_flushing, worker.digested = worker.digested, []
         if self.prompt:
             self.begins_flush(worker)
 
@@ -273,10 +285,19 @@ class CoordinatorMachine(RuleBasedStateMachine):
         del worker.may_write[epoch]
         self.write(worker, self.within(held.extent))
         worker.counted.append((held.extent.length, zeros))
+        (worker.digested if self.durable else self.digests_settled).extend(self.within(held.extent))
         if not self.durable:
             self.settled.append(worker.counted.pop())
         self.stale.append((worker, epoch))
-        self.send(c.LeaseDone(worker.name, epoch, zeros))
+        self.send(c.LeaseDone(worker.name, epoch, zeros, self.digests(held.extent)))
+
+    def digests(self, extent: Extent) -> bytes:
+        """Of which units it is made of."""
+        sums: dict[int, int] = {}
+        for unit in self.within(extent):
+            region = unit * self.unit // REGION
+            sums[region] = sums.get(region, 0) + digest_of(unit)
+        return packed(extent.start, extent.length, sums)
 
     def begins_flush(self, worker: Worker) -> None:
         worker.flush_begun = True
@@ -286,6 +307,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def answers_flush(self, worker: Worker) -> None:
         worker.flush_deadline = None
         self.settled += worker.flushing
+        self.digests_settled += worker.digests_flushing
+        worker.digests_flushing = []
         worker.answered, worker.flushing = worker.flushing, []
         self.send(c.Flushed(worker.name))
 
@@ -313,6 +336,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
             held.clear()
         worker.unflushed.clear()
         worker.counted, worker.flushing = [], []
+        worker.digested, worker.digests_flushing = [], []
         worker.flush_deadline = None
         self.send(c.Restarted(worker.name))
 
@@ -406,6 +430,15 @@ class CoordinatorMachine(RuleBasedStateMachine):
         found = self.leases(token=True)
         worker, epoch = found[pick % len(found)]
         self.is_refused(c.LeaseDone(worker.name, epoch, worker.leases[epoch].extent.length + 1 if too_many else -1))
+
+    @precondition(lambda self: self.leases(token=True))
+    @rule(pick=picks, digests=st.integers(0, 4))
+    def digests_of_another_number_of_regions_are_refused(self, pick, digests):
+        found = self.leases(token=True)
+        worker, epoch = found[pick % len(found)]
+        extent = worker.leases[epoch].extent
+        right = len(self.digests(extent))
+        self.is_refused(c.LeaseDone(worker.name, epoch, 0, bytes(right + 1 + 7 * digests)))
 
     @precondition(lambda self: self.stale)
     @rule(pick=picks, done=st.booleans())
@@ -510,6 +543,16 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def every_byte_is_in_one_place(self):
         self.state.check_invariants()
         assert self.state.finished is self.finished
+
+    @invariant()
+    def the_digests_are_of_what_is_done_and_not_lost(self):
+        units = [unit for worker in self.alive for unit in [*worker.digested, *worker.digests_flushing]]
+        expected: dict[int, int] = {}
+        for unit in [*units, *self.digests_settled]:
+            region = unit * self.unit // REGION
+            expected[region] = (expected.get(region, 0) + digest_of(unit)) % MODULUS
+        assert {region: self.state.digests[region] for region in self.state.digests.regions()} == expected
+        assert self.state.digests.total == sum(expected.values()) % MODULUS
 
     @invariant()
     def the_coordinator_and_the_model_agree_on_the_leases(self):

@@ -19,6 +19,7 @@ from mpconv.journal.file import Journal, peek
 from mpconv.journal.records import Checkpoint, State
 from tests.conftest import identical, make_image, mpconv
 from tests.e2e.test_faults import one_line
+from tests.support.digests import digest_of
 from tests.support.servers import IscsiServer
 
 MiB = 1 << 20
@@ -203,6 +204,20 @@ def test_other_images_are_refused_before_anything_is_written(unfinished: Path, c
     one_line(done.stderr, *words)
     assert (target.stat().st_mtime_ns if target.exists() else None) == before
     assert stored(unfinished).bytes_done == SIZE // 2
+
+
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+def test_digests_are_those_of_all_of_it(tmp_path: Path, fmt: str):
+    """Of what an earlier run did they come from the journal: it is not read again."""
+    source = make_source(tmp_path)
+    words = ("-O", fmt, "-W", "--workers", "2", "--digest", "--verify")
+    copy = Journaled(tmp_path, "-r", "6M", *words, "a.raw", "b.img")
+    copy.until_durable()
+    copy.kill()
+    done = mpconv("resume", "-r", 0, tmp_path / "j.db")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].split()[0] == digest_of(source.read_bytes())
+    assert {"verified", "digest", "finished"} <= {one.kind for one in stored(tmp_path).happened}
 
 
 def test_every_file_of_a_chain_is_looked_at(tmp_path: Path):

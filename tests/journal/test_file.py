@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpconv.core.digests import Sums
 from mpconv.errors import Fatal
 from mpconv.extent import Ranges
 from mpconv.journal.file import Journal, peek
@@ -35,7 +36,11 @@ def path(tmp_path) -> str:
 def test_what_is_committed_comes_back(path):
     journal = Journal.for_new_copy(path)
     journal.begin(begun())
+    sums = Sums()
+    sums.add(9 * GiB, b"\x07" * 32)
+    [page] = sums.pages(9 * GiB, b"\x07" * 32)
     journal.commit(Checkpoint(ranges=[(0, MiB), (3 * MiB, 4 * MiB)], zeros=5, written=7, entries={3: b"x" * 100}))
+    journal.commit(Checkpoint(ranges=[], zeros=5, written=7, sums={page: sums.page(page)}))
     happened = [Happening(1.5, "lost", "why\udcff", 512, 1024), Happening(2.5, "warning", "w")]
     journal.commit(
         Checkpoint(ranges=[(0, 4 * MiB)], zeros=6, written=8, entries={3: b"y"}, places=77, happened=happened)
@@ -47,6 +52,8 @@ def test_what_is_committed_comes_back(path):
     assert (list(stored.done), stored.bytes_done) == ([(0, 4 * MiB)], 4 * MiB)
     assert (stored.zeros, stored.written, stored.places) == (6, 8, 77)
     assert again.entries() == {3: b"y"}
+    assert again.sums().total == sums.total != 0
+    assert list(again.sums().regions()) == list(sums.regions())
     assert (stored.state, stored.pid) == (State.RUNNING, os.getpid())
     assert stored.begun.identities[0].same == {"its inode": "7"}
     assert [(one.kind, one.start, one.length) for one in stored.happened] == [

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from mpconv.core.digests import Sums
 from mpconv.errors import Fatal, Interrupted, StatusWithdrawn
 from mpconv.extent import Extent, Kind, Ranges
 from mpconv.journal.recorder import Recorder
@@ -74,6 +75,31 @@ def test_one_commit_at_a_time_and_what_comes_meanwhile_goes_into_the_next():
         assert [one.ranges for one in journal.committed] == [[(0, 10)], [(0, 30), (40, 50)]]
         assert [one.zeros for one in journal.committed] == [1, 13]
         assert journal.most_under_way == 1
+
+    asyncio.run(run())
+
+
+def test_digests_are_kept_by_whole_pages():
+    async def run() -> None:
+        journal = Held()
+        journal.go.release(9)
+        recorder = Recorder(journal, 1 << 40, done=Ranges())
+        recorder.durable([Extent(8 << 30, 4 * MiB)], 0, [(8 << 30, b"\x01" * 32)])
+        await recorder.settle()
+        recorder.durable([Extent(0, 2 * MiB)], 0, [(0, b"\x02" * 16)])
+        await recorder.settle()
+        again = Sums()
+        for checkpoint in journal.committed:
+            for number, page in checkpoint.sums.items():
+                again.restore(number, page)
+        assert [sorted(one.sums) for one in journal.committed if one.sums] == [[1], [0]]
+        assert {region: again[region] for region in again.regions()} == {
+            0: int.from_bytes(b"\x02" * 16, "little"),
+            4096: int.from_bytes(b"\x01" * 16, "little"),
+            4097: int.from_bytes(b"\x01" * 16, "little"),
+        }
+        with pytest.raises(ValueError, match="bytes of digests"):
+            again.restore(0, b"short")
 
     asyncio.run(run())
 

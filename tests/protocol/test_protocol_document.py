@@ -66,6 +66,7 @@ def test_the_bounds_are_those_of_the_code():
     assert f"1 to {messages.MAX_WANT} (`MAX_WANT`)" in TEXT
     assert f"up to {messages.MAX_RANGES} (`MAX_RANGES`)" in TEXT
     assert TEXT.count(f"up to {messages.MAX_CLUSTERS} (`MAX_CLUSTERS`)") == 2
+    assert f"up to {messages.MAX_DIGESTS} (`MAX_DIGESTS`)" in TEXT
     kinds = ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Kind)
     assert f"`kind`: {kinds}" in TEXT
 

@@ -91,6 +91,12 @@ def test_on_the_way_it_says_what_is_left() -> None:
     assert re.search(r"MiB/s", text)
 
 
+def test_reading_back_is_told_apart_from_copying() -> None:
+    steps = [f"display.update({done} * MiB, 100 * MiB, 0, 'verify')" for done in (0, 50)]
+    text = run("\ntime.sleep(0.15)\n".join(["import time", *steps]))
+    assert "verifying" in text and re.search(r"verifying, \d:\d\d left", text)
+
+
 def test_a_failure_keeps_the_percentage() -> None:
     [line] = screen(run("display.update(30 * MiB, 100 * MiB)\ndisplay.update(30 * MiB, 100 * MiB, 0, 'failed')"))
     assert line.split()[0] == "30.0%"

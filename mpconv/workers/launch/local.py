@@ -35,7 +35,12 @@ class LocalWorkers:
 
     @classmethod
     def preloading(
-        cls, sources: Iterable[Place], target: Place | None = None, *, compressing: bool = False
+        cls,
+        sources: Iterable[Place],
+        target: Place | None = None,
+        *,
+        compressing: bool = False,
+        digesting: bool = False,
     ) -> LocalWorkers:
         """Workers that have imported what these places need, as far as it is known yet."""
         places = [*sources, *([target] if target is not None else [])]
@@ -46,6 +51,8 @@ class LocalWorkers:
             wanted.add("mpconv.workers.cluster_copier")
             if compressing:
                 wanted.add("mpconv.formats.qcow2.codecs")
+        if digesting:
+            wanted.add("mpconv.workers.hashing")
         return cls(sorted(wanted))
 
     def __init__(self, preload: list[str]) -> None:

@@ -1,0 +1,108 @@
+"""The digest of one image's guest disk, by the same workers that copy; what is known to be zero is not read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import msgspec
+
+from mpconv.coordinator import Coordinator
+from mpconv.core.digests import Sums
+from mpconv.digest import text
+from mpconv.errors import StatusWithdrawn
+from mpconv.formats.excerpt import Excerpt
+from mpconv.formats.image import Image
+from mpconv.formats.opening import How, open_and_resolve
+from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
+from mpconv.observer import Observer
+from mpconv.options import Effort, workers_for
+from mpconv.transports.retrying import Retry, Sparingly
+from mpconv.units import SECTOR
+from mpconv.workers.launch.local import LocalWorkers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to read. `shared`: a program may have the image open. `snapshot`: the internal one that is meant. `trust`:
+    what the image may open besides itself. `retry_for`: seconds for which a server that does not answer is tried again.
+    """
+
+    requests: int | None = None
+    workers: int | None = None
+    shared: bool = False
+    snapshot: str | None = None
+    trust: Trust = NO_TRUST
+    retry_for: float = RETRY_SECONDS
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """Of a guest disk of `size` bytes."""
+
+    digest: str
+    size: int
+
+
+async def checksum(place: Place, options: Options, local: LocalWorkers, observer: Observer) -> Checksum:
+    """Read one image. Raises MpconvError when that cannot be."""
+    try:
+        return await _checksum(place, options, local, observer, trusting=True)
+    except StatusWithdrawn as error:
+        observer.warn(f"{error}: everything is read")
+        return await _checksum(place, options, local, observer, trusting=False)
+
+
+async def _checksum(
+    place: Place, options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
+) -> Checksum:
+    wanted = msgspec.structs.replace(place, snapshot=options.snapshot, shared=place.shared or options.shared)
+    how = How(
+        locked=True,
+        trusting=trusting,
+        trust=options.trust,
+        retry=Retry(options.retry_for),
+        tell=Sparingly(observer.warn),
+    )
+    image, places = await open_and_resolve([wanted], how)
+    try:
+        observer.phase("read")
+        sums = await read_sums(image, image, places, options, how, local, observer)
+        return Checksum(text(image.size, sums.total), image.size)
+    finally:
+        await image.close()
+
+
+async def read_sums(
+    image: Image,
+    part: Image | Excerpt,
+    places: list[Place],
+    effort: Effort,
+    how: How,
+    local: LocalWorkers,
+    observer: Observer,
+) -> Sums:
+    """The sums of the blocks of `part`, the image at `places` or an excerpt of it, read by workers. `how`: as it was
+    opened.
+    """
+    if not part.size:
+        return Sums()
+    count, requests = workers_for(part.size, len(os.sched_getaffinity(0)), effort)
+    job = Job(
+        id=1,
+        sources=places,
+        source_sizes=[store.size for store in image.stores],
+        targets=[],
+        size=part.size,
+        in_order=False,
+        sparse_size=SECTOR,
+        zero_initialised=True,
+        requests=requests,
+        durable=False,
+        retry_for=how.retry.seconds if how.retry is not None else 0.0,
+        digest=True,
+    )
+    observer.progress(0, part.size, 0)
+    coordinator = Coordinator(job, part, local, count, observer, tell=how.tell)
+    await coordinator.run()
+    return coordinator.digests

@@ -1,0 +1,142 @@
+"""A target read back after a copy, and compared with the digests that were taken of the source as it was read."""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import replace
+
+import msgspec
+
+from mpconv import transports
+from mpconv.checksum import read_sums
+from mpconv.core.digests import Sums
+from mpconv.digest import REGION, regions
+from mpconv.errors import Fatal, MpconvError, StatusWithdrawn
+from mpconv.formats.excerpt import Excerpt
+from mpconv.formats.image import Image
+from mpconv.formats.opening import How, open_and_resolve
+from mpconv.job import Place, Trust
+from mpconv.observer import Observer
+from mpconv.options import Options
+from mpconv.transports.retrying import Retry, Sparingly
+from mpconv.workers.launch.local import LocalWorkers
+
+EVERYTHING = 1.0
+_MOST_NAMED = 16
+_FEWEST_ZEROS = 64
+"""Regions of zeros that a sample has where there is hardly any data."""
+
+
+async def verify(
+    place: Place,
+    trust: Trust,
+    size: int,
+    source: Sums,
+    share: float,
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
+) -> None:
+    """Compare the first `size` bytes of the image at `place` with `source`, or a `share` of them, chosen at random.
+
+    Fatal, with the ranges that differ, when they are not equal.
+    """
+    observer.phase("verify")
+    chosen = sample(source, size, share, random.SystemRandom()) if share < EVERYTHING else None
+    wanted = [(0, size)] if chosen is None else joined(chosen, size)
+    try:
+        found = await _read_back(place, trust, size, wanted, options, local, observer)
+    except MpconvError as error:
+        error.why += " (everything is written, but it is not verified)"
+        raise
+    wrong = unequal(source, found, chosen)
+    if wrong:
+        raise Fatal(_told(joined(wrong, size), transports.redacted(place.url)))
+    observer.verified(sum(end - start for start, end in wanted), size)
+
+
+async def _read_back(
+    place: Place,
+    trust: Trust,
+    size: int,
+    wanted: list[tuple[int, int]],
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
+) -> Sums:
+    how = How(trust=trust, retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
+    try:
+        return await _read(place, how, size, wanted, options, local, observer)
+    except StatusWithdrawn as error:
+        observer.warn(f"{error}: everything is read back")
+        return await _read(place, replace(how, trusting=False), size, wanted, options, local, observer)
+
+
+async def _read(
+    place: Place,
+    how: How,
+    size: int,
+    wanted: list[tuple[int, int]],
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
+) -> Sums:
+    image, places = await _open(place, how)
+    try:
+        if image.size < size:
+            raise Fatal(f"'{transports.redacted(place.url)}' has {image.size} bytes of {size}")
+        return await read_sums(image, Excerpt(image, size, wanted), places, options, how, local, observer)
+    finally:
+        await image.close()
+
+
+async def _open(place: Place, how: How) -> tuple[Image, list[Place]]:
+    """A local file past the page cache, where its file system can do that: what is compared is what was stored."""
+    if transports.is_local(place.url) and not place.direct:
+        try:
+            return await open_and_resolve([msgspec.structs.replace(place, direct=True)], how)
+        except Fatal:
+            return await open_and_resolve([place], how)
+    return await open_and_resolve([place], how)
+
+
+def sample(sums: Sums, size: int, share: float, chance: random.Random) -> list[int]:
+    """Regions chosen at random, ascending: that share of those with data, and of the others the same share, but not
+    more than of those with data, or 64. At least one.
+
+    Zeros are where old data may shine through, so they are looked at too; but they must not be all that is looked at.
+    """
+    with_data = list(sums.regions())
+    zeros = len(regions(0, size)) - len(with_data)
+    chosen = chance.sample(with_data, math.ceil(share * len(with_data)))
+    # The n-th region without data, from 0, comes after as many with data as have at most n others below them.
+    others_below = [region - index for index, region in enumerate(with_data)]
+    some = min(math.ceil(share * zeros), max(_FEWEST_ZEROS, len(chosen)))
+    chosen += [number + bisect_right(others_below, number) for number in chance.sample(range(zeros), some)]
+    return sorted(chosen)
+
+
+def unequal(first: Sums, second: Sums, chosen: Iterable[int] | None = None) -> list[int]:
+    """The regions among those chosen, or among all, whose sums differ; ascending."""
+    looked_at = sorted({*first.regions(), *second.regions()}) if chosen is None else chosen
+    return [region for region in looked_at if first[region] != second[region]]
+
+
+def joined(numbers: Iterable[int], size: int) -> list[tuple[int, int]]:
+    """The ranges of bytes (start, end) of these regions, ascending, of a disk of `size` bytes; neighbours in one."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        start, end = number * REGION, min((number + 1) * REGION, size)
+        if found and found[-1][1] == start:
+            start, _ = found.pop()
+        found.append((start, end))
+    return found
+
+
+def _told(wrong: list[tuple[int, int]], name: str) -> str:
+    named = ", ".join(f"{start} to {end - 1}" for start, end in wrong[:_MOST_NAMED])
+    more = f" and {len(wrong) - _MOST_NAMED} more ranges" if len(wrong) > _MOST_NAMED else ""
+    return f"the target is not equal to the source: bytes {named}{more} in '{name}'"
