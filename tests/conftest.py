@@ -13,9 +13,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import namespaces
 from tests.support.servers import IscsiServer, NfsServer
 
 IQN = "iqn.2026-11.org.mpconv:test"
+MOST_PROCESSES = 4
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: a process for each core, one alone where their servers would meet."""
+    return min(len(os.sched_getaffinity(0)), MOST_PROCESSES) if namespaces.possible() else 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process that runs tests gets namespaces of its own; the one that hands them out needs none."""
+    runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+    if runs_tests and namespaces.possible():
+        namespaces.enter()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ _TIMEOUT = 40.0
 _BLOCK = 4096
 _SECTOR = 512
 _iqns = map("iqn.2026-11.org.mpconv:differential{}".format, itertools.count(1))
+_runs = itertools.count(1)
+"""Of all labs: nfs-ganesha may answer STALE for a name whose file was removed behind its back."""
 
 LONG_NAMES = {
     "-f": "--source-format",
@@ -184,18 +186,11 @@ class Lab:
     _luns: dict[tuple[int, str, int], tuple[str, Path]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _slots: set[int] = field(default_factory=set)
-    _runs: int = 0
 
     @property
     def remote(self) -> tuple[str, ...]:
         """Places that cases may use besides files."""
         return ((NFS,) if self.nfs else ()) + (tuple(LUNS) if self.iscsi else ())
-
-    def number(self) -> int:
-        """One that was not given before."""
-        with self._lock:
-            self._runs += 1
-            return self._runs
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[int]:
@@ -229,7 +224,7 @@ class Run:
 
     def __init__(self, case: Case, program: Program, lab: Lab, slot: int) -> None:
         self.case, self.program, self.lab, self.slot = case, program, lab, slot
-        self.number = lab.number()
+        self.number = next(_runs)
         self.folder = lab.directory / f"run-{self.number}"
 
     def path(self, image: Image) -> Path:

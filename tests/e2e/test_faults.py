@@ -30,17 +30,17 @@ class Running:
     """A copy in a session of its own, watched until it has moved some bytes."""
 
     def __init__(self, *arguments: object, command: str = "convert") -> None:
-        words = [sys.executable, "-m", "mpconv", command, "-p", *map(str, arguments)]
+        words = [sys.executable, "-m", "mpconv", command, "--progress=json", *map(str, arguments)]
         self.process = subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0
         )
         self.shown = b""
 
     def until_it_moves(self) -> None:
-        """The second figure above zero is shown."""
+        """A figure above zero is shown."""
         assert self.process.stdout is not None
-        while len(set(re.findall(rb"\(([\d.]+)/100%\)", self.shown))) < 2:
-            read = self.process.stdout.read(64)
+        while not re.search(rb'"done": [1-9]', self.shown):
+            read = self.process.stdout.read(4096)
             assert read, "it ended before it moved a byte"
             self.shown += read
 

@@ -196,7 +196,8 @@ class NfsServer(Server):
         self._launch(command, lambda: all(_listening(port, self.address) for port in (self.port, self.mount_port)))
 
     def stop(self) -> None:
-        super().stop()
+        """Asked to end it would take longer than the usual wait, and nothing of it is kept."""
+        self.kill()
         if self.rpcbind is not None:
             self.rpcbind.stop()
             self.rpcbind = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from mpconv.errors import WorkerLost
 from mpconv.workers.launch.local import LocalWorkers
+from mpconv.workers.launch.nursery import fork
 
 NOWHERE = "ipc:///nonexistent/link"
 """A worker says hello there for as long as it is let."""
@@ -174,6 +176,7 @@ def test_a_nursery_that_cannot_fork_says_why():
 import asyncio, os, resource
 import mpconv.workers.process
 from mpconv.workers.launch.local import LocalWorkers
+from mpconv.workers.launch.nursery import fork
 if not os.getuid():
     os.setuid(65534)
 with LocalWorkers([]) as workers:
@@ -197,6 +200,16 @@ except Exception as error:
         f"WorkerLost a worker process could not be started: {why}",
         f"WorkerLost no worker process can be started: {why}",
     ]
+
+
+def test_a_command_that_ends_before_it_read_a_report_ends_the_nursery_quietly(capfd):
+    nursery = fork([])
+    nursery.control.send(NOWHERE.encode())
+    assert select.select([nursery.control], [], [], 30)[0], "a worker was started"
+    nursery.control.close()
+    os.close(nursery.lifeline)
+    assert os.waitpid(nursery.pid, 0)[1] == 0
+    assert capfd.readouterr().err == ""
 
 
 SPY = """

@@ -131,7 +131,7 @@ class _Nurse:
             if self._woken in ready:
                 self._reap()
             if self._control.fileno() in ready:
-                endpoint = self._control.recv(_LONGEST_ENDPOINT)
+                endpoint = self._asked()
                 if not endpoint:
                     break
                 self._start(endpoint.decode())
@@ -144,6 +144,13 @@ class _Nurse:
             os.kill(pid, signal.SIGKILL)
         for pid in self._workers:
             os.waitpid(pid, 0)
+
+    def _asked(self) -> bytes:
+        """The endpoint of a worker that is asked for; empty once the command is gone, maybe before it read a report."""
+        try:
+            return self._control.recv(_LONGEST_ENDPOINT)
+        except ConnectionResetError:
+            return b""
 
     def _start(self, endpoint: str) -> None:
         try:
