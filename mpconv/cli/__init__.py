@@ -22,8 +22,8 @@ _COMMANDS = {
 
 
 _IMPORTED = 50_000
-"""Objects that are made before a collection looks at the young ones: what imports make stays, and to look at it again and
-again took a twentieth of the time of a small copy. Workers inherit it.
+"""Objects that are made before a collection looks at the young ones: what imports make stays, and to look at it time
+after time took a twentieth of a small copy. Workers inherit it.
 """
 
 
