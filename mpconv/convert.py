@@ -20,6 +20,7 @@ from mpconv.job import Job, Place
 from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
+from mpconv.sharing import anywhere, places_for_all
 from mpconv.target import Left, Target, open_raw
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import MiB, align_down, human
@@ -77,6 +78,9 @@ async def copy_once(
     """The same. `trusting`: what the sources say of their holes is believed; at StatusWithdrawn all is to be done anew
     without. `begin`: called once both are open, tells who keeps a journal.
     """
+    if options.listening is not None:
+        for one in (*sources, place):
+            anywhere(one, options.listening)
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
     tell = Sparingly(observer.warn)
     how = How(
@@ -147,10 +151,14 @@ async def run(
     """Copy from the source to the target at `place`, which are open, as far as it is not done yet by what `recorder`
     knows; then prove it, if that was asked for.
     """
-    alone = options.in_order and target.written.ordered and not options.compress
+    alone = options.in_order and target.written.ordered and not options.compress and options.listening is None
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
     if not target.divisible:
         count = 1
+    writes_to = target.place
+    if options.listening is not None:
+        sources, writes_to = places_for_all(sources, target, options.listening)
+        count = 0 if options.workers == 0 else count
     buffer_size = BUFFER
     lease_size = _LEASE_IN_ORDER if options.in_order else LEASE
     if target.clusters is not None:
@@ -165,7 +173,7 @@ async def run(
         id=1,
         sources=sources,
         source_sizes=[store.size for store in source.stores],
-        targets=[target.place],
+        targets=[writes_to],
         size=source.size,
         in_order=options.in_order,
         sparse_size=options.sparse_size,
@@ -195,6 +203,7 @@ async def run(
         layout=layout,
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else _CHECKPOINT_SECONDS,
         recorder=recorder,
+        listening=options.listening,
     )
     async with recorder or contextlib.nullcontext():
         try:

@@ -97,6 +97,7 @@ async def described(
         probe_target=False,
         target_format="qcow2" if target.writer is not None else "raw",
         snapshot=None,
+        listening=None,
     )
     course = Course(
         sources=[kept(one) for one in sources],
