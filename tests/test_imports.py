@@ -41,16 +41,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
-    "options": BOTTOM | {"cache", "formats"},
+    "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
     "observer": set(),
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "guests": BOTTOM,
+    "reception": BOTTOM | {"core", "protocol", "guests", "observer"},
+    "sharing": BOTTOM | {"protocol", "target", "transports"},
     "placing": BOTTOM | {"protocol", "formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
-    | {"placing"},
+    | {"placing", "reception"},
     "convert": BOTTOM
     | {
         "options",
@@ -67,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "observer",
         "interruption",
         "verify",
+        "sharing",
     },
     "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "verify": BOTTOM
@@ -88,6 +92,7 @@ MUST_NOT: dict[str, set[str]] = {
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
     "crew": SHELL | {"click"},
+    "guests": SHELL | {"click"},
     "core": SHELL | {"click", "msgspec", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},
     "transports": {"zmq", "click", "msgspec", "multiprocessing"},
