@@ -289,6 +289,8 @@ class CoordinatorState:
             return
         while (upcoming := self.cursor.peek()) is not None:
             skipped = self._skips(upcoming)
+            if not skipped and not self._wanting:
+                self._wanting += self._stuck(upcoming)
             if not skipped and (not self._wanting or self._too_soon(upcoming, now)):
                 return
             extent = self.cursor.take(self._limit, max(SECTOR, self.buffer_size))
@@ -307,6 +309,17 @@ class CoordinatorState:
             if token:
                 lease.move(LeaseState.COMMITTING, now)
             actions.append(Grant(worker, lease.epoch, extent, token))
+
+    def _stuck(self, upcoming: Extent) -> list[str]:
+        """In order, when what a lost worker held lies below all that is leased, those that wait want nothing
+        more: one of them gets it unasked. Rule 13 of the protocol has it written.
+        """
+        if self.sequence.order is not Order.ASCENDING or self.sequence.committing is not None:
+            return []
+        waiting = min(self.leases.live.values(), key=lambda lease: lease.extent.start, default=None)
+        if waiting is None or waiting.extent.start < upcoming.start or waiting.worker in self._leaving:
+            return []
+        return [waiting.worker]
 
     def _too_soon(self, upcoming: Extent, now: float) -> bool:
         """Whether the rate forbids the next lease for now; then `wake_at` says until when."""
