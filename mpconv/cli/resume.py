@@ -40,8 +40,10 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     stored, _ = peek(path)
     course = courses.decoded(courses.begun(stored, path), path)
     courses.check_passwords(course)
-    compressing = course.options.compress
-    workers = LocalWorkers.preloading(course.sources, course.target, compressing=compressing)
+    chosen = course.options
+    workers = LocalWorkers.preloading(
+        course.sources, course.target, compressing=chosen.compress, digesting=chosen.digests
+    )
     local = click.get_current_context().with_resource(workers)
 
     from mpconv import journaled  # noqa: PLC0415
