@@ -100,6 +100,7 @@ class Journal:
             os.close(fd)
             raise
         journal = cls(path, fd, database)
+        journal._unused = fresh
         try:
             with _told(path, "writing" if fresh else "reading"):
                 if fresh:
