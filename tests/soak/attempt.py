@@ -31,7 +31,10 @@ KINDS = (WRONG_BYTES, HANG, FALSE_SUCCESS, LEFT, UNEXPECTED, CHANGED)
 
 
 class Attempt:
-    """The command, run once in a session of its own; its progress is followed by a thread."""
+    """The command, run once in a session of its own; its progress is followed by a thread.
+
+    `share`: of the bytes that are complete, 1 from the last flush on; `opened`: it has come as far as to copy.
+    """
 
     def __init__(self, words: list[str], log: Path) -> None:
         self.log = log
@@ -41,6 +44,7 @@ class Attempt:
             )
         self.deadline = time.monotonic() + LIMIT
         self.share = -1.0
+        self.opened = False
         self.ended = False
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -53,6 +57,7 @@ class Attempt:
                 told = json.loads(line)
                 share = told["done"] / (told["total"] or 1) if told["phase"] != "open" else -1.0
                 with self._changed:
+                    self.opened = self.opened or told["phase"] == "copy"
                     self.share = 1.0 if told["phase"] not in {"open", "copy"} else min(share, 0.999)
                     self._changed.notify_all()
         with self._changed:

@@ -36,8 +36,6 @@ class Kind(StrEnum):
     REFUSED = "connections cut and refused for a moment"
 
 
-ENDING = {Kind.NURSERY_KILLED, Kind.COMMAND_KILLED, Kind.INTERRUPTED, Kind.TERMINATED}
-"""Those after which the command ends without having copied it all, and is run again."""
 REMOTE = {Kind.SERVER_KILLED, Kind.CUT, Kind.REPLIES_CUT, Kind.STALLED, Kind.REFUSED}
 """Those that need a server at the side they are meant for."""
 RELAYED = REMOTE - {Kind.SERVER_KILLED}
@@ -133,6 +131,7 @@ def make_case(seed: int, number: int, kinds: Iterable[Kind] = Kind) -> Case:
     fixed = source_place == LUN and source_format == "raw"
     size = chance.choice(LUN_SIZES) if fixed else 512 * chance.randrange(8 * MiB // 512, 32 * MiB // 512)
     options = f"cluster_size={chance.choice([4096, 65536, 65536, MiB])}" if target_format == "qcow2" else ""
+    old, journal = chance.random() < 0.3, chance.random() < 0.5
     return Case(
         number=number,
         seed=seed,
@@ -142,11 +141,11 @@ def make_case(seed: int, number: int, kinds: Iterable[Kind] = Kind) -> Case:
         target_format=target_format,
         target_place=target_place,
         target_options=options,
-        old=target_format == "raw" and chance.random() < 0.3,
+        old=old,
         compress=target_format == "qcow2" and chance.random() < 0.4,
         in_order=chance.random() < 0.5,
         workers=chance.randint(1, 3),
-        journal=chance.random() < 0.0,
+        journal=journal and not (old and target_format == "qcow2"),  # such a copy keeps none
         verify=chance.random() < 0.2,
         rate=round(size / _SECONDS),
         faults=tuple(_faults(chance, source_place, target_place, set(kinds))),

@@ -85,12 +85,12 @@ class Side:
         else:
             self.lab.iscsi.restart(lambda: time.sleep(seconds))
 
-    def put(self, raw: Path) -> None:
-        """Make the image of these bytes there."""
+    def put(self, raw: Path, options: str = "") -> None:
+        """Make the image of these bytes there; `options`: of a qcow2 image, for -o."""
         made = raw
         if self.format == "qcow2":
             made = raw.with_suffix(".qcow2")
-            _tool("convert", "-f", "raw", "-O", "qcow2", str(raw), str(made))
+            _tool("convert", "-O", "qcow2", *(["-o", options] if options else []), "-f", "raw", str(raw), str(made))
         if self.place == LUN:
             size = self.path.stat().st_size
             with self.path.open("r+b") as file:
@@ -100,10 +100,15 @@ class Side:
         else:
             _tool("convert", "-f", "raw", "-O", "raw", str(made), str(self.path))
 
-    def soil(self, size: int) -> None:
-        """Old bytes, which a copy has to write over, also with its zeros."""
-        with self.path.open("r+b" if self.place == LUN else "wb") as file:
-            file.write(b"\xa5" * size)
+    def soil(self, case: Case, folder: Path) -> None:
+        """What lies there before: an image full of other bytes where there is one, on a LUN always old bytes."""
+        if case.old:
+            other = folder / "old.raw"
+            other.write_bytes(b"\xa5" * case.size)
+            self.put(other, case.target_options)
+        elif self.place == LUN:
+            with self.path.open("r+b") as file:
+                file.write(b"\xa5" * case.size)
 
     def image(self, size: int) -> str:
         """For `qemu-img --image-opts`; what lies behind a raw image on a LUN is no part of it."""
