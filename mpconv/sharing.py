@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import msgspec
 
@@ -13,13 +14,19 @@ from mpconv.protocol.keys import Listening
 from mpconv.target import Target
 
 
-def places_for_all(sources: list[Place], target: Target, listening: Listening) -> tuple[list[Place], Place]:
-    """The sources' and the target's, as any host may open them. UsageError when other hosts cannot, or have other files
+def places_for_all(
+    sources: Sequence[Place], targets: Sequence[Target], listening: Listening
+) -> tuple[list[Place], list[Place]]:
+    """The sources' and the targets', as any host may open them. UsageError when other hosts cannot, or have other files
     under these names.
     """
-    if not target.divisible:
-        raise UsageError(f"--listen: only one worker at a time may write to '{target.written.name}'")
-    return [anywhere(place, listening) for place in sources], anywhere(target.place, listening)
+    for target in targets:
+        if not target.divisible:
+            raise UsageError(f"--listen: only one worker at a time may write to '{target.written.name}'")
+    return (
+        [anywhere(place, listening) for place in sources],
+        [anywhere(target.place, listening) for target in targets],
+    )
 
 
 def anywhere(place: Place, listening: Listening) -> Place:

@@ -17,7 +17,19 @@ from mpconv.errors import MpconvError
 
 _COMMANDS = {
     name: name
-    for name in ("convert", "resume", "status", "check", "checksum", "compare", "info", "measure", "worker", "keygen")
+    for name in (
+        "convert",
+        "deploy",
+        "worker",
+        "keygen",
+        "resume",
+        "status",
+        "check",
+        "checksum",
+        "compare",
+        "info",
+        "measure",
+    )
 } | {"map": "map_"}
 """In mpconv/cli there is a module for each; and what the command is called in it."""
 

@@ -86,6 +86,20 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     offset: Bytes | None
 
 
+class TargetFailed(msgspec.Struct, frozen=True, tag="target_failed"):
+    """One of the job's several targets failed for good; the worker goes on without it. The fields are as Failed's.
+
+    `target`: its number in the job, from 0.
+    """
+
+    job: Number
+    target: Number
+    why: str
+    operation: str
+    image: str
+    offset: Bytes | None
+
+
 class Lost(msgspec.Struct, frozen=True, tag="lost"):
     """These ranges (start, length) of the source could not be read and became zeros; only in a job that salvages."""
 
@@ -169,6 +183,13 @@ class Flush(msgspec.Struct, frozen=True, tag="flush"):
     job: Number
 
 
+class Drop(msgspec.Struct, frozen=True, tag="drop"):
+    """One of the job's several targets has failed: go on without it."""
+
+    job: Number
+    target: Number
+
+
 class Bye(msgspec.Struct, frozen=True, tag="bye"):
     """No more work: close the connections and end. `again`: the same copy begins anew at once, with new workers."""
 
@@ -187,5 +208,20 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     why: str
 
 
-FromWorker = Hello | Want | Ready | Done | Failed | Lost | Differs | Said | Trouble | Alive | FlushDone | Leaving | Gone
-FromCoordinator = Open | LeaseGrant | Token | Flush | Bye | Heard | Refused
+FromWorker = (
+    Hello
+    | Want
+    | Ready
+    | Done
+    | Failed
+    | TargetFailed
+    | Lost
+    | Differs
+    | Said
+    | Trouble
+    | Alive
+    | FlushDone
+    | Leaving
+    | Gone
+)
+FromCoordinator = Open | LeaseGrant | Token | Flush | Drop | Bye | Heard | Refused
