@@ -16,14 +16,14 @@ from mpconv.cli.passwords import hide_passwords
 from mpconv.errors import MpconvError
 
 _COMMANDS = {
-    name: name for name in ("convert", "resume", "status", "check", "checksum", "compare", "info", "measure")
+    name: name for name in ("convert", "deploy", "resume", "status", "check", "checksum", "compare", "info", "measure")
 } | {"map": "map_"}
 """In mpconv/cli there is a module for each; and what the command is called in it."""
 
 
 _IMPORTED = 50_000
-"""Objects that are made before a collection looks at the young ones: what imports make stays, and to look at it again and
-again took a twentieth of the time of a small copy. Workers inherit it.
+"""Objects that are made before a collection looks at the young ones: what imports make stays, and to look at it time
+after time took a twentieth of a small copy. Workers inherit it.
 """
 
 
