@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -133,6 +133,49 @@ async def open_target(source: Image, place: Place, options: Options, tell: Tell,
     return await qcow2_target.existing(source, place, options, tell)
 
 
+def plan(sources: list[Place], source: Image, targets: Sequence[Target], options: Options) -> tuple[Job, int]:
+    """The job of copying to these targets, which are open, and how many workers it takes. Several targets are raw."""
+    alone = options.in_order and all(target.written.ordered for target in targets) and not options.compress
+    count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
+    if not all(target.divisible for target in targets):
+        count = 1
+    clusters = targets[0].clusters
+    buffer_size = BUFFER
+    lease_size = _LEASE_IN_ORDER if options.in_order else LEASE
+    if clusters is not None:
+        if clusters.compression is not None:
+            buffer_size = min(_COMPRESSED, MAX_CLUSTERS * clusters.size)
+        lease_size = buffer_size  # a token tells the places of one buffer
+    else:
+        wish = max(target.written.limits.optimal_write for target in targets)
+        buffer_size = max(BUFFER, min(_LARGEST_BUFFER, wish))
+        if options.digests:
+            buffer_size = align_down(buffer_size, BLOCK)
+    job = Job(
+        id=1,
+        sources=sources,
+        source_sizes=[store.size for store in source.stores],
+        targets=[target.place for target in targets],
+        size=source.size,
+        in_order=options.in_order,
+        sparse_size=options.sparse_size,
+        zero_initialised=all(target.zero_initialised for target in targets),
+        reads_zeros=[target.zero_initialised for target in targets],
+        requests=requests,
+        durable=options.cache.flushes,
+        write_through=options.cache.through,
+        salvage=options.salvage,
+        offload=options.offload and clusters is None,
+        digest=options.digests,
+        clusters=clusters,
+        retry_for=options.retry_for,
+        drop_after=options.drop_after,
+        buffer_size=buffer_size,
+        lease_size=lease_size,
+    )
+    return job, count
+
+
 async def run(
     sources: list[Place],
     source: Image,
@@ -147,40 +190,7 @@ async def run(
     """Copy from the source to the target at `place`, which are open, as far as it is not done yet by what `recorder`
     knows; then prove it, if that was asked for.
     """
-    alone = options.in_order and target.written.ordered and not options.compress
-    count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
-    if not target.divisible:
-        count = 1
-    buffer_size = BUFFER
-    lease_size = _LEASE_IN_ORDER if options.in_order else LEASE
-    if target.clusters is not None:
-        if target.clusters.compression is not None:
-            buffer_size = min(_COMPRESSED, MAX_CLUSTERS * target.clusters.size)
-        lease_size = buffer_size  # a token tells the places of one buffer
-    else:
-        buffer_size = max(BUFFER, min(_LARGEST_BUFFER, target.written.limits.optimal_write))
-        if options.digests:
-            buffer_size = align_down(buffer_size, BLOCK)
-    job = Job(
-        id=1,
-        sources=sources,
-        source_sizes=[store.size for store in source.stores],
-        targets=[target.place],
-        size=source.size,
-        in_order=options.in_order,
-        sparse_size=options.sparse_size,
-        zero_initialised=target.zero_initialised,
-        requests=requests,
-        durable=options.cache.flushes,
-        write_through=options.cache.through,
-        salvage=options.salvage,
-        offload=options.offload and target.clusters is None,
-        digest=options.digests,
-        clusters=target.clusters,
-        retry_for=options.retry_for,
-        buffer_size=buffer_size,
-        lease_size=lease_size,
-    )
+    job, count = plan(sources, source, [target], options)
     layout = target.writer.layout if target.writer is not None else None
     coordinator = Coordinator(
         job,

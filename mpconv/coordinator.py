@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
+from mpconv import transports
 from mpconv.core import coordination as core
 from mpconv.core import events
 from mpconv.core.digests import Sums
@@ -117,6 +118,8 @@ class Coordinator:
         self._interrupted: Interrupted | None = None
         self.may_have_written = False
         self.differs_at: int | None = None
+        self.failed: dict[int, MpconvError] = {}
+        """Of several targets those that failed, by their numbers in the job."""
 
     async def run(self) -> None:
         """Copy. Raises the first error, with no worker left behind."""
@@ -300,6 +303,8 @@ class Coordinator:
                 self._done(name, epoch, zeros, digests)
             case messages.FlushDone(of) if of == job:
                 self._handle(events.Flushed(name))
+            case messages.TargetFailed(of, target, why, operation, image, offset) if of == job:
+                self._drop(target, Fatal(why, operation=operation, image=image, offset=offset))
             case messages.Lost(of, ranges, why) if of == job:
                 self._observer.lost(ranges, why)
             case messages.Differs(of, offset) if of == job:
@@ -314,6 +319,19 @@ class Coordinator:
             case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
                 self._fail(Fatal(why, operation=operation, image=image, offset=offset))
 
+    def _drop(self, target: int, error: MpconvError) -> None:
+        """One of several targets failed: all workers go on without it."""
+        if target >= len(self._job.targets):
+            raise ProtocolError(f"target {target} of {len(self._job.targets)} is said to have failed")
+        if self._outcome.done() or target in self.failed:
+            return
+        self.failed[target] = error
+        self._observer.dropped(transports.redacted(self._job.targets[target].url), str(error))
+        if len(self.failed) == len(self._job.targets):
+            self._fail(error)
+        for name in self._crew:
+            self._send(name, messages.Drop(self._job.id, target))
+
     def _hello(self, name: str, pid: int) -> None:
         """From a new worker, or from one that has lost a target and begins anew."""
         again = name in self._crew
@@ -322,7 +340,8 @@ class Coordinator:
             return
         if again:
             self._lose(events.Restarted(name))
-        self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=self._share(member.number))))
+        share, dropped = self._share(member.number), list(self.failed)
+        self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=share, dropped=dropped)))
 
     def _ready(self, name: str, message: messages.Ready) -> None:
         lease = self._state.leases.current(message.epoch, name)

@@ -10,6 +10,8 @@ MAX_REQUESTS = 1024
 MAX_SPARSE = 16 * MiB
 RETRY_SECONDS = 300.0
 """What `--retry-for` is when it is not given."""
+DROP_SECONDS = 30.0
+"""The same of `--drop-after`."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +102,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each lease that is done tells the sums of its blocks. Without targets nothing is written besides."""
     retry_for: float = 0.0
     """Seconds for which a server that does not answer is tried again; 0: not at all."""
+    reads_zeros: list[bool] = []
+    """Of several targets: which of them read as zeros; `zero_initialised`: they all do."""
+    dropped: list[int] = []
+    """Numbers of targets that are failed already, from 0: they are left alone."""
+    drop_after: float = 0.0
+    """Seconds for which the others wait for one of several targets that does not answer, before it is dropped."""
     clusters: Clusters | None = None
     """For a target whose format says where its bytes lie; None: where they are in the guest disk."""
     buffer_size: int = 2 * MiB

@@ -21,6 +21,9 @@ class Observer:
     def verified(self, checked: int, size: int) -> None:
         """So many bytes of `size` were read back and are the source's."""
 
+    def dropped(self, image: str, why: str) -> None:
+        """Of several targets this one, which is named without credentials, failed; the others go on without it."""
+
     def said(self, text: str) -> None:
         """How something is done, told once."""
 

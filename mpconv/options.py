@@ -7,7 +7,7 @@ from typing import Protocol
 
 from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.job import NO_TRUST, RETRY_SECONDS, Trust
+from mpconv.job import DROP_SECONDS, NO_TRUST, RETRY_SECONDS, Trust
 from mpconv.units import MiB
 
 _WORTH_A_WORKER = 64 * MiB
@@ -36,8 +36,9 @@ class Options:
     open, as qemu-img does. `target_format`: raw or qcow2. `qcow2`: how a qcow2 target is made, None for raw.
     `compression_level`: None for the codec's own. `snapshot`: the source's internal snapshot to copy, by id or name, or
     as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides. `retry_for`: seconds for which a server
-    that does not answer is tried again, 0 for not at all. `digest`: tell that of what was read. `verify`: the share of
-    the target that is read back and compared, above 0 and at most 1, or None.
+    that does not answer is tried again, 0 for not at all. `drop_after`: the same of one of several targets, while the
+    others wait for it. `digest`: tell that of what was read. `verify`: the share of the target that is read back and
+    compared, above 0 and at most 1, or None.
     """
 
     in_order: bool = True
@@ -61,6 +62,7 @@ class Options:
     snapshot: str | None = None
     trust: Trust = NO_TRUST
     retry_for: float = RETRY_SECONDS
+    drop_after: float = DROP_SECONDS
     digest: bool = False
     verify: float | None = None
 

@@ -146,6 +146,13 @@ async def _open_store(source: Image, place: Place, options: Options, size: int, 
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 
+def check_other(source: Image, target: Transport) -> None:
+    """UsageError when the target is the source, or one of the files that it is made of."""
+    error = _same(source, target)
+    if error is not None:
+        raise error
+
+
 def _same(source: Image, target: Transport) -> UsageError | None:
     for store in source.stores:
         if store.identity == target.identity:

@@ -64,8 +64,9 @@ async def verify(
     options: Options,
     local: LocalWorkers,
     observer: Observer,
-) -> None:
-    """Compare the first `size` bytes of the image at `place` with `source`, or a `share` of them, chosen at random.
+) -> int:
+    """Compare the first `size` bytes of the image at `place` with `source`, or a `share` of them, chosen at random; how
+    many were compared.
 
     Fatal, with the ranges that differ, when they are not equal.
     """
@@ -80,7 +81,9 @@ async def verify(
     wrong = unequal(source, found, chosen)
     if wrong:
         raise Fatal(_told(joined(wrong, size), transports.redacted(place.url)))
-    observer.verified(sum(end - start for start, end in wanted), size)
+    compared = sum(end - start for start, end in wanted)
+    observer.verified(compared, size)
+    return compared
 
 
 async def _read_back(

@@ -68,6 +68,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interruption",
         "verify",
     },
+    "deploy": BOTTOM
+    | {"convert", "coordinator", "core", "formats", "interruption", "observer", "options", "target", "transports"}
+    | {"verify", "workers"},
     "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "verify": BOTTOM
     | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum", "target"},
@@ -75,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
+    | {"deploy"}
     | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }

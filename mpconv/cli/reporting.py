@@ -88,6 +88,9 @@ class Report(Observer):
     def verified(self, checked: int, size: int) -> None:
         self._checked = (checked, size)
 
+    def dropped(self, image: str, why: str) -> None:
+        self.warn(f"'{image}' is dropped: {why}")
+
     def said(self, text: str) -> None:
         if self._verbose:
             print(f"mpconv: {text}", file=sys.stderr)

@@ -12,7 +12,7 @@ import msgspec
 from mpconv.extent import Kind
 from mpconv.job import Job
 
-VERSION = 4
+VERSION = 5
 MAX_WANT = 64
 MAX_RANGES = 4096
 MAX_CLUSTERS = 4096
@@ -71,6 +71,20 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """A request failed for good; the fields are those of MpconvError."""
 
     job: Number
+    why: str
+    operation: str
+    image: str
+    offset: Bytes | None
+
+
+class TargetFailed(msgspec.Struct, frozen=True, tag="target_failed"):
+    """One of the job's several targets failed for good; the worker goes on without it. The fields are as Failed's.
+
+    `target`: its number in the job, from 0.
+    """
+
+    job: Number
+    target: Number
     why: str
     operation: str
     image: str
@@ -147,9 +161,16 @@ class Flush(msgspec.Struct, frozen=True, tag="flush"):
     job: Number
 
 
+class Drop(msgspec.Struct, frozen=True, tag="drop"):
+    """One of the job's several targets has failed: go on without it."""
+
+    job: Number
+    target: Number
+
+
 class Bye(msgspec.Struct, frozen=True, tag="bye"):
     """No more work: close the connections and end."""
 
 
-FromWorker = Hello | Want | Ready | Done | Failed | Lost | Differs | Said | Trouble | Alive | FlushDone
-FromCoordinator = Open | LeaseGrant | Token | Flush | Bye
+FromWorker = Hello | Want | Ready | Done | Failed | TargetFailed | Lost | Differs | Said | Trouble | Alive | FlushDone
+FromCoordinator = Open | LeaseGrant | Token | Flush | Drop | Bye

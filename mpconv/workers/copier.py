@@ -10,6 +10,7 @@ from mpconv.formats.image import Image
 from mpconv.job import Job
 from mpconv.transports.base import Transport
 from mpconv.workers import buffers
+from mpconv.workers.branches import all_of
 from mpconv.workers.pieces import Piece, Pieces, Reports
 from mpconv.workers.salvage import read_what_can_be
 from mpconv.workers.zeros import Run, find_runs
@@ -106,17 +107,25 @@ class Copier:
         return at == extent.end
 
     async def _write(self, piece: Piece, view: memoryview, runs: list[Run]) -> None:
-        for target in self.targets:
+        """To all targets at a time: a slow one holds nothing but the buffer."""
+        behind = len(self.targets)
+
+        async def write_to(target: Transport) -> None:
+            nonlocal behind
             for run in runs:
                 offset, length, zero = run
                 start = piece.extent.start + offset
-                if run is runs[-1] and target is self.targets[-1]:
-                    await self.pieces.sending_the_last(piece)
+                if run is runs[-1]:
+                    behind -= 1
+                    if not behind:
+                        await self.pieces.sending_the_last(piece)
                 if not zero:
                     await target.write(start, view[offset : offset + length])
                 elif not await self._zero(target, start, length):
                     await self._write_zeros(target, start, length)
             await self._through(target)
+
+        await all_of([write_to(target) for target in self.targets])
 
     async def _through(self, target: Transport) -> None:
         if self.job.write_through:

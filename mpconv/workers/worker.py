@@ -21,6 +21,7 @@ from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.retrying import AT_ONCE, Outage, Retry, keep_trying
+from mpconv.workers.branches import Branch, all_of
 from mpconv.workers.comparer import Comparer
 from mpconv.workers.copier import Copier
 from mpconv.workers.pieces import HeldLease, Reports
@@ -47,6 +48,9 @@ class Worker(Reports):
         self._images: list[Image | Transport] = []
         self._job: Job | None = None
         self._targets: list[Transport] = []
+        self._branches: dict[int, Branch] = {}
+        self._dropped: set[int] = set()
+        self._outages: dict[int, Outage] = {}
         self._asked = 0
 
     async def serve(self) -> None:
@@ -74,6 +78,8 @@ class Worker(Reports):
         message = decode_from_coordinator(frames[-1])
         if isinstance(message, messages.Bye):
             self._over.set()  # whatever is being waited for
+        elif isinstance(message, messages.Drop):
+            self._drop(message.target)  # it may be what is being waited for
         self._inbox.put_nowait(message)
 
     def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
@@ -97,16 +103,44 @@ class Worker(Reports):
         if not isinstance(error, Retryable):
             self._fail(error)
         elif self._copier is not None:
-            self._copier = None  # from now on nothing that comes is for us, until the job is opened anew
-            now = asyncio.get_running_loop().time()
-            wait = self._outage.failed(error, now)
-            if wait is None:
-                self._fail(self._outage.given_up(error, now))
-                return
-            text = self._outage.words(error, now)
-            if text is not None:
-                self._trouble(text)
-            self._spawn(self._begin_anew(wait), self._serving)
+            given_up = self._lost(error, self._outage)
+            if given_up is not None:
+                self._fail(given_up)
+
+    def _lost(self, error: Retryable, outage: Outage) -> MpconvError | None:
+        """Begin anew, or tell the error to end with: for how long it was tried."""
+        now = asyncio.get_running_loop().time()
+        wait = outage.failed(error, now)
+        if wait is None:
+            return outage.given_up(error, now)
+        self._copier = None  # from now on nothing that comes is for us, until the job is opened anew
+        text = outage.words(error, now)
+        if text is not None:
+            self._trouble(text)
+        self._spawn(self._begin_anew(wait), self._serving)
+        return None
+
+    def _target_failed(self, number: int, error: MpconvError) -> bool:
+        """Of several. True: it is dropped; False: everything is opened anew."""
+        if number in self._dropped:
+            return True
+        if isinstance(error, Retryable):
+            if self._copier is None:
+                return False
+            given_up = self._lost(error, self._outages[number])
+            if given_up is None:
+                return False
+            error = given_up
+        self._drop(number)
+        failed = messages.TargetFailed(self._id, number, error.why, error.operation, error.image, error.offset)
+        self._send(failed)
+        return True
+
+    def _drop(self, number: int) -> None:
+        self._dropped.add(number)
+        branch = self._branches.pop(number, None)
+        if branch is not None:
+            self._spawn(branch.drop(), self._serving)
 
     async def _begin_anew(self, wait: float) -> None:
         await self._let_go()
@@ -117,6 +151,7 @@ class Worker(Reports):
         """Of all that is being done, and of the connections; nothing is sent on them afterwards."""
         await _end(self._working)
         self._leases.clear()
+        self._branches.clear()
         while self._images:
             await self._images.pop().close()
 
@@ -175,13 +210,41 @@ class Worker(Reports):
             from mpconv.workers.digester import Digester  # noqa: PLC0415  (others do without)
 
             return Digester(job, source, self)
-        self._targets = []
-        for place in job.targets:
+        if len(job.targets) > 1:
+            self._targets = await self._open_several(job)
+        else:
             growing = job.clusters is not None
-            target = await transports.open_place(place, Access.WRITE, growing=growing, retry=retry)
-            self._images.append(target)
-            self._targets.append(target)
+            self._targets = [await transports.open_place(job.targets[0], Access.WRITE, growing=growing, retry=retry)]
+            self._images += self._targets
         return _copier(job, source, self._targets, self)
+
+    async def _open_several(self, job: Job) -> list[Transport]:
+        """Those that are not dropped. One that is not to be had is dropped; the others wait for it meanwhile."""
+        self._dropped |= set(job.dropped)
+        retry = Retry(job.drop_after)
+
+        async def open_one(number: int) -> None:
+            async def attempt() -> Transport | None:
+                if number in self._dropped:  # by another worker, meanwhile
+                    return None
+                return await transports.open_place(job.targets[number], Access.WRITE, retry=retry)
+
+            outage = self._outages.setdefault(number, Outage(retry))
+            try:
+                store = await keep_trying(attempt, retry, self._trouble, outage)
+            except MpconvError as error:
+                self._target_failed(number, error)
+                return
+            if store is not None:
+                self._images.append(store)
+                if number not in self._dropped:
+                    zeros = job.reads_zeros[number]
+                    self._branches[number] = Branch(number, store, self._target_failed, reads_zeros=zeros)
+
+        await all_of([open_one(number) for number in range(len(job.targets))])
+        if not self._branches:
+            raise Fatal("no target is left")
+        return list(self._branches.values())
 
     async def _lease(self, epoch: int, extent: Extent, token: bool) -> None:
         assert self._copier is not None
@@ -195,8 +258,7 @@ class Worker(Reports):
             self._spawn(self._copier.run_below(), self._working)
 
     async def _flush(self, job_id: int) -> None:
-        for target in self._targets:
-            await target.flush()
+        await all_of([target.flush() for target in self._targets])
         self._send(messages.FlushDone(job_id))
 
     @property
@@ -208,6 +270,8 @@ class Worker(Reports):
 
     def done(self, lease: HeldLease) -> None:
         self._outage.over()
+        for outage in self._outages.values():
+            outage.over()
         del self._leases[lease.epoch]
         sums = packed(lease.extent.start, lease.extent.length, lease.sums)
         self._send(messages.Done(self._id, lease.epoch, lease.zeros, sums))

@@ -60,6 +60,8 @@ jobs = st.builds(
     salvage=st.booleans(),
     offload=st.booleans(),
     compare=st.booleans(),
+    reads_zeros=st.lists(st.booleans(), max_size=3),
+    dropped=st.lists(numbers, max_size=3),
     clusters=st.none() | clusters,
     buffer_size=sizes,
     lease_size=sizes,
@@ -70,6 +72,7 @@ from_worker = {
     m.Ready: st.builds(m.Ready, numbers, numbers, per_cluster, per_cluster),
     m.Done: st.builds(m.Done, numbers, numbers, numbers),
     m.Failed: st.builds(m.Failed, numbers, texts, texts, texts, st.none() | numbers),
+    m.TargetFailed: st.builds(m.TargetFailed, numbers, numbers, texts, texts, texts, st.none() | numbers),
     m.Lost: st.builds(m.Lost, numbers, st.lists(st.tuples(numbers, numbers), max_size=5), texts),
     m.Differs: st.builds(m.Differs, numbers, numbers),
     m.Said: st.builds(m.Said, numbers, texts),
@@ -82,6 +85,7 @@ from_coordinator = {
     m.LeaseGrant: st.builds(m.LeaseGrant, numbers, numbers, numbers, sizes, st.integers(0, 2), st.booleans()),
     m.Token: st.builds(m.Token, numbers, numbers, per_cluster),
     m.Flush: st.builds(m.Flush, numbers),
+    m.Drop: st.builds(m.Drop, numbers, numbers),
     m.Bye: st.builds(m.Bye),
 }
 MESSAGES = from_worker | from_coordinator
@@ -91,6 +95,7 @@ EXAMPLES = [
     m.Ready(1, 2, [3, 0], [1, 0]),
     m.Done(1, 2, 3),
     m.Failed(1, "why", "reading", "image", 5),
+    m.TargetFailed(1, 2, "why", "writing", "image", None),
     m.Lost(1, [(2, 3)], "why"),
     m.Differs(1, 2),
     m.Said(1, "text"),
@@ -99,6 +104,7 @@ EXAMPLES = [
     m.LeaseGrant(1, 2, 3, 4, 0, True),
     m.Token(1, 2, [3]),
     m.Flush(1),
+    m.Drop(1, 2),
 ]
 
 

@@ -1,0 +1,214 @@
+"""`mpconv deploy`: one image to many targets."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from mpconv.cache import CACHE_MODES
+from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, trust_of, trust_options
+from mpconv.cli.opening import RAW, places
+from mpconv.cli.params import Duration, Requests, Share, Size, Snapshot, SparseSize, last_of
+from mpconv.cli.refusals import check_protocol
+from mpconv.errors import Fatal, MpconvError, UsageError
+from mpconv.job import DROP_SECONDS, Place
+
+_SOME = 2
+"""The exit code when some targets are written and some are not."""
+_NONE = 1
+
+
+@click.command(cls=WithProgressKind)
+@click.option("-f", "--source-format", metavar="FMT", help="The source's format, raw or qcow2; else it is probed.")
+@click.option("-O", "--target-format", metavar="FMT", default=RAW, help="The targets' format: raw, and no other yet.")
+@click.option("-n", "--no-create", is_flag=True, help="The targets exist: write into them, do not make them.")
+@click.option("--targets", "listed", metavar="FILE", help="More targets, one a line; # begins a comment; -: stdin.")
+@click.option("-W", "--oob-writes", is_flag=True, help="Write out of order: faster.")
+@click.option(
+    "-m",
+    "--parallel",
+    type=Requests(),
+    multiple=True,
+    callback=last_of,
+    help="Buffers in flight, over all workers (default: 4 a worker, at least 8).",
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 256), help="Worker processes (default: by cores and size, at most 8)."
+)
+@click.option(
+    "-S",
+    "--sparse-size",
+    type=SparseSize(),
+    multiple=True,
+    callback=last_of,
+    help="Shortest zero run to look for, default 4k; 0: none.",
+)
+@click.option("--target-is-zero", is_flag=True, help="With -n: all targets read as zeros, so none are written.")
+@click.option(
+    "-t", "--target-cache", metavar="MODE", default="writeback", help=f"{', '.join(CACHE_MODES)}; default writeback."
+)
+@click.option("-T", "--source-cache", metavar="MODE", default="writeback", help="The same for the source.")
+@click.option(
+    "-r",
+    "--rate-limit",
+    type=Size("rate limit"),
+    multiple=True,
+    callback=last_of,
+    help="Bytes written per second, to each target.",
+)
+@click.option("--salvage", is_flag=True, help="What cannot be read becomes zeros; the lost ranges are listed.")
+@click.option("-U", "--force-share", is_flag=True, help="The source may be in use: by a running guest, say.")
+@retry_option
+@click.option(
+    "--drop-after",
+    type=Duration(),
+    default=DROP_SECONDS,
+    metavar="TIME",
+    help="How long the others wait for a target that does not answer, before it is dropped; default 30s.",
+)
+@click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
+@click.option("--progress-kind", hidden=True)
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how zeros are made, and where block status was not to be had.")
+@click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot (qcow2).")
+@click.option("--digest", is_flag=True, help="At the end print the digest of what was copied, as mpconv checksum does.")
+@click.option(
+    "--verify",
+    type=Share(),
+    metavar="[=all|sample:N%]",
+    help="Read each target back and compare it with what was read of the source: all of it, or a sample.",
+)
+@trust_options
+@click.option("--output", default="human", metavar="human|json", help="What became of each target, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
+@click.option("--journal", metavar="FILE", help="Not yet: refused.")
+@click.argument("names", nargs=-1, metavar="SOURCE [TARGET...]")
+def deploy(names: tuple[str, ...], **options: Any) -> int:
+    """Copy one image to many targets: it is read once, and written to each.
+
+    A target that fails is dropped and named, and does not stop the others. The exit code is 0 when all targets are
+    written, 2 when some are, and 1 when none is.
+    """
+    as_json = is_json(options["output"]) or options["as_json"]
+    _check(options)
+    if not names:
+        raise UsageError("Must specify image file name")
+    source, *targets = names
+    if options["listed"] is not None:
+        targets += _listed(options["listed"])
+    if not targets:
+        raise UsageError("Must specify at least one target")
+    direct = CACHE_MODES[options["source_cache"]].direct
+    [from_place] = places([source], options["source_format"], image_opts=False, direct=direct)
+    to_places = [_target(name, options) for name in targets]
+    return _run(from_place, to_places, options, as_json=as_json)
+
+
+def _check(options: dict[str, Any]) -> None:
+    """What is refused before anything is opened."""
+    if options["target_format"] != RAW:
+        raise UsageError(f"mpconv deploy writes raw targets only, not {options['target_format']}")
+    if options["journal"] is not None:
+        raise UsageError("mpconv deploy cannot keep a journal yet")
+    if options["target_is_zero"] and not options["no_create"]:
+        raise UsageError("--target-is-zero requires use of -n flag")
+    for mode, what in (("source_cache", "source cache option"), ("target_cache", "cache option")):
+        if options[mode] not in CACHE_MODES:
+            raise UsageError(f"Invalid {what}: {options[mode]}")
+
+
+def _listed(name: str) -> list[str]:
+    """The targets that a file names."""
+    try:
+        if name == "-":
+            text = sys.stdin.read()
+        else:
+            with open(name, encoding="utf-8", errors="surrogateescape") as file:
+                text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fatal(f"the list of targets '{name}' cannot be read: {getattr(error, 'strerror', error)}") from error
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _target(name: str, options: dict[str, Any]) -> Place:
+    direct = CACHE_MODES[options["target_cache"]].direct
+    check_protocol(name)
+    return places([name], RAW, image_opts=False, direct=direct, writable=True)[0]
+
+
+def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_json: bool) -> int:
+    from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415  (as in convert)
+
+    digesting = options["digest"] or options["verify"] is not None
+    workers = LocalWorkers.preloading([source, *targets], digesting=digesting)
+    local = click.get_current_context().with_resource(workers)
+
+    from mpconv import deploy as job  # noqa: PLC0415
+    from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.options import Options  # noqa: PLC0415
+
+    display = display_of(options)
+    sparse_size = options["sparse_size"]
+    chosen = Options(
+        in_order=not options["oob_writes"],
+        sparse_size=4096 if sparse_size is None else sparse_size,
+        create=not options["no_create"],
+        target_is_zero=options["target_is_zero"],
+        requests=options["parallel"],
+        workers=options["workers"],
+        cache=CACHE_MODES[options["target_cache"]],
+        rate=options["rate_limit"] or 0,
+        shared=options["force_share"],
+        salvage=options["salvage"],
+        snapshot=options["snapshot"],
+        trust=trust_of(options["allow_backing"], options["allow_data_file"]),
+        retry_for=options["retry_for"],
+        drop_after=options["drop_after"],
+        digest=options["digest"],
+        verify=options["verify"],
+    )
+    deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
+    ended: MpconvError | None = None
+    try:
+        with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
+            run(job.deploy(deployment, chosen, local, report), display, verbose=options["verbose"])
+    except MpconvError as error:
+        ended = error
+    if as_json or options["progress_kind"] == "json":
+        _tell_programs(deployment, ended, as_json=as_json)
+    elif ended is None and deployment.digest is not None:
+        show(f"{deployment.digest}  {outcome.name}" for outcome in deployment.left)
+    if ended is not None:
+        raise ended
+    if len(deployment.left) == len(targets):
+        return 0
+    print(f"mpconv: {len(deployment.left)} of {len(targets)} targets are written", file=sys.stderr)
+    return _SOME if deployment.left else _NONE
+
+
+def _tell_programs(deployment: Any, ended: MpconvError | None, *, as_json: bool) -> None:
+    """One object: of several lines when asked for by --output, else one line among those of --progress=json."""
+    import json  # noqa: PLC0415  (few need these)
+
+    from mpconv import transports  # noqa: PLC0415
+    from mpconv.inspection.texts import json_text  # noqa: PLC0415
+
+    facts: dict[str, object] = {
+        "source": transports.redacted(deployment.source.url),
+        "size": deployment.size,
+        "targets": [
+            {
+                "target": outcome.name,
+                "outcome": "written" if (outcome.error or ended) is None else "failed",
+                "why": None if (outcome.error or ended) is None else str(outcome.error or ended),
+                "verified": outcome.verified,
+            }
+            for outcome in deployment.outcomes
+        ],
+    }
+    if deployment.digest is not None:
+        facts["digest"] = deployment.digest
+    show([json_text(facts) if as_json else json.dumps(facts)])
