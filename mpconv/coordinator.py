@@ -26,7 +26,6 @@ from mpconv.crew import SILENCE, Crew
 from mpconv.digest import BLOCK
 from mpconv.errors import Fatal, Gone, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent, WholeBlocks
-from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.interruption import heard_by
@@ -41,6 +40,7 @@ from mpconv.units import GiB
 from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:
+    from mpconv.formats.excerpt import Excerpt
     from mpconv.formats.qcow2.layout import Layout
     from mpconv.journal.recorder import Recorder
 

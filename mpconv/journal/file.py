@@ -63,7 +63,6 @@ class Journal:
         with _told(path, "opening"):
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                _sync_directory(path)
             except FileExistsError:
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         journal = cls._taken(path, fd, fresh=os.fstat(fd).st_size == 0)
@@ -100,19 +99,24 @@ class Journal:
             os.close(fd)
             raise
         journal = cls(path, fd, database)
+        journal._unused = fresh
         try:
             with _told(path, "writing" if fresh else "reading"):
                 if fresh:
+                    database.execute("PRAGMA synchronous = OFF")
                     database.executescript(_SCHEMA)
                 database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = FULL")
+                database.execute(f"PRAGMA synchronous = {'OFF' if fresh else 'FULL'}")
         except BaseException:
             journal.close()
             raise
         return journal
 
     def begin(self, begun: Begun) -> None:
-        """A copy begins: of what was there nothing stays."""
+        """A copy begins: of what was there nothing stays. From here on everything is synced."""
+        with self._at_it, _told(self.path, "writing"):
+            os.fsync(self._fd)
+            self._database.execute("PRAGMA synchronous = FULL")
         now = time.time()
         names = (_plain(begun.source), _plain(begun.target))
         job = (now, now, os.getpid(), State.RUNNING.value, *names, begun.size, 0, 0, 0)
@@ -127,6 +131,8 @@ class Journal:
                 )
             database.execute("INSERT INTO happened VALUES (?, 'began', '', NULL, NULL)", (now,))
         self._unused = False
+        with _told(self.path, "writing"):
+            _sync_directory(self.path)
 
     def begin_anew(self, course: str | None = None, happened: Sequence[Happening] = ()) -> None:
         """Nothing counts as done any more; places that were given out stay so. `course`: None: as before."""
@@ -237,7 +243,7 @@ def _note(database: sqlite3.Connection, happened: Sequence[Happening]) -> None:
 
 
 def _sync_directory(path: str) -> None:
-    """The name of a new file is on the disk too."""
+    """The names of new files are on the disk too."""
     fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -126,9 +126,12 @@ class Recorder:
         return end <= self._places
 
     async def settle(self) -> None:
-        """Everything is committed; no write is under way."""
-        self.at_rest()
-        await self._finish_commits(None)
+        """No write is under way. Everything is committed before tables are written, or with the last commit."""
+        if self._error is not None:
+            raise self._error
+        if self._entries is not None:
+            self.at_rest()
+            await self._finish_commits(None)
 
     async def __aenter__(self) -> Self:
         return self

@@ -74,7 +74,12 @@ class Remade(Transport):
         return await self._store.disk_size()
 
     async def fingerprint(self) -> Fingerprint:
-        return await self._store.fingerprint()
+        """It is asked for before anything is under way, when nobody insists."""
+
+        async def ask() -> Fingerprint:
+            return await self._store.fingerprint()
+
+        return await self._until_done(ask, Outage(self._retry))
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         return await self._store.block_status(offset, length)

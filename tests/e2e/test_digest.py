@@ -122,7 +122,8 @@ def test_what_a_dead_worker_wrote_counts_once(tmp_path, order, made):
     assert code == 0
     warned(words, workers[:1])
     expected = digest_of(source.read_bytes())
-    assert f"{expected}  {target}\n".encode() in copy.shown
+    told = json.dumps({"digest": expected, "image": str(target)})
+    assert f"{told}\n".encode() in copy.shown
     assert checksums(target) == [expected]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from mpconv.errors import Fatal
 from mpconv.journal.file import Journal, peek
-from mpconv.journal.records import Checkpoint, State
+from mpconv.journal.records import Checkpoint, Happening, State
 from tests.conftest import identical, make_image, mpconv
 from tests.e2e.test_faults import one_line
 from tests.support.servers import IscsiServer
@@ -165,6 +165,36 @@ def unfinish(directory: Path, done: int) -> None:
     ranges = [(0, done)] if done else []
     journal.commit(Checkpoint(ranges=ranges, zeros=0, written=done, state=State.RUNNING))
     journal.close()
+
+
+def test_what_was_lost_before_is_told_again(unfinished: Path):
+    journal = Journal.of_copy(str(unfinished / "j.db"))
+    lost = [Happening(0, "lost", "Input/output error", 4096, 1024)]
+    journal.commit(Checkpoint(ranges=[], zeros=0, written=0, happened=lost))
+    journal.close()
+    done = mpconv("resume", unfinished / "j.db")
+    assert done.returncode == 0
+    assert "lost bytes 4096 to 5119 (1024): Input/output error\n" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["raw -W", "raw -n over old data"])
+def test_a_power_cut_of_the_target(tmp_path: Path, name: str):
+    """What was written and not flushed is gone again, some of it: the target is as it was there."""
+    source, target, before = make_source(tmp_path), tmp_path / "b.img", VARIANTS[name].before
+    if before is not None:
+        target.write_bytes(before)
+    copy = Journaled(tmp_path, "-r", "6M", *VARIANTS[name].words, "a.raw", "b.img")
+    copy.until_durable()
+    copy.kill()
+    durable = list(stored(tmp_path).done)
+    with target.open("r+b") as file:
+        for (_, start), (end, _) in zip(durable, [*durable[1:], (SIZE, SIZE)], strict=True):
+            middle = (start + end) // 2
+            file.seek(middle)
+            file.write(before[middle:end] if before is not None else bytes(end - middle))
+    done, _ = resume(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert identical(source, target)
 
 
 def newer(path: Path) -> None:

@@ -83,7 +83,7 @@ def test_sums_go_with_what_they_are_of_and_those_of_an_earlier_run_go_on():
     async def run() -> None:
         journal = Held()
         journal.go.release(9)
-        recorder = Recorder(journal, 8 * REGION, done=Ranges(), digests={1: number(7)})
+        recorder = Recorder(journal, 8 * REGION, done=Ranges(), digests={1: number(7)}, entries=Rising())
         recorder.durable([Extent(REGION, 2 * REGION)], 0, [(REGION, number(3) + number(4))])
         await recorder.settle()
         recorder.durable([Extent(5 * REGION, REGION)], 0, [(5 * REGION, number(5))])
@@ -103,7 +103,7 @@ def test_what_nobody_writes_waits_for_the_next_commit():
     async def run() -> None:
         journal = Held()
         journal.go.release(9)
-        recorder = Recorder(journal, 100, done=Ranges())
+        recorder = Recorder(journal, 100, done=Ranges(), entries=Rising())
         recorder.passed(Extent(0, 10, Kind.ZERO))
         await asyncio.sleep(0)
         assert not journal.committed and not journal.under_way

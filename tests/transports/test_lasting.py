@@ -175,6 +175,23 @@ def test_a_time_limit_that_is_none(nfs, monkeypatch, text):
         asyncio.run(transports.connect(nfs.url("limit.raw"), Access.READ))
 
 
+def test_what_a_lun_is_can_be_asked_over_a_connection_that_is_lost(iscsi, luns, lun):
+    place = Place(url=lun(MiB).url.replace(f":{iscsi.port}/", f":{luns.port}/"))
+    told: list[str] = []
+
+    async def run() -> None:
+        plain = await transports.open_place(place, Access.WRITE)
+        store = transports.remade(plain, place, growing=False, retry=PATIENT, tell=told.append)
+        known = await store.fingerprint()
+        assert known.same
+        luns.cut()
+        assert await store.fingerprint() == known
+        await store.close()
+
+    asyncio.run(run())
+    assert "it answers again" in told[-1]
+
+
 @pytest.mark.parametrize("reinstated", [True, False])
 def test_a_connection_made_again_ends_the_session_of_before(iscsi, luns, tmp_path, monkeypatch, reinstated):
     """A write that lies in the network when its connection is given up does not land behind the next one's. tgt looks
