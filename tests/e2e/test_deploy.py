@@ -158,7 +158,7 @@ def test_a_target_whose_server_goes_away_is_dropped(nfs, lun, tmp_path, template
     gone, stays = lun(SIZE, old_data=True), lun(SIZE, old_data=True)
     source, reading = through(nfs.url(template.name))
     leading, writing = through(gone.url)
-    copy = Running(*options, "-r", "24M", "--drop-after", "0.5", source, leading, stays.url, command="deploy")
+    copy = Running(*options, "-r", "48M", "--drop-after", "0.5", source, leading, stays.url, command="deploy")
     reading.wait_for("bytes", 6 * MiB)
     writing.refuse()
     code, words = copy.end(seconds=20)
@@ -173,7 +173,7 @@ def test_a_target_that_comes_back_is_written_again(nfs, lun, template, through):
     lost, stays = lun(SIZE, old_data=True), lun(SIZE, old_data=True)
     source, reading = through(nfs.url(template.name))
     leading, writing = through(lost.url)
-    copy = Running("-W", "--workers", 2, "-r", "24M", source, leading, stays.url, command="deploy")
+    copy = Running("-W", "--workers", 2, "-r", "48M", source, leading, stays.url, command="deploy")
     reading.wait_for("bytes", 6 * MiB)
     writing.refuse()
     reading.wait_for("ended", 1)
@@ -187,7 +187,7 @@ def test_a_target_that_comes_back_is_written_again(nfs, lun, template, through):
 def test_a_worker_that_is_killed_spoils_no_target(lun, tmp_path, order):
     source = fill(tmp_path / "a.raw")
     luns = [lun(SIZE, old_data=True) for _ in range(2)]
-    copy = Running(*order, "--workers", 2, "-r", "24M", source, *(one.url for one in luns), command="deploy")
+    copy = Running(*order, "--workers", 2, "-r", "48M", source, *(one.url for one in luns), command="deploy")
     copy.until_it_moves()
     os.kill(copy.workers()[0], signal.SIGKILL)
     code, words = copy.end(seconds=20)
@@ -215,7 +215,7 @@ def test_a_target_that_stores_something_else_is_found_out_and_no_other(lun, tmp_
 def test_a_source_that_fails_leaves_every_target_incomplete(nfs, lun, tmp_path, template, through):
     source, reading = through(nfs.url(template.name))
     one = lun(SIZE)
-    copy = Running("-r", "24M", "--retry-for", "0", source, one.url, tmp_path / "b.raw", command="deploy")
+    copy = Running("-r", "48M", "--retry-for", "0", source, one.url, tmp_path / "b.raw", command="deploy")
     reading.wait_for("bytes", 6 * MiB)
     reading.refuse()
     code, words = copy.end(seconds=20)
