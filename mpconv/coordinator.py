@@ -119,7 +119,8 @@ class Coordinator:
         self.may_have_written = False
         self.differs_at: int | None = None
         self.failed: dict[int, MpconvError] = {}
-        """Of several targets those that failed, by their numbers in the job."""
+        """Of several targets those that failed in this run, by their numbers in the job."""
+        self._dropped = set(job.dropped)
 
     async def run(self) -> None:
         """Copy. Raises the first error, with no worker left behind."""
@@ -323,11 +324,12 @@ class Coordinator:
         """One of several targets failed: all workers go on without it."""
         if target >= len(self._job.targets):
             raise ProtocolError(f"target {target} of {len(self._job.targets)} is said to have failed")
-        if self._outcome.done() or target in self.failed:
+        if self._outcome.done() or target in self._dropped:
             return
         self.failed[target] = error
-        self._observer.dropped(transports.redacted(self._job.targets[target].url), str(error))
-        if len(self.failed) == len(self._job.targets):
+        self._dropped.add(target)
+        self._observer.dropped(target, transports.redacted(self._job.targets[target].url), str(error))
+        if len(self._dropped) == len(self._job.targets):
             self._fail(error)
         for name in self._crew:
             self._send(name, messages.Drop(self._job.id, target))
@@ -340,7 +342,7 @@ class Coordinator:
             return
         if again:
             self._lose(events.Restarted(name))
-        share, dropped = self._share(member.number), list(self.failed)
+        share, dropped = self._share(member.number), sorted(self._dropped)
         self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=share, dropped=dropped)))
 
     def _ready(self, name: str, message: messages.Ready) -> None:

@@ -69,8 +69,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "verify",
     },
     "deploy": BOTTOM
-    | {"convert", "coordinator", "core", "formats", "interruption", "observer", "options", "target", "transports"}
-    | {"verify", "workers"},
+    | {"convert", "coordinator", "core", "formats", "interruption", "journal", "observer", "options", "target"}
+    | {"transports", "verify", "workers"},
+    "redeploy": BOTTOM
+    | {"convert", "course", "deploy", "formats", "interruption", "journal", "journaled", "observer", "options"}
+    | {"target", "transports", "workers"},
     "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "verify": BOTTOM
     | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum", "target"},
@@ -78,7 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"deploy"}
+    | {"deploy", "redeploy"}
     | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }

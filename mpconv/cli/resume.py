@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mpconv.cli.image_command import WithProgressKind
 from mpconv.cli.params import Duration, Requests, Size, last_of
-from mpconv.errors import UsageError
+from mpconv.errors import MpconvError, UsageError
+
+if TYPE_CHECKING:
+    from mpconv.course import Course, Effort
+    from mpconv.journal.records import Stored
+    from mpconv.workers.launch.local import LocalWorkers
 
 
 @click.command(cls=WithProgressKind)
@@ -42,7 +47,10 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     courses.check_passwords(course)
     chosen = course.options
     workers = LocalWorkers.preloading(
-        course.sources, course.target, compressing=chosen.compress, digesting=chosen.digests
+        [*course.sources, *(aim.place for aim in course.aims)],
+        course.target,
+        compressing=chosen.compress,
+        digesting=chosen.digests,
     )
     local = click.get_current_context().with_resource(workers)
 
@@ -56,9 +64,37 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         rate=options["rate_limit"],
         retry_for=options["retry_for"],
     )
+    if course.aims:
+        return _deployment(path, course, courses.begun(stored, path), effort, local, options)
     with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
         copy = journaled.resume(path, effort, local, report, report.warn)
         worked = run(copy, display, verbose=options["verbose"])
-    if not worked and not options["quiet"] and options["progress_kind"] != "json":
-        print(f"The copy that the journal '{path}' tells of is finished.")
+    if not worked:
+        _tell_finished(path, options)
     return 0
+
+
+def _tell_finished(path: str, options: dict[str, Any]) -> None:
+    if not options["quiet"] and options["progress_kind"] != "json":
+        print(f"The copy that the journal '{path}' tells of is finished.")
+
+
+def _deployment(
+    path: str, course: Course, stored: Stored, effort: Effort, local: LocalWorkers, options: dict[str, Any]
+) -> int:
+    from mpconv import redeploy  # noqa: PLC0415  (few need these)
+    from mpconv.cli.deploy import told  # noqa: PLC0415
+    from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+
+    display = display_of(options)
+    deployment = redeploy.as_it_was_left(course, stored)
+    ended: MpconvError | None = None
+    try:
+        with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
+            copy = redeploy.resume(deployment, path, effort, local, report)
+            worked = run(copy, display, verbose=options["verbose"])
+        if not worked:
+            _tell_finished(path, options)
+    except MpconvError as error:
+        ended = error
+    return told(deployment, ended, as_json=False, among_lines=options["progress_kind"] == "json")
