@@ -42,7 +42,7 @@ SETTLE_SECONDS = 2.0
 that others have written there meanwhile, but the target must be nobody else's yet.
 """
 _LARGEST_BUFFER = 16 * MiB
-_CHECKPOINT_SECONDS = 2.0
+JOURNAL_SECONDS = 2.0
 """With a journal: so much, and what a flush takes, is done again after a crash."""
 
 
@@ -212,7 +212,7 @@ async def run(
         block=target.block,
         settle_seconds=0 if transports.is_local(target.place.url) else SETTLE_SECONDS,
         layout=layout,
-        checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else _CHECKPOINT_SECONDS,
+        checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else JOURNAL_SECONDS,
         recorder=recorder,
         listening=options.listening,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -16,15 +16,28 @@ from mpconv.formats.opening import How
 from mpconv.job import Place
 from mpconv.journal.records import Begun, Identity, Stored
 from mpconv.options import Options
+from mpconv.protocol.keys import Listening
 from mpconv.target import Target
 from mpconv.transports.base import Transport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """One of a deployment's targets. `zero_initialised`: where nothing was written it reads as zeros. `why`: it failed
+    before anything was written.
+    """
+
+    place: Place
+    zero_initialised: bool = False
+    why: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
     """All that is needed to go on with a copy, without passwords. `sources`: with all that was found out about them, so
     that the same files are opened. `keeps_backing`: what the source leaves to its backing file is left to the target's.
-    `trusting`: what the sources say of their holes is believed.
+    `trusting`: what the sources say of their holes is believed. `aims`: of a deployment all targets; `target` is the
+    first one then.
     """
 
     sources: list[Place]
@@ -33,6 +46,12 @@ class Course:
     zero_initialised: bool
     keeps_backing: bool
     trusting: bool = True
+    aims: list[Aim] = field(default_factory=list)
+
+    @property
+    def places(self) -> list[Place]:
+        """All images."""
+        return [*self.sources, *([aim.place for aim in self.aims] or [self.target])]
 
     def encoded(self) -> str:
         """As text. Names that are no UTF-8 come through."""
@@ -62,6 +81,7 @@ class Effort:
     workers: int | None = None
     rate: int | None = None
     retry_for: float | None = None
+    listening: Listening | None = None
 
     def applied(self, options: Options) -> Options:
         """The options that count now."""
@@ -113,13 +133,13 @@ async def described(
         size=source.size,
         course=course.encoded(),
         identities=[
-            *[await _identity("source", store) for store in source.stores],
-            *[await _identity("target", store) for store in target.stores],
+            *[await identity_of("source", store) for store in source.stores],
+            *[await identity_of("target", store) for store in target.stores],
         ],
     )
 
 
-async def _identity(role: str, store: Transport) -> Identity:
+async def identity_of(role: str, store: Transport) -> Identity:
     print_ = await store.fingerprint()
     return Identity(role, store.name, print_.same, print_.content)
 
@@ -129,9 +149,19 @@ async def check_sources(stored: Stored, stores: Sequence[Transport]) -> None:
     await _check(stored, "source", stores)
 
 
-async def check_targets(stored: Stored, stores: Sequence[Transport]) -> None:
+async def check_targets(stored: Stored, stores: Sequence[Transport], role: str = "target") -> None:
     """Fatal when one of them is not what it was; its bytes may be others."""
-    await _check(stored, "target", stores)
+    await _check(stored, role, stores)
+
+
+def role_of(number: int) -> str:
+    """Of a deployment's target, counted from 0: the role of its identity."""
+    return f"target {number + 1}"
+
+
+def drop_of(number: int) -> str:
+    """Of a deployment's target, counted from 0: what is noted when it fails."""
+    return f"{role_of(number)} dropped"
 
 
 async def _check(stored: Stored, role: str, stores: Sequence[Transport]) -> None:
@@ -172,7 +202,7 @@ def without_password(url: str) -> str:
 
 def check_passwords(course: Course) -> None:
     """UsageError when one is needed that is not in the environment."""
-    places = [*course.sources, course.target]
+    places = course.places
     while places:
         place = places.pop()
         places += [below for below in (place.backing, place.data_file) if below is not None]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mpconv import transports
-from mpconv.convert import SETTLE_SECONDS, plan
-from mpconv.coordinator import Coordinator
+from mpconv.convert import JOURNAL_SECONDS, SETTLE_SECONDS, plan
+from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.core.digests import Sums
 from mpconv.digest import text
-from mpconv.errors import Interrupted, MpconvError, NoSuchImage, StatusWithdrawn, UsageError
+from mpconv.errors import Fatal, Interrupted, MpconvError, NoSuchImage, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
@@ -23,14 +26,19 @@ from mpconv.job import Place
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.sharing import anywhere
-from mpconv.target import Target, check_other, open_raw, too_small
-from mpconv.transports.base import Access, Transport
+from mpconv.target import Left, Target, check_other, open_raw, too_small
+from mpconv.transports.base import Access
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import human
 from mpconv.workers.launch.local import LocalWorkers
 
+if TYPE_CHECKING:
+    from mpconv.journal.recorder import Recorder
 
-@dataclass(slots=True)
+Begin = Callable[[list[Place], Image, dict[int, Target], How], Awaitable["Recorder"]]
+
+
+@dataclass(slots=True, eq=False)
 class Outcome:
     """What became of one target. `verified`: bytes that were read back and are the source's."""
 
@@ -60,21 +68,34 @@ class Deployment:
         """The targets that have not failed."""
         return [outcome for outcome in self.outcomes if outcome.error is None]
 
+    def left_after(self, failed: Collection[int]) -> bool:
+        """Whether a target is left when these have failed too."""
+        return any(outcome.error is None and number not in failed for number, outcome in enumerate(self.outcomes))
+
 
 async def deploy(deployment: Deployment, options: Options, local: LocalWorkers, observer: Observer) -> None:
     """Copy the source to all targets; `deployment` says what became of each. Raises MpconvError when all of them are
     left incomplete, or nothing was begun.
     """
     try:
-        await _deploy(deployment, options, local, observer, trusting=True)
+        await deploy_once(deployment, options, local, observer, trusting=True)
     except StatusWithdrawn as error:
         observer.warn(f"{error}: the copy begins anew and reads everything")
-        await _deploy(deployment, options, local, observer, trusting=False)
+        await deploy_once(deployment, options, local, observer, trusting=False)
 
 
-async def _deploy(
-    deployment: Deployment, options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
+async def deploy_once(
+    deployment: Deployment,
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
+    *,
+    trusting: bool,
+    begin: Begin | None = None,
 ) -> None:
+    """The same. `trusting`: what the source says of its holes is believed; at StatusWithdrawn all is to be done anew
+    without. `begin`: called once everything is open, tells who keeps a journal.
+    """
     if options.listening is not None:
         for place in (deployment.source, *(outcome.place for outcome in deployment.outcomes)):
             anywhere(place, options.listening)
@@ -92,18 +113,23 @@ async def _deploy(
     deployment.size = source.size
     targets: dict[int, Target] = {}
     try:
-        await _check(deployment.outcomes, source, options)
-        await _open(deployment, source, options, observer, tell, targets)
+        await _check(deployment.outcomes, source, options, observer)
+        await open_all(deployment.outcomes, source, options, observer, tell, targets)
+        _all_different(deployment.outcomes, targets)
         if targets:
-            await _copy(deployment, sources, source, targets, options, local, observer, tell)
+            recorder = await begin(sources, source, targets, how) if begin is not None else None
+        if targets:
+            await copy(deployment, sources, source, targets, options, local, observer, tell, recorder)
     finally:
         await source.close()
         for target in targets.values():
             await target.close()
 
 
-async def _check(outcomes: Sequence[Outcome], source: Image, options: Options) -> None:
-    """Before anything is made or written. UsageError for a target that cannot be meant."""
+async def _check(outcomes: Sequence[Outcome], source: Image, options: Options, observer: Observer) -> None:
+    """Before anything is made or written. UsageError for a target that cannot be meant; one that is not to be had is
+    dropped.
+    """
     if options.verify is not None:
         for outcome in outcomes:
             if outcome.place.url.startswith("null:"):
@@ -117,6 +143,9 @@ async def _check(outcomes: Sequence[Outcome], source: Image, options: Options) -
         if found & seen:
             raise _twice(outcome)
         seen |= found
+    for number, outcome in enumerate(outcomes):
+        if outcome.error is not None and outcome in left:
+            observer.dropped(number, outcome.name, str(outcome.error))
 
 
 def _twice(outcome: Outcome) -> UsageError:
@@ -148,31 +177,39 @@ async def _look(outcome: Outcome, source: Image, options: Options) -> set[tuple[
         await store.close()
 
 
-async def _open(
-    deployment: Deployment, source: Image, options: Options, observer: Observer, tell: Tell, targets: dict[int, Target]
+async def open_all(
+    outcomes: Sequence[Outcome],
+    source: Image,
+    options: Options,
+    observer: Observer,
+    tell: Tell,
+    targets: dict[int, Target],
+    left: Mapping[int, Left] = MappingProxyType({}),
 ) -> None:
-    """Into `targets`, by the number among the outcomes. One that cannot be had is dropped."""
+    """Into `targets`, by number, those that have not failed. One that cannot be had is dropped. `left`: as an earlier
+    run left them.
+    """
 
     async def open_one(number: int, outcome: Outcome) -> None:
         try:
-            targets[number] = await open_raw(source, outcome.place, options, tell)
+            targets[number] = await open_raw(source, outcome.place, options, tell, left.get(number))
         except MpconvError as error:
-            outcome.error = error
+            failed(number, outcome, error, observer)
 
-    outcomes = deployment.outcomes
     await asyncio.gather(*(open_one(n, outcome) for n, outcome in enumerate(outcomes) if outcome.error is None))
+
+
+def _all_different(outcomes: Sequence[Outcome], targets: dict[int, Target]) -> None:
+    """UsageError for links to one file that was not there yet."""
     identities: set[tuple[object, ...]] = set()
     for number in sorted(targets):
-        store: Transport = targets[number].store
-        if store.identity in identities:  # links to one file that was not there yet
+        identity = targets[number].store.identity
+        if identity in identities:
             raise _twice(outcomes[number])
-        identities.add(store.identity)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            observer.dropped(outcome.name, str(outcome.error))
+        identities.add(identity)
 
 
-async def _copy(
+async def copy(
     deployment: Deployment,
     sources: list[Place],
     source: Image,
@@ -181,9 +218,19 @@ async def _copy(
     local: LocalWorkers,
     observer: Observer,
     tell: Tell,
+    recorder: Recorder | None = None,
 ) -> None:
-    numbers = sorted(targets)
-    job, count = plan(sources, source, [targets[number] for number in numbers], options)
+    """Copy to the targets, which are open, as far as it is not done yet by what `recorder` knows, and prove it if that
+    was asked for.
+    """
+    job, count = plan(sources, source, [targets[number] for number in sorted(targets)], options)
+    outcomes = deployment.outcomes
+    job = msgspec.structs.replace(
+        job,
+        targets=[outcome.place for outcome in outcomes],
+        reads_zeros=[n in targets and targets[n].zero_initialised for n in range(len(outcomes))],
+        dropped=[n for n in range(len(outcomes)) if n not in targets],
+    )
     settling = not all(transports.is_local(place.url) for place in job.targets)
     coordinator = Coordinator(
         job,
@@ -195,47 +242,59 @@ async def _copy(
         rate=options.rate,
         block=math.lcm(*(target.block for target in targets.values())),
         settle_seconds=SETTLE_SECONDS if settling else 0,
+        checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else JOURNAL_SECONDS,
+        recorder=recorder,
         listening=options.listening,
     )
-    try:
-        observer.progress(0, source.size, 0)
-        if source.size:
-            await coordinator.run()
-    except StatusWithdrawn:
-        raise
-    except MpconvError as error:
-        if len(coordinator.failed) < len(numbers):
-            written = f"{human(coordinator.bytes_done)} of {human(source.size)} written"
-            error.why += f" (the targets are incomplete: {written}; run the command again)"
-            raise
-    finally:
-        for failed, why in coordinator.failed.items():
-            deployment.outcomes[numbers[failed]].error = why
-    if options.cache.flushes:
-        observer.phase("flush")
-        await interruptible(_finish(deployment, targets, observer))
-    sums = coordinator.digests
-    if options.verify is not None:
-        for outcome in deployment.left:
-            await _verify(outcome, source.size, sums, options, local, observer)
+    with contextlib.suppress(_NoneLeft):
+        async with recorder or contextlib.nullcontext():
+            try:
+                observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
+                if coordinator.bytes_done < source.size:
+                    await coordinator.run()
+                if recorder is not None:
+                    await recorder.settle()
+            except StatusWithdrawn:
+                raise
+            except MpconvError as error:
+                if deployment.left_after(coordinator.failed):
+                    written = f"{human(coordinator.bytes_done)} of {human(source.size)} written"
+                    again = f"resume with: {recorder.resume_with}" if recorder is not None else "run the command again"
+                    error.why += f" (the targets are incomplete: {written}; {again})"
+                    raise
+            finally:
+                for number, why in coordinator.failed.items():
+                    outcomes[number].error = why
+            if options.cache.flushes:
+                observer.phase("flush")
+                await interruptible(_finish(deployment, targets, observer))
+            if options.verify is not None:
+                for number, outcome in enumerate(outcomes):
+                    if outcome.error is None:
+                        await _verify(number, outcome, source.size, coordinator.digests, options, local, observer)
+            if not deployment.left:
+                raise _NoneLeft("no target is left")
     if options.digest:
-        deployment.digest = text(source.size, sums.total)
+        deployment.digest = text(source.size, coordinator.digests.total)
+
+
+class _NoneLeft(Fatal):
+    """Every target has failed, each for a reason of its own."""
 
 
 async def _finish(deployment: Deployment, targets: dict[int, Target], observer: Observer) -> None:
-    async def finish(outcome: Outcome, target: Target) -> None:
+    async def finish(number: int, outcome: Outcome) -> None:
         try:
-            await target.finish(durable=True)
+            await targets[number].finish(durable=True)
         except MpconvError as error:
-            _failed(outcome, error, observer)
+            failed(number, outcome, error, observer)
 
-    await asyncio.gather(
-        *(finish(outcome, targets[n]) for n, outcome in enumerate(deployment.outcomes) if outcome.error is None)
-    )
+    outcomes = enumerate(deployment.outcomes)
+    await asyncio.gather(*(finish(number, outcome) for number, outcome in outcomes if outcome.error is None))
 
 
 async def _verify(
-    outcome: Outcome, size: int, sums: Sums, options: Options, local: LocalWorkers, observer: Observer
+    number: int, outcome: Outcome, size: int, sums: Sums, options: Options, local: LocalWorkers, observer: Observer
 ) -> None:
     from mpconv.verify import verify  # noqa: PLC0415  (few need it)
 
@@ -246,9 +305,10 @@ async def _verify(
     except Interrupted:
         raise
     except MpconvError as error:
-        _failed(outcome, error, observer)
+        failed(number, outcome, error, observer)
 
 
-def _failed(outcome: Outcome, error: MpconvError, observer: Observer) -> None:
+def failed(number: int, outcome: Outcome, error: MpconvError, observer: Observer) -> None:
+    """The target is dropped."""
     outcome.error = error
-    observer.dropped(outcome.name, str(error))
+    observer.dropped(number, outcome.name, str(error))

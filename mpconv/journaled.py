@@ -52,7 +52,7 @@ async def convert(
         try:
             await copy_once(sources, target, options, local, noting, noting.warn, trusting=True, begin=begin)
         except StatusWithdrawn as error:
-            on_warning(_anew(error))
+            on_warning(anew(error))
             stored = journal.load()
             if stored is None:
                 await copy_once(sources, target, options, local, noting, noting.warn, trusting=False, begin=begin)
@@ -72,12 +72,12 @@ async def resume(
         try:
             await _go_on(journal, stored, effort, local, observer)
         except StatusWithdrawn as error:
-            on_warning(_anew(error))
+            on_warning(anew(error))
             await _anew_in_place(journal, stored, effort, local, observer)
     return True
 
 
-def _anew(error: StatusWithdrawn) -> str:
+def anew(error: StatusWithdrawn) -> str:
     return f"{error}: the copy begins anew and reads everything"
 
 
@@ -120,7 +120,7 @@ async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalW
             entries=_entries(target),
         )
         journal.take_up()
-        _tell_again(stored.happened, observer)
+        tell_again(stored.happened, observer)
         loop = asyncio.get_running_loop()
         settled_at = loop.time() + (0 if transports.is_local(course.target.url) else SETTLE_SECONDS)
         await run(sources, source, course.target, target, options, local, noting, tell, recorder)
@@ -160,7 +160,7 @@ def _entries(target: Target) -> Entries | None:
     return KeptEntries(target.writer.layout)
 
 
-def _tell_again(happened: Iterable[Happening], observer: Observer) -> None:
+def tell_again(happened: Iterable[Happening], observer: Observer) -> None:
     """What earlier runs lost belongs to this one's report."""
     for one in happened:
         if one.kind == "lost" and one.start is not None and one.length is not None:
@@ -198,6 +198,11 @@ class Noting(Observer):
         if self.recorder is not None:
             self.recorder.happened("verified", f"{checked} of {size} bytes")
         self._inner.verified(checked, size)
+
+    def dropped(self, number: int, image: str, why: str) -> None:
+        if self.recorder is not None:
+            self.recorder.happened(courses.drop_of(number), why)
+        self._inner.dropped(number, image, why)
 
     def said(self, text: str) -> None:
         self._inner.said(text)

@@ -21,8 +21,8 @@ class Observer:
     def verified(self, checked: int, size: int) -> None:
         """So many bytes of `size` were read back and are the source's."""
 
-    def dropped(self, image: str, why: str) -> None:
-        """Of several targets this one, which is named without credentials, failed; the others go on without it."""
+    def dropped(self, number: int, image: str, why: str) -> None:
+        """Of several targets this one, counted from 0 and named without credentials, failed; the others go on."""
 
     def said(self, text: str) -> None:
         """How something is done, told once."""

@@ -40,7 +40,7 @@ class Reception:
     _job: Job
     _state: CoordinatorState
     _observer: Observer
-    failed: dict[int, MpconvError]
+    _dropped: set[int]
     _loop: asyncio.AbstractEventLoop
 
     def __init__(self, listening: Listening | None) -> None:
@@ -140,7 +140,7 @@ class Reception:
         else:
             self._state.workers += 1
         assert self._listening is not None
-        job = msgspec.structs.replace(self._job, requests=_REQUESTS, dropped=list(self.failed))
+        job = msgspec.structs.replace(self._job, requests=_REQUESTS, dropped=sorted(self._dropped))
         self._send(name, messages.Open(job, self._listening.fence))
 
     def _part(self, guest: Guest) -> None:

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
     "journal": BOTTOM | {"core"},
-    "course": BOTTOM | {"formats", "transports", "options", "target", "journal"},
+    "course": BOTTOM | {"protocol", "formats", "transports", "options", "target", "journal"},
     "journaled": BOTTOM
     | {
         "course",
@@ -51,9 +51,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reception": BOTTOM | {"core", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
     "placing": BOTTOM | {"protocol", "formats"},
+    "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
-    | {"placing", "reception"},
+    | {"placing", "reception", "walk"},
     "convert": BOTTOM
     | {
         "options",
@@ -73,8 +74,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sharing",
     },
     "deploy": BOTTOM
-    | {"convert", "coordinator", "core", "formats", "interruption", "observer", "options", "target", "transports"}
-    | {"sharing", "verify", "workers"},
+    | {"convert", "coordinator", "core", "formats", "interruption", "journal", "observer", "options", "target"}
+    | {"sharing", "transports", "verify", "workers"},
+    "redeploy": BOTTOM
+    | {"convert", "course", "deploy", "formats", "interruption", "journal", "journaled", "observer", "options"}
+    | {"target", "transports", "workers"},
     "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "verify": BOTTOM
     | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum", "target"},
@@ -82,7 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"deploy"}
+    | {"deploy", "redeploy"}
     | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from mpconv.cli.params import Duration, Requests, Share, Size, Snapshot, SparseS
 from mpconv.cli.refusals import check_protocol
 from mpconv.errors import Fatal, MpconvError, UsageError
 from mpconv.job import DROP_SECONDS, Place
+
+if TYPE_CHECKING:
+    from mpconv.deploy import Deployment
 
 _SOME = 2
 """The exit code when some targets are written and some are not."""
@@ -85,7 +88,7 @@ _NONE = 1
 @trust_options
 @click.option("--output", default="human", metavar="human|json", help="What became of each target, for programs.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
-@click.option("--journal", metavar="FILE", help="Not yet: refused.")
+@click.option("--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on.")
 @click.argument("names", nargs=-1, metavar="SOURCE [TARGET...]")
 def deploy(names: tuple[str, ...], **options: Any) -> int:
     """Copy one image to many targets: it is read once, and written to each.
@@ -112,8 +115,8 @@ def _check(options: dict[str, Any]) -> None:
     """What is refused before anything is opened."""
     if options["target_format"] != RAW:
         raise UsageError(f"mpconv deploy writes raw targets only, not {options['target_format']}")
-    if options["journal"] is not None:
-        raise UsageError("mpconv deploy cannot keep a journal yet")
+    if options["journal"] is not None and options["target_cache"] == "unsafe":
+        raise UsageError("--journal cannot be used with -t unsafe: nothing would ever be durable")
     if options["target_is_zero"] and not options["no_create"]:
         raise UsageError("--target-is-zero requires use of -n flag")
     for mode, what in (("source_cache", "source cache option"), ("target_cache", "cache option")):
@@ -175,25 +178,38 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         verify=options["verify"],
     )
     deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
+    report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
+    if options["journal"] is None:
+        copy = job.deploy(deployment, chosen, local, report)
+    else:
+        from mpconv import redeploy  # noqa: PLC0415  (few need it)
+
+        copy = redeploy.deploy(deployment, chosen, local, report, options["journal"])
     ended: MpconvError | None = None
     try:
-        with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
-            run(job.deploy(deployment, chosen, local, report), display, verbose=options["verbose"])
+        with report:
+            run(copy, display, verbose=options["verbose"])
     except MpconvError as error:
         ended = error
-    if as_json or options["progress_kind"] == "json":
+    return told(deployment, ended, as_json=as_json, among_lines=options["progress_kind"] == "json")
+
+
+def told(deployment: Deployment, ended: MpconvError | None, *, as_json: bool, among_lines: bool) -> int:
+    """Tell what became of a deployment that is over: the exit code. `ended`: by what, for all targets; it is raised."""
+    if as_json or among_lines:
         _tell_programs(deployment, ended, as_json=as_json)
     elif ended is None and deployment.digest is not None:
         show(f"{deployment.digest}  {outcome.name}" for outcome in deployment.left)
     if ended is not None:
         raise ended
-    if len(deployment.left) == len(targets):
+    written, wanted = len(deployment.left), len(deployment.outcomes)
+    if written == wanted:
         return 0
-    print(f"mpconv: {len(deployment.left)} of {len(targets)} targets are written", file=sys.stderr)
-    return _SOME if deployment.left else _NONE
+    print(f"mpconv: {written} of {wanted} targets are written", file=sys.stderr)
+    return _SOME if written else _NONE
 
 
-def _tell_programs(deployment: Any, ended: MpconvError | None, *, as_json: bool) -> None:
+def _tell_programs(deployment: Deployment, ended: MpconvError | None, *, as_json: bool) -> None:
     """One object: of several lines when asked for by --output, else one line among those of --progress=json."""
     import json  # noqa: PLC0415  (few need these)
 

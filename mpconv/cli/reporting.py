@@ -88,7 +88,7 @@ class Report(Observer):
     def verified(self, checked: int, size: int) -> None:
         self._checked = (checked, size)
 
-    def dropped(self, image: str, why: str) -> None:
+    def dropped(self, number: int, image: str, why: str) -> None:
         self.warn(f"'{image}' is dropped: {why}")
 
     def said(self, text: str) -> None:

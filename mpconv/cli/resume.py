@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mpconv.cli.image_command import WithProgressKind
+from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Duration, Requests, Size, last_of
-from mpconv.errors import UsageError
+from mpconv.errors import MpconvError, UsageError
+
+if TYPE_CHECKING:
+    from mpconv.course import Course, Effort
+    from mpconv.journal.records import Stored
+    from mpconv.workers.launch.local import LocalWorkers
 
 
 @click.command(cls=WithProgressKind)
 @click.option("-m", "--parallel", type=Requests(), multiple=True, callback=last_of, help="As convert's, from now on.")
-@click.option("--workers", type=click.IntRange(1, 256), help="The same.")
+@click.option("--workers", type=click.IntRange(0, 256), help="The same.")
+@listen_options
 @click.option(
     "-r", "--rate-limit", type=Size("rate limit"), multiple=True, callback=last_of, help="The same; 0: no limit."
 )
@@ -32,6 +39,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     if len(names) != 1:
         raise UsageError("Expecting one journal")
     [path] = names
+    listening = listening_of(options)
 
     from mpconv import course as courses  # noqa: PLC0415 - --help does without
     from mpconv.journal.file import peek  # noqa: PLC0415
@@ -42,7 +50,10 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     courses.check_passwords(course)
     chosen = course.options
     workers = LocalWorkers.preloading(
-        course.sources, course.target, compressing=chosen.compress, digesting=chosen.digests
+        [*course.sources, *(aim.place for aim in course.aims)],
+        course.target,
+        compressing=chosen.compress,
+        digesting=chosen.digests,
     )
     local = click.get_current_context().with_resource(workers)
 
@@ -55,10 +66,39 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         workers=options["workers"],
         rate=options["rate_limit"],
         retry_for=options["retry_for"],
+        listening=listening,
     )
+    if course.aims:
+        return _deployment(path, course, courses.begun(stored, path), effort, local, options)
     with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
         copy = journaled.resume(path, effort, local, report, report.warn)
         worked = run(copy, display, verbose=options["verbose"])
-    if not worked and not options["quiet"] and options["progress_kind"] != "json":
-        print(f"The copy that the journal '{path}' tells of is finished.")
+    if not worked:
+        _tell_finished(path, options)
     return 0
+
+
+def _tell_finished(path: str, options: dict[str, Any]) -> None:
+    if not options["quiet"] and options["progress_kind"] != "json":
+        print(f"The copy that the journal '{path}' tells of is finished.")
+
+
+def _deployment(
+    path: str, course: Course, stored: Stored, effort: Effort, local: LocalWorkers, options: dict[str, Any]
+) -> int:
+    from mpconv import redeploy  # noqa: PLC0415  (few need these)
+    from mpconv.cli.deploy import told  # noqa: PLC0415
+    from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+
+    display = display_of(options)
+    deployment = redeploy.as_it_was_left(course, stored)
+    ended: MpconvError | None = None
+    try:
+        with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
+            copy = redeploy.resume(deployment, path, effort, local, report)
+            worked = run(copy, display, verbose=options["verbose"])
+        if not worked:
+            _tell_finished(path, options)
+    except MpconvError as error:
+        ended = error
+    return told(deployment, ended, as_json=False, among_lines=options["progress_kind"] == "json")

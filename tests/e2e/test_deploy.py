@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from mpconv.errors import Fatal
+from mpconv.journal.file import peek
+from mpconv.journal.records import State
 from tests.conftest import identical, mpconv
 from tests.e2e.test_faults import Running
+from tests.support.digests import guest_digest
 from tests.support.relay import Changes, Relay, iscsi_length, relay
 
 MiB = 1 << 20
@@ -105,7 +110,8 @@ def test_targets_that_cannot_be_meant_are_refused_before_a_byte_is_written(tmp_p
         (good.url,): f"'{good.url}' is named twice among the targets",
         (tmp_path / "new.raw", tmp_path / "link.raw"): f"'{tmp_path / 'link.raw'}' is named twice among the targets",
         ("null:", "--verify"): "--verify: 'null:' keeps nothing that could be read back",
-        ("--journal", tmp_path / "j"): "mpconv deploy cannot keep a journal yet",
+        ("--journal", tmp_path / "j", "-t", "unsafe"): "--journal cannot be used with -t unsafe: nothing would ever be "
+        "durable",
         ("-O", "qcow2"): "mpconv deploy writes raw targets only, not qcow2",
     }.items():
         ran = mpconv("deploy", source, good.url, before, *targets)
@@ -158,7 +164,7 @@ def test_a_target_whose_server_goes_away_is_dropped(nfs, lun, tmp_path, template
     gone, stays = lun(SIZE, old_data=True), lun(SIZE, old_data=True)
     source, reading = through(nfs.url(template.name))
     leading, writing = through(gone.url)
-    copy = Running(*options, "-r", "24M", "--drop-after", "0.5", source, leading, stays.url, command="deploy")
+    copy = Running(*options, "-r", "48M", "--drop-after", "0.5", source, leading, stays.url, command="deploy")
     reading.wait_for("bytes", 6 * MiB)
     writing.refuse()
     code, words = copy.end(seconds=20)
@@ -173,7 +179,7 @@ def test_a_target_that_comes_back_is_written_again(nfs, lun, template, through):
     lost, stays = lun(SIZE, old_data=True), lun(SIZE, old_data=True)
     source, reading = through(nfs.url(template.name))
     leading, writing = through(lost.url)
-    copy = Running("-W", "--workers", 2, "-r", "24M", source, leading, stays.url, command="deploy")
+    copy = Running("-W", "--workers", 2, "-r", "48M", source, leading, stays.url, command="deploy")
     reading.wait_for("bytes", 6 * MiB)
     writing.refuse()
     reading.wait_for("ended", 1)
@@ -187,7 +193,7 @@ def test_a_target_that_comes_back_is_written_again(nfs, lun, template, through):
 def test_a_worker_that_is_killed_spoils_no_target(lun, tmp_path, order):
     source = fill(tmp_path / "a.raw")
     luns = [lun(SIZE, old_data=True) for _ in range(2)]
-    copy = Running(*order, "--workers", 2, "-r", "24M", source, *(one.url for one in luns), command="deploy")
+    copy = Running(*order, "--workers", 2, "-r", "48M", source, *(one.url for one in luns), command="deploy")
     copy.until_it_moves()
     os.kill(copy.workers()[0], signal.SIGKILL)
     code, words = copy.end(seconds=20)
@@ -212,10 +218,43 @@ def test_a_target_that_stores_something_else_is_found_out_and_no_other(lun, tmp_
     assert f"'{leading}' is dropped: the target is not equal to the source: bytes 0 to" in ran.stderr
 
 
+@pytest.mark.parametrize("options", [("-W", "--workers", 2), ()])
+def test_a_deployment_that_is_killed_goes_on_and_what_failed_stays_failed(lun, tmp_path, small_disk, options):
+    source, journal = fill(tmp_path / "a.raw"), tmp_path / "j.db"
+    full, good = small_disk / "full.raw", tmp_path / "b.raw"
+    (small_disk / "more.raw").write_bytes(bytes(10 * MiB))
+    luns = [lun(SIZE, old_data=True) for _ in range(2)]
+    targets = [full, luns[0].url, good, tmp_path / "no" / "where.raw", luns[1].url]
+    words = [*options, "-r", "12M", "--digest", "--journal", journal, source, *targets]
+    copy = Running(*words, command="deploy")
+    dropped = False
+    while not dropped:
+        assert json.loads(copy.process.stdout.readline())["phase"] in ("open", "copy")
+        with contextlib.suppress(Fatal, AttributeError):  # it is being made
+            stored = peek(str(journal))[0]
+            dropped = any(one.kind == "target 1 dropped" for one in stored.happened)
+    os.killpg(copy.process.pid, signal.SIGKILL)
+    copy.process.communicate()
+    assert stored.state is State.RUNNING and stored.bytes_done >= 4 * MiB
+    luns[1].backing.write_bytes(b"")  # it is too small now
+    ran = mpconv("resume", "-r", 0, "--progress=json", journal)
+    assert ran.returncode == 2, ran.stderr
+    *lines, last = ran.stdout.splitlines()
+    states = ["failed", "written", "written", "failed", "failed"]
+    assert outcomes(last) == dict(zip(map(str, targets), states, strict=True))
+    assert json.loads(lines[1])["done"] >= stored.bytes_done
+    assert json.loads(last)["digest"] == guest_digest(source.read_bytes())
+    assert "No space left" in json.loads(last)["targets"][0]["why"]
+    assert identical(source, good) and identical(source, luns[0].backing)
+    again = mpconv("resume", journal)
+    assert (again.returncode, again.stderr) == (2, "mpconv: 2 of 5 targets are written\n")
+    assert again.stdout == f"The copy that the journal '{journal}' tells of is finished.\n"
+
+
 def test_a_source_that_fails_leaves_every_target_incomplete(nfs, lun, tmp_path, template, through):
     source, reading = through(nfs.url(template.name))
     one = lun(SIZE)
-    copy = Running("-r", "24M", "--retry-for", "0", source, one.url, tmp_path / "b.raw", command="deploy")
+    copy = Running("-r", "48M", "--retry-for", "0", source, one.url, tmp_path / "b.raw", command="deploy")
     reading.wait_for("bytes", 6 * MiB)
     reading.refuse()
     code, words = copy.end(seconds=20)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 
 from tests.support.bench_images import fault, make_empty, make_programs, make_qcow2, poison
-from tests.support.bench_rows import MORE, ROWS, USUAL, Setting, command, settings
+from tests.support.bench_rows import MORE, ROWS, USUAL, Setting, command, settings, together
 from tests.support.timing import Figures, table
 
 QEMU, OURS = Setting("qemu-img", ("-m", "8")), Setting("mpconv", ("-W",))
@@ -27,6 +30,8 @@ QEMU, OURS = Setting("qemu-img", ("-m", "8")), Setting("mpconv", ("-W",))
         ("qcow2-nfs-iscsi", OURS, "convert -f qcow2 -W -t unsafe SOURCE -n TARGET"),
         ("compressed-nfs-iscsi", OURS, "convert -f qcow2 -W -t unsafe SOURCE -n TARGET"),
         ("nfs-iscsi-qcow2", QEMU, "convert -f raw -m 8 -t unsafe SOURCE -O qcow2 TARGET"),
+        ("deploy-4", QEMU, "convert -f raw -m 8 -t unsafe SOURCE -n TARGET"),
+        ("deploy-4", OURS, "deploy -f raw -W -t unsafe -n SOURCE TARGET"),
         (
             "compress-zstd",
             Setting("mpconv", ("-c",)),
@@ -47,9 +52,24 @@ def test_settings():
     for row in ("nfs-iscsi", "qcow2-nfs-iscsi", "nfs-iscsi-qcow2"):
         own = ["mpconv", "mpconv --workers 2", "mpconv -W", "mpconv -W --workers 2"]
         assert names(row, "default", "2") == qemu + own
+    assert names("deploy-4", "1") == [
+        "qemu-img -m 8",
+        "qemu-img -m 8 -W",
+        "mpconv --workers 1",
+        "mpconv -W --workers 1",
+    ]
     assert names("compare", "default", "2") == ["qemu-img", "mpconv", "mpconv --workers 2"]
     for row in ("compress-zlib", "compress-zstd"):
         assert names(row, "1") == ["qemu-img -c -m 16 -W", "qemu-img -c -m 8", "mpconv -c -W", "mpconv -c"]
+
+
+@pytest.mark.parametrize(("last", "code"), [("true", 0), ("false", 1)])
+def test_commands_that_run_together_end_well_when_all_do(tmp_path, last, code):
+    fifo = tmp_path / "it's a fifo"
+    os.mkfifo(fifo)
+    commands = [["sh", "-c", 'exec cat < "$0"', str(fifo)], ["sh", "-c", 'echo said > "$0"', str(fifo)], [last]]
+    done = subprocess.run(together(commands), capture_output=True, text=True, timeout=10, check=False)
+    assert (done.returncode, done.stdout) == (code, "said\n")
 
 
 def test_every_row_is_offered_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 
 QCOW2_COMPRESSED = "compressed.qcow2"
@@ -30,7 +31,8 @@ class Row:
 
     `image`: what is copied: template, zeros, sparse or programs. `source`: nfs, lun or file; `target`: one of these or
     null. The formats: raw, qcow2 or QCOW2_COMPRESSED. `link`: behind a link, with what the NFS server `offers` there.
-    `thin`: the source LUN has holes. `compression`: of a target that is compressed, zlib or zstd.
+    `thin`: the source LUN has holes. `compression`: of a target that is compressed, zlib or zstd. `copies`: to so many
+    LUNs, by as many qemu-img that are started together.
     """
 
     image: str = "template"
@@ -42,6 +44,7 @@ class Row:
     link: bool = False
     offers: dict[str, str] = field(default_factory=dict)
     thin: bool = True
+    copies: int = 1
     compression: str | None = None
 
     @property
@@ -71,6 +74,7 @@ ROWS: dict[str, Row] = {
     "qcow2-nfs-iscsi": Row(source_format="qcow2"),
     "nfs-iscsi-qcow2": Row(target_format="qcow2"),
     "compressed-nfs-iscsi": Row(image="programs", source_format=QCOW2_COMPRESSED),
+    "deploy-4": Row(work="deploy", copies=4),
     "compress-zlib": Row(
         image="programs", source="file", target="file", target_format=QCOW2_COMPRESSED, compression="zlib"
     ),
@@ -88,6 +92,8 @@ def settings(row: Row, workers: list[str]) -> list[Setting]:
         made = [("qemu-img", "-c -m 16 -W"), ("qemu-img", "-c -m 8"), ("mpconv", "-c -W"), ("mpconv", "-c")]
         return [Setting(program, tuple(options.split())) for program, options in made]
     qemu, orders = ["-m 1", "-m 8", "-m 8 -W", "-m 16 -W"], ["", "-W"]
+    if row.work == "deploy":
+        qemu = ["-m 8", "-m 8 -W"]
     if row.work == "compare":  # takes no order, and qemu-img's no -m
         qemu, orders = [""], [""]
     numbers = ["" if number == "default" else f"--workers {number}" for number in workers]
@@ -101,8 +107,16 @@ def command(row: Row, setting: Setting, cache: str, source: str, target: str) ->
     """All but the program. `target`: bytes, if it is null: qemu-img needs the right size."""
     if row.work == "compare":
         return ["compare", *setting.options, "-T", cache, "-f", "raw", "-F", "raw", source, target]
+    if row.work == "deploy" and not setting.is_qemu:
+        return ["deploy", "-f", "raw", *setting.options, "-t", cache, "-n", source, target]
     fmt = "raw" if row.source_format == "raw" else "qcow2"
     return ["convert", "-f", fmt, *setting.options, "-t", cache, source, *_target(row, setting, target)]
+
+
+def together(commands: list[list[str]]) -> list[str]:
+    """One command that starts all of these at once, and ends when they have ended; well only when all did."""
+    each = " ".join(f'{shlex.join(one)} & pids="$pids $!";' for one in commands)
+    return ["sh", "-c", f"{each} code=0; for pid in $pids; do wait $pid || code=1; done; exit $code"]
 
 
 def _target(row: Row, setting: Setting, target: str) -> list[str]:

@@ -1,0 +1,184 @@
+"""A deployment that keeps a journal, and how it goes on in another run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+from mpconv import course as courses
+from mpconv import transports
+from mpconv.convert import SETTLE_SECONDS
+from mpconv.course import Aim, Course, Effort
+from mpconv.deploy import Deployment, Outcome, copy, deploy_once, failed, open_all
+from mpconv.errors import Fatal, MpconvError, StatusWithdrawn
+from mpconv.extent import Ranges
+from mpconv.formats.image import Image
+from mpconv.formats.opening import How, open_and_resolve
+from mpconv.interruption import interruptible
+from mpconv.job import Place
+from mpconv.journal.file import Journal
+from mpconv.journal.recorder import Recorder
+from mpconv.journal.records import Begun, State, Stored
+from mpconv.journaled import Noting, anew, tell_again
+from mpconv.observer import Observer
+from mpconv.options import Options
+from mpconv.target import Left, Target
+from mpconv.transports.retrying import Retry, Sparingly
+from mpconv.workers.launch.local import LocalWorkers
+
+
+async def deploy(deployment: Deployment, options: Options, local: LocalWorkers, observer: Observer, path: str) -> None:
+    """As deploy.deploy, with a journal at `path`."""
+    courses.check_journal(path, [deployment.source, *(outcome.place for outcome in deployment.outcomes)], options)
+    with contextlib.closing(Journal.for_new_copy(path)) as journal:
+        noting = Noting(observer)
+
+        async def begin(sources: list[Place], source: Image, targets: dict[int, Target], how: How) -> Recorder:
+            """What was made is durable before anything counts as done, and with it its size: so far it is zeros."""
+            for number, target in list(targets.items()):
+                try:
+                    await target.store.insist(target.store.flush)
+                except MpconvError as error:
+                    failed(number, deployment.outcomes[number], error, noting)
+                    await targets.pop(number).close()
+            journal.begin(await _described(deployment, sources, source, targets, options, how))
+            noting.recorder = Recorder(journal, source.size, done=Ranges())
+            return noting.recorder
+
+        try:
+            await deploy_once(deployment, options, local, noting, trusting=True, begin=begin)
+        except StatusWithdrawn as error:
+            observer.warn(anew(error))
+            stored = journal.load()
+            if stored is None:
+                await deploy_once(deployment, options, local, noting, trusting=False, begin=begin)
+            else:
+                await _anew_in_place(journal, stored, deployment, Effort(), local, observer)
+
+
+async def _described(
+    deployment: Deployment,
+    sources: list[Place],
+    source: Image,
+    targets: dict[int, Target],
+    options: Options,
+    how: How,
+) -> Begun:
+    aims = [
+        Aim(
+            place=courses.kept(outcome.place),
+            zero_initialised=number in targets and targets[number].zero_initialised,
+            why=None if number in targets else str(outcome.error),
+        )
+        for number, outcome in enumerate(deployment.outcomes)
+    ]
+    course = Course(
+        sources=[courses.kept(one) for one in sources],
+        target=aims[0].place,
+        options=replace(options, snapshot=None),
+        zero_initialised=False,
+        keeps_backing=how.keeps_backing,
+        trusting=how.trusting,
+        aims=aims,
+    )
+    return Begun(
+        source=", ".join(one.url for one in course.sources),
+        target=", ".join(aim.place.url for aim in aims),
+        size=source.size,
+        course=course.encoded(),
+        identities=[
+            *[await courses.identity_of("source", store) for store in source.stores],
+            *[await courses.identity_of(courses.role_of(n), targets[n].store) for n in sorted(targets)],
+        ],
+    )
+
+
+def as_it_was_left(course: Course, stored: Stored) -> Deployment:
+    """What the journal tells of each target. One that failed once stays failed: what was written without it is not
+    written again.
+    """
+    happened = {one.kind: one.text for one in stored.happened}
+    outcomes = []
+    for number, aim in enumerate(course.aims):
+        why = aim.why or happened.get(courses.drop_of(number))
+        outcomes.append(Outcome(aim.place, None if why is None else Fatal(why)))
+    return Deployment(course.sources[0], outcomes, stored.begun.size)
+
+
+async def resume(deployment: Deployment, path: str, effort: Effort, local: LocalWorkers, observer: Observer) -> bool:
+    """Go on with a deployment that is as it was left. False: it is finished already. Fatal when its source is not what
+    it was; a target that is not is dropped.
+    """
+    with contextlib.closing(Journal.of_copy(path)) as journal:
+        stored = courses.begun(journal.load(), path)
+        if stored.state is State.FINISHED:
+            observer.progress(stored.begun.size, stored.begun.size, stored.zeros)
+            return False
+        try:
+            await _go_on(journal, stored, deployment, effort, local, observer)
+        except StatusWithdrawn as error:
+            observer.warn(anew(error))
+            await _anew_in_place(journal, stored, deployment, effort, local, observer)
+    return True
+
+
+async def _anew_in_place(
+    journal: Journal,
+    stored: Stored,
+    deployment: Deployment,
+    effort: Effort,
+    local: LocalWorkers,
+    observer: Observer,
+) -> None:
+    """As journaled's."""
+    course = courses.decoded(stored, journal.path)
+    journal.begin_anew(replace(course, trusting=False).encoded())
+    await _go_on(journal, courses.begun(journal.load(), journal.path), deployment, effort, local, observer)
+
+
+async def _go_on(
+    journal: Journal,
+    stored: Stored,
+    deployment: Deployment,
+    effort: Effort,
+    local: LocalWorkers,
+    observer: Observer,
+) -> None:
+    """It ends no sooner than what an earlier run sent can have landed: until then the targets are nobody else's."""
+    course = courses.decoded(stored, journal.path)
+    options = effort.applied(course.options)
+    noting = Noting(observer)
+    tell = Sparingly(noting.warn)
+    how = How(locked=not options.shared, trusting=course.trusting, retry=Retry(options.retry_for), tell=tell)
+    source, sources = await open_and_resolve(course.sources, how)
+    targets: dict[int, Target] = {}
+    try:
+        await courses.check_sources(stored, source.stores)
+        recorder = noting.recorder = Recorder(
+            journal, source.size, done=stored.done, zeros=stored.zeros, digests=journal.digests()
+        )
+        journal.take_up()
+        tell_again(stored.happened, observer)
+        left = {
+            number: Left(zero_initialised=aim.zero_initialised, done=stored.done, places=0, parts={})
+            for number, aim in enumerate(course.aims)
+        }
+        await open_all(deployment.outcomes, source, options, noting, tell, targets, left)
+        for number, target in list(targets.items()):
+            try:
+                await courses.check_targets(stored, target.stores, courses.role_of(number))
+            except MpconvError as error:
+                failed(number, deployment.outcomes[number], error, noting)
+                await targets.pop(number).close()
+        if not targets:
+            return
+        loop = asyncio.get_running_loop()
+        local_ones = all(transports.is_local(aim.place.url) for aim in course.aims)
+        settled_at = loop.time() + (0 if local_ones else SETTLE_SECONDS)
+        await copy(deployment, sources, source, targets, options, local, noting, tell, recorder)
+        await interruptible(asyncio.sleep(settled_at - loop.time()))
+    finally:
+        await source.close()
+        for target in targets.values():
+            await target.close()
