@@ -174,9 +174,9 @@ def test_who_has_no_key_gets_nowhere_and_is_counted(lab, tmp_path):
 
 def test_hosts_come_and_go(lab):
     """One joins late, one leaves by SIGTERM and gives back what it has, one is killed with all its processes."""
-    lab.image(64 * MiB, random=True)
+    lab.image(40 * MiB, random=True)
     stays, leaves, dies = lab.host(), lab.host(), lab.host()
-    copy = lab.convert("-r", "16M", "--fence", "1", "-v")
+    copy = lab.convert("-r", "12M", "--fence", "0.5", "-v")
     workers = {at.name: lab.worker(at) for at in (leaves, dies)}
     until(lambda: written(lab.target) > 8 * MiB)
     workers[leaves.name].send_signal(signal.SIGTERM)
@@ -187,7 +187,7 @@ def test_hosts_come_and_go(lab):
     words = done(copy)
     assert ended(workers[stays.name]) == 0
     assert identical(lab.source, lab.target)
-    silent = [line for line in words if "was silent for 3 seconds" in line]
+    silent = [line for line in words if "was silent for 1.5 seconds" in line]
     assert len(silent) == 2, words
 
 
@@ -220,9 +220,9 @@ def test_a_host_that_is_cut_off_stops_before_others_write_in_its_place(lab):
 
 def test_a_host_that_comes_back_has_other_workers(lab):
     """Both links are taken down and up again, while the copy goes on."""
-    lab.image(48 * MiB, random=True)
+    lab.image(24 * MiB, random=True)
     lost, other = lab.host(), lab.host()
-    copy = lab.convert("-W", "-r", "8M", "--fence", "1")
+    copy = lab.convert("-W", "-r", "8M", "--fence", "0.5")
     workers = [lab.worker(lost), lab.worker(other)]
     until(lambda: written(lab.target) > 4 * MiB)
     lost.cut(lost.to_control, lost.to_storage)
@@ -230,6 +230,32 @@ def test_a_host_that_comes_back_has_other_workers(lab):
     lost.mend(lost.to_control, lost.to_storage)
     done(copy)
     assert [ended(worker) for worker in workers] == [0, 0]
+    assert identical(lab.source, lab.target)
+
+
+def test_the_kernel_fences_a_worker_that_stands_still(lab):
+    """Stopped while it may write, and set going again when others have written in its place: it sends nothing more."""
+    lab.image(24 * MiB, random=True)
+    lost, other = lab.host(), lab.host()
+    lost.slow_storage(16)
+    with Recording(lost.to_storage) as writes:
+        copy = lab.convert("-W", "--fence", "0.5")
+        stopped = lab.worker(lost)
+        until(lambda: sum(size for _, size in writes.sent) > MiB)
+        workers = lost.processes("copy-worker")
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        worker = lab.worker(other)
+        words = done(copy)
+        gone_on_at = time.monotonic()
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: lab.words(lost).count("was cut off") == 2)
+        assert writes.sent_after(gone_on_at) == 0
+    assert len(workers) == 2 == len([line for line in words if "was silent" in line])
+    assert ended(worker) == 0
+    stopped.send_signal(signal.SIGTERM)
+    assert ended(stopped) == 0
     assert identical(lab.source, lab.target)
 
 

@@ -79,12 +79,21 @@ class Host:
         for interface in interfaces:
             _configure(f"ip link set {interface} up")
 
+    def processes(self, name: str | None = None) -> list[int]:
+        """Those that run there, or those of that name."""
+        pids = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False).stdout
+        found = []
+        for pid in pids.split():
+            with suppress(OSError):  # it has just ended
+                if name in (None, Path(f"/proc/{pid}/comm").read_text().strip()):
+                    found.append(int(pid))
+        return found
+
     def close(self) -> None:
         """What still runs there is ended, by pid."""
-        pids = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False).stdout
-        for pid in pids.split():
+        for pid in self.processes():
             with suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
+                os.kill(pid, 9)
         _configure(f"ip netns del {self.name}")
 
 
