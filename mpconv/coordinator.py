@@ -24,8 +24,8 @@ from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
 from mpconv.crew import SILENCE, Crew
 from mpconv.digest import BLOCK
-from mpconv.errors import Fatal, Gone, Interrupted, MpconvError, ProtocolError, WorkerLost
-from mpconv.extent import Extent, WholeBlocks
+from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
+from mpconv.extent import Extent
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.interruption import heard_by
@@ -36,7 +36,7 @@ from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
 from mpconv.transports.retrying import Tell, silently
-from mpconv.units import GiB
+from mpconv.walk import Walk
 from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 30.0
 """So much is written again at most when a target is lost or a worker dies."""
 _TICK = 1.0
-_STATUS_AHEAD = 64 * GiB
-_EXTENTS_AHEAD = 16384
-"""Extents known and not leased, at which the walk of block status waits: some megabytes of memory."""
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 _STOP_TOLD = 1.0
@@ -110,11 +107,10 @@ class Coordinator:
         if recorder is not None:
             recorder.on_failure, recorder.on_room = self._fail, self._send_held
         self._held: deque[tuple[int, str, messages.Token]] = deque()
-        self._room = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
         self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
-        self._blocks = WholeBlocks(block, job.size) if block > 1 else None
+        self._walk = Walk(source, job, block, self._found)
         self._interrupted: Interrupted | None = None
         self.may_have_written = False
         self.differs_at: int | None = None
@@ -134,7 +130,7 @@ class Coordinator:
             self._link.socket.bind(endpoint)
             self._link.start()
             failed = True
-            walk = loop.create_task(self._walk())
+            walk = loop.create_task(self._walk_on())
             ticking = loop.create_task(self._tick())
             try:
                 self._start(self._crew.count)
@@ -248,30 +244,17 @@ class Coordinator:
         self._observer.warn(f"a worker process (pid {pid}) was silent for {SILENCE:.0f} seconds: it is killed")
         self._workers.kill(pid)
 
-    async def _walk(self) -> None:
-        """Block status, ahead of the cursor, but not without end."""
+    async def _walk_on(self) -> None:
         try:
-            at = 0
-            while at < self._job.size:
-                extents = await self._status(at, min(_STATUS_AHEAD, self._job.size - at))
-                at = extents[-1].end
-                certain = self._blocks.feed(extents) if self._blocks else extents
-                self._handle(events.StatusFound(tuple(certain)))
-                while self._state.cursor.ahead > _EXTENTS_AHEAD:
-                    self._room.clear()
-                    await self._room.wait()
+            await self._walk.run()
         except MpconvError as error:
             self._fail(error)
         except Exception as error:
             self._fail(_internal(error))
 
-    async def _status(self, at: int, length: int) -> list[Extent]:
-        try:
-            return await self._source.block_status(at, length)
-        except Fatal as error:
-            if not self._job.salvage or isinstance(error, Gone):
-                raise
-            return [Extent(at, length)]
+    def _found(self, extents: tuple[Extent, ...]) -> int:
+        self._handle(events.StatusFound(extents))
+        return self._state.cursor.ahead
 
     def _receive(self, frames: list[bytes]) -> None:
         name, message = frames[0].decode("latin-1"), decode_from_worker(frames[-1])
@@ -420,8 +403,7 @@ class Coordinator:
                     self._fail(self._interrupted)
         if self._state.bytes_done != before:
             self._observer.progress(self._state.bytes_done, self._job.size, self._state.bytes_zero)
-        if self._state.cursor.ahead <= _EXTENTS_AHEAD // 2:
-            self._room.set()
+        self._walk.known(self._state.cursor.ahead)
         self._arrange_wake()
         self._end_when_it_differs()
 

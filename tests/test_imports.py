@@ -48,9 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "placing": BOTTOM | {"protocol", "formats"},
+    "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
-    | {"placing"},
+    | {"placing", "walk"},
     "convert": BOTTOM
     | {
         "options",

@@ -361,6 +361,7 @@ def test_over_nfs(nfs):
     do(str(nfs.path("base.qcow2")), "write 0 100k")
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", nfs.path("top.qcow2"), "2M")
     do(str(nfs.path("top.qcow2")), "write 64k 10k", "write -z 1M 100k")
+    run("sync", nfs.path("base.qcow2"), nfs.path("top.qcow2"))  # how much is allocated is certain only then
     local, remote = (
         [
             json.loads(mpconv("map", *ALLOWED, "--output=json", image).stdout),

@@ -55,10 +55,12 @@ class Attempt:
         for line in self.process.stdout:
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 told = json.loads(line)
-                share = told["done"] / (told["total"] or 1) if told["phase"] != "open" else -1.0
+                if told["phase"] in {"open", "done", "failed"}:
+                    continue
+                share = min(told["done"] / (told["total"] or 1), 0.999) if told["phase"] == "copy" else 1.0
                 with self._changed:
-                    self.opened = self.opened or told["phase"] == "copy"
-                    self.share = 1.0 if told["phase"] not in {"open", "copy"} else min(share, 0.999)
+                    self.opened = True
+                    self.share = share
                     self._changed.notify_all()
         with self._changed:
             self.ended = True

@@ -173,7 +173,7 @@ def _faults(chance: random.Random, source: str, target: str, kinds: set[Kind]) -
 def _fault(chance: random.Random, kind: Kind, sides: list[str]) -> Fault:
     at = chance.choice([0.0, 1.0, *(chance.uniform(0.02, 0.98) for _ in range(6))])
     side = chance.choice(sides) if kind in REMOTE else ""
-    replies = (64 * KiB, 6 * MiB) if side == SOURCE else (300, 4000)  # read, and written: about 150 bytes for 1 MiB
+    replies = (64 * KiB, 3 * MiB) if side == SOURCE else (300, 4000)  # read, and written: about 150 bytes for 1 MiB
     return Fault(
         kind,
         0.0 if kind is Kind.REPLIES_CUT else at,

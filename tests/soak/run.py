@@ -172,11 +172,11 @@ class Run:
         if len(errors) == 1 and _NEVER_BEGAN in last and self.verdict.attempts > 1:
             self.begins_anew = True
             return False
-        if code not in {_CODES.get(kind, 1) for kind in self.ending}:
+        if not any(code in _CODES.get(kind, {1}) for kind in self.ending):
             raise Wrong(
                 UNEXPECTED, f"exit code {code} after {', '.join(self.ending) or 'no fault that ends it'}:\n{said}"
             )
-        silent = code == -signal.SIGKILL
+        silent = code < 0
         if len(errors) > (0 if silent else 1) or not (silent or last.startswith("mpconv: ")):
             raise Wrong(UNEXPECTED, f"exit code {code}, and not one line of error:\n{said}")
         return False
@@ -198,7 +198,8 @@ class Run:
 
 
 _SIGNALS = {Kind.COMMAND_KILLED: signal.SIGKILL, Kind.INTERRUPTED: signal.SIGINT, Kind.TERMINATED: signal.SIGTERM}
-_CODES = {Kind.COMMAND_KILLED: -9, Kind.INTERRUPTED: 130, Kind.TERMINATED: 143}
+_CODES = {Kind.COMMAND_KILLED: {-9}, Kind.INTERRUPTED: {130}, Kind.TERMINATED: {143, -15}}
+"""Of those that need not be 1; a command that is over but for its exit is ended by SIGTERM itself."""
 _NEVER_BEGAN = "ever began: run mpconv convert again"
 
 

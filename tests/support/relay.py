@@ -247,7 +247,8 @@ class Relay:
             link.flowing.set()
         self._links.add(link)
         for stream in (writer, back):
-            stream.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # one that is gone already
+                stream.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link.tasks = [
             asyncio.ensure_future(self._pass(link, reader, back, replies=False)),
             asyncio.ensure_future(self._pass(link, there, writer, replies=True)),

@@ -1,0 +1,63 @@
+"""The walk over the source's block status: ahead of the cursor, but not without end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mpconv.errors import Fatal, Gone
+from mpconv.extent import Extent, WholeBlocks
+from mpconv.formats.image import Image
+from mpconv.formats.pair import Pair
+from mpconv.job import Job
+from mpconv.units import GiB
+
+if TYPE_CHECKING:
+    from mpconv.formats.excerpt import Excerpt
+
+_STATUS_AHEAD = 64 * GiB
+_EXTENTS_AHEAD = 16384
+"""Extents known and not leased, at which the walk of block status waits: some megabytes of memory."""
+
+
+class Walk:
+    """`found` takes the next extents, in order and without gaps, and tells how many are known that nobody copies yet.
+
+    `block`: each block of so many bytes is in one extent.
+    """
+
+    def __init__(
+        self, source: Image | Pair | Excerpt, job: Job, block: int, found: Callable[[tuple[Extent, ...]], int]
+    ) -> None:
+        self._source = source
+        self._job = job
+        self._blocks = WholeBlocks(block, job.size) if block > 1 else None
+        self._found = found
+        self._room = asyncio.Event()
+        self._ahead = 0
+
+    async def run(self) -> None:
+        """To the end of the source. Raises what its block status raises."""
+        at = 0
+        while at < self._job.size:
+            extents = await self._status(at, min(_STATUS_AHEAD, self._job.size - at))
+            at = extents[-1].end
+            self.known(self._found(tuple(self._blocks.feed(extents) if self._blocks else extents)))
+            while self._ahead > _EXTENTS_AHEAD:
+                self._room.clear()
+                await self._room.wait()
+
+    def known(self, ahead: int) -> None:
+        """So many extents are known that nobody copies yet."""
+        self._ahead = ahead
+        if ahead <= _EXTENTS_AHEAD // 2:
+            self._room.set()
+
+    async def _status(self, at: int, length: int) -> list[Extent]:
+        try:
+            return await self._source.block_status(at, length)
+        except Fatal as error:
+            if not self._job.salvage or isinstance(error, Gone):
+                raise
+            return [Extent(at, length)]
