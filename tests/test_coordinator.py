@@ -77,7 +77,11 @@ def run(*frames: bytes, clusters: Clusters | None = None, layout: Layout | None 
 
 @pytest.mark.parametrize(
     "wrong",
-    [messages.Done(1, 1, 0), messages.Done(1, 1, SIZE + 1)],
+    [
+        messages.Done(1, 1, 0),
+        messages.Done(1, 1, SIZE + 1),
+        messages.TargetFailed(1, 1, "why", "writing", "image", 0),
+    ],
 )
 def test_a_worker_that_breaks_the_rules_fails_the_job(wrong):
     frames = [HELLO, messages.Want(1), wrong]

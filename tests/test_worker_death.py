@@ -15,6 +15,7 @@ from mpconv.errors import Retryable, WorkerLost
 from mpconv.extent import Extent
 from mpconv.formats.pair import Pair
 from mpconv.formats.raw import RawImage
+from mpconv.job import Place
 from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.transports import connect
@@ -72,9 +73,10 @@ class Mortal(Worker):
         del self._unflushed[:covered]
 
     def lose_the_target(self) -> None:
-        [target] = self._targets
-        for extent in self._unflushed:
-            target._store[extent.start : extent.end] = b"\xee" * extent.length
+        for target in self._targets:
+            store = getattr(target, "_inner", target)._store
+            for extent in self._unflushed:
+                store[extent.start : extent.end] = (b"\xee" * extent.length)[: max(0, len(store) - extent.start)]
         self._report(target.error(Retryable, "writing", 0, "the connection to the server was lost"))
 
     def fall_silent(self) -> None:
@@ -304,3 +306,46 @@ def test_what_a_dead_worker_compared_is_compared_again(deaths, different):
         second[piece * BUFFER + 17] ^= 0xFF
     _, coordinator, _, _ = copied(deaths, 2, second=bytes(second), compare=True, durable=False)
     assert coordinator.differs_at == (different[0] * BUFFER + 17 if different else None)
+
+
+@given(
+    deaths=lives,
+    power_cuts=st.integers(0, 2),
+    count=st.integers(1, 4),
+    in_order=st.booleans(),
+    short=st.integers(0, 63),
+    first=st.booleans(),
+)
+@settings(deadline=None, max_examples=80, derandomize=True)
+def test_a_target_that_fails_keeps_no_other_from_being_whole(deaths, power_cuts, count, in_order, short, first):
+    """It has room for the first `short` pieces; who replaces a dead worker is told that it is dropped."""
+    deaths = [None if last is None else last + 4 * bool(power_cuts) for last in deaths]
+
+    async def run() -> tuple[Coordinator, list[bytes]]:
+        source = await store("memory:source", CONTENT)
+        sizes = [short * BUFFER, SIZE, SIZE] if first else [SIZE, SIZE, short * BUFFER]
+        targets = [await store(f"memory:target{number}", b"\xa5" * size) for number, size in enumerate(sizes)]
+        todo = job(
+            SIZE,
+            targets=[Place(url=f"memory:target{number}") for number in range(3)],
+            reads_zeros=[False] * 3,
+            in_order=in_order,
+            requests=2 * count,
+            lease_size=4 * BUFFER,
+            retry_for=60.0,
+            drop_after=60.0,
+        )
+        coordinator = Coordinator(todo, source, Threads(deaths, 0, power_cuts), count, Heard())
+        async with asyncio.timeout(20):
+            await coordinator.run()
+        contents = []
+        for target in targets:
+            content = bytearray(target.size)
+            await target.read_into(0, memoryview(content))
+            contents.append(bytes(content))
+        return coordinator, contents
+
+    coordinator, contents = asyncio.run(run())
+    assert set(coordinator.failed) == {0 if first else 2}
+    assert [content for content in contents if len(content) == SIZE] == [CONTENT, CONTENT]
+    assert coordinator.bytes_done == SIZE

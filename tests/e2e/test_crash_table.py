@@ -70,7 +70,7 @@ def test_the_same_run_goes_on_without_a_worker(point, form, source, tmp_path):
 def test_what_the_next_run_did_not_read_itself_is_in_the_digest_too(form, source, tmp_path):
     journal, target = tmp_path / "journal", tmp_path / "target"
     options = ("--digest", "--verify", "--journal", journal, *FORMS[form])
-    killed("has recorded it", "all", tmp_path / "mark", "convert", *options, source, target)
+    killed("has everything", "all", tmp_path / "mark", "convert", *options, source, target)
     resumed = mpconv("resume", journal)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     digest = mpconv("checksum", "-f", "raw", source).stdout.split()[0]

@@ -223,8 +223,8 @@ def test_a_deployment_that_is_killed_goes_on_and_what_failed_stays_failed(lun, t
     source, journal = fill(tmp_path / "a.raw"), tmp_path / "j.db"
     full, good = small_disk / "full.raw", tmp_path / "b.raw"
     (small_disk / "more.raw").write_bytes(bytes(10 * MiB))
-    luns = [lun(SIZE, old_data=True) for _ in range(2)]
-    targets = [full, luns[0].url, good, tmp_path / "no" / "where.raw", luns[1].url]
+    one, other = lun(SIZE, old_data=True), tmp_path / "c.raw"
+    targets = [full, one.url, good, tmp_path / "no" / "where.raw", other]
     words = [*options, "-r", "12M", "--digest", "--journal", journal, source, *targets]
     copy = Running(*words, command="deploy")
     dropped = False
@@ -236,7 +236,8 @@ def test_a_deployment_that_is_killed_goes_on_and_what_failed_stays_failed(lun, t
     os.killpg(copy.process.pid, signal.SIGKILL)
     copy.process.communicate()
     assert stored.state is State.RUNNING and stored.bytes_done >= 4 * MiB
-    luns[1].backing.write_bytes(b"")  # it is too small now
+    other.unlink()
+    other.write_bytes(bytes(SIZE))  # another file under its name
     ran = mpconv("resume", "-r", 0, "--progress=json", journal)
     assert ran.returncode == 2, ran.stderr
     *lines, last = ran.stdout.splitlines()
@@ -245,7 +246,7 @@ def test_a_deployment_that_is_killed_goes_on_and_what_failed_stays_failed(lun, t
     assert json.loads(lines[1])["done"] >= stored.bytes_done
     assert json.loads(last)["digest"] == guest_digest(source.read_bytes())
     assert "No space left" in json.loads(last)["targets"][0]["why"]
-    assert identical(source, good) and identical(source, luns[0].backing)
+    assert identical(source, good) and identical(source, one.backing)
     again = mpconv("resume", journal)
     assert (again.returncode, again.stderr) == (2, "mpconv: 2 of 5 targets are written\n")
     assert again.stdout == f"The copy that the journal '{journal}' tells of is finished.\n"
