@@ -20,7 +20,8 @@ MAX_CLUSTERS = 4096
 MAX_DIGESTS = 65536
 """Bytes of one lease's digests: 8 GiB of data."""
 MAX_DEAD = 64
-MAX_FENCE = 3600.0
+MAX_FENCE = 25.0
+"""Less than a lease lasts, so that a lease that expires is one of a worker that has stopped."""
 
 _LARGEST = (1 << 63) - 1
 _LAST_KIND = int(max(Kind))
