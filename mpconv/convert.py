@@ -20,6 +20,7 @@ from mpconv.job import Job, Place
 from mpconv.observer import Observer
 from mpconv.options import Options, workers_for
 from mpconv.protocol.messages import MAX_CLUSTERS
+from mpconv.sharing import anywhere, places_for_all
 from mpconv.target import Left, Target, open_raw
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import MiB, align_down, human
@@ -77,6 +78,9 @@ async def copy_once(
     """The same. `trusting`: what the sources say of their holes is believed; at StatusWithdrawn all is to be done anew
     without. `begin`: called once both are open, tells who keeps a journal.
     """
+    if options.listening is not None:
+        for one in (*sources, place):
+            anywhere(one, options.listening)
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
     tell = Sparingly(observer.warn)
     how = How(
@@ -136,9 +140,14 @@ async def open_target(source: Image, place: Place, options: Options, tell: Tell,
 def plan(sources: list[Place], source: Image, targets: Sequence[Target], options: Options) -> tuple[Job, int]:
     """The job of copying to these targets, which are open, and how many workers it takes. Several targets are raw."""
     alone = options.in_order and all(target.written.ordered for target in targets) and not options.compress
+    alone = alone and options.listening is None
     count, requests = workers_for(source.size, len(os.sched_getaffinity(0)), options, alone=alone)
     if not all(target.divisible for target in targets):
         count = 1
+    places = [target.place for target in targets]
+    if options.listening is not None:
+        sources, places = places_for_all(sources, targets, options.listening)
+        count = 0 if options.workers == 0 else count
     clusters = targets[0].clusters
     buffer_size = BUFFER
     lease_size = _LEASE_IN_ORDER if options.in_order else LEASE
@@ -155,7 +164,7 @@ def plan(sources: list[Place], source: Image, targets: Sequence[Target], options
         id=1,
         sources=sources,
         source_sizes=[store.size for store in source.stores],
-        targets=[target.place for target in targets],
+        targets=places,
         size=source.size,
         in_order=options.in_order,
         sparse_size=options.sparse_size,
@@ -205,6 +214,7 @@ async def run(
         layout=layout,
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else JOURNAL_SECONDS,
         recorder=recorder,
+        listening=options.listening,
     )
     async with recorder or contextlib.nullcontext():
         try:

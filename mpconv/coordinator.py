@@ -35,6 +35,7 @@ from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
+from mpconv.reception import GUEST, STOP_TOLD, Reception, internal
 from mpconv.transports.retrying import Tell, silently
 from mpconv.walk import Walk
 from mpconv.workers.launch.local import LocalWorkers
@@ -43,18 +44,17 @@ if TYPE_CHECKING:
     from mpconv.formats.excerpt import Excerpt
     from mpconv.formats.qcow2.layout import Layout
     from mpconv.journal.recorder import Recorder
+    from mpconv.protocol.keys import Listening
 
 CHECKPOINT_SECONDS = 30.0
 """So much is written again at most when a target is lost or a worker dies."""
 _TICK = 1.0
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
-_STOP_TOLD = 1.0
-"""Seconds that a stop may take before people are told what it waits for."""
 
 
-class Coordinator:
-    """Runs one job with local workers.
+class Coordinator(Reception):
+    """Runs one job with `count` local workers, and with those of other hosts if it is `listening`.
 
     `tell`: hears of servers that do not answer. `rate`: bytes written per second at most, 0 for no limit. `block`: no
     two leases share a block of so many bytes. `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
@@ -76,7 +76,9 @@ class Coordinator:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         layout: Layout | None = None,
         recorder: Recorder | None = None,
+        listening: Listening | None = None,
     ) -> None:
+        super().__init__(listening)
         if job.digest:
             block = math.lcm(block, BLOCK)
         self._job = job
@@ -87,7 +89,7 @@ class Coordinator:
         self._tell = tell
         self._state = core.CoordinatorState(
             job.size,
-            order=_order(job, count),
+            order=_order(job, several=count > 1 or listening is not None),
             zero_initialised=job.zero_initialised,
             durable=job.durable,
             writes_zeros=not job.sparse_size or job.clusters is not None,
@@ -133,6 +135,7 @@ class Coordinator:
             walk = loop.create_task(self._walk_on())
             ticking = loop.create_task(self._tick())
             try:
+                self._open_gate(context)
                 self._start(self._crew.count)
                 with heard_by(self._interrupt):
                     await self._outcome
@@ -145,11 +148,23 @@ class Coordinator:
                 await asyncio.gather(walk, ticking, return_exceptions=True)
                 for name in self._crew:
                     self._link.send(name.encode("latin-1"), encode(messages.Bye()))
-                await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
-                self._link.close()
-                if self._link.dropped:
-                    self._observer.said(f"{self._link.dropped} frames that are no messages were dropped")
-                context.term()
+                try:
+                    await self._dismiss_guests(self._error())
+                finally:
+                    await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
+                    self._link.close()
+                    dropped = self._link.dropped + self._close_gate()
+                    if dropped:
+                        self._observer.said(f"{dropped} frames that are no messages were dropped")
+                    context.term()
+
+    def _error(self) -> BaseException | None:
+        """What the job failed of, if that is known."""
+        return self._outcome.exception() if self._over and not self._outcome.cancelled() else None
+
+    @property
+    def _over(self) -> bool:
+        return self._outcome.done()
 
     @property
     def bytes_done(self) -> int:
@@ -167,7 +182,7 @@ class Coordinator:
         return self._state.bytes_zero
 
     def _fail(self, error: MpconvError) -> None:
-        if not self._outcome.done():
+        if not self._over:
             self._outcome.set_exception(error)
 
     def _interrupt(self, error: Interrupted) -> None:
@@ -176,13 +191,13 @@ class Coordinator:
             self._fail(error)
             return
         self._interrupted = error
-        if self._outcome.done():
+        if self._over:
             return
-        self._loop.call_later(_STOP_TOLD, self._say_it_stops)
+        self._loop.call_later(STOP_TOLD, self._say_it_stops)
         self._handle(events.Stop())
 
     def _say_it_stops(self) -> None:
-        if not self._outcome.done():
+        if not self._over:
             self._observer.warn("stopping: what is being written ends, and is flushed; once more stops at once")
 
     def _start(self, count: int) -> None:
@@ -190,14 +205,14 @@ class Coordinator:
             self._crew.started(pid, self._loop.time())
 
     def _ended(self, pid: int, code: int | None) -> None:
-        if self._outcome.done():
+        if self._over:
             return
         try:
             self._replace(pid, code)
         except MpconvError as error:
             self._fail(error)
         except Exception as error:
-            self._fail(_internal(error))
+            self._fail(internal(error))
 
     def _replace(self, pid: int, code: int | None) -> None:
         """A worker is reaped: what it held and what it did not flush is done again, and another takes its place."""
@@ -210,7 +225,7 @@ class Coordinator:
         name = self._crew.ended(pid)
         if name is not None:
             self._lose(events.WorkerDead(name))
-        while not self._outcome.done():
+        while not self._over:
             self._crew.replacements -= 1
             try:
                 self._start(1)
@@ -233,11 +248,12 @@ class Coordinator:
         try:
             for pid in self._crew.silent(self._loop.time()):
                 self._kill(pid)
+            self._look_after_guests()
             self._handle(events.Tick())
         except MpconvError as error:
             self._fail(error)
         except Exception as error:
-            self._fail(_internal(error))
+            self._fail(internal(error))
 
     def _kill(self, pid: int) -> None:
         """It may still write, until it is reaped; then its work is done again."""
@@ -250,7 +266,7 @@ class Coordinator:
         except MpconvError as error:
             self._fail(error)
         except Exception as error:
-            self._fail(_internal(error))
+            self._fail(internal(error))
 
     def _found(self, extents: tuple[Extent, ...]) -> int:
         self._handle(events.StatusFound(extents))
@@ -263,10 +279,9 @@ class Coordinator:
         except ProtocolError as error:
             self._fail(WorkerLost(f"a worker process broke the rules: {error}"))
         except Exception as error:
-            self._fail(_internal(error))
+            self._fail(internal(error))
 
     def _take(self, name: str, message: messages.FromWorker) -> None:
-        job = self._job.id
         heard = self._crew.heard(name, self._loop.time())
         if not heard and not isinstance(message, messages.Hello | messages.Failed):
             return  # what a dead worker said still lay in the socket
@@ -274,10 +289,20 @@ class Coordinator:
             case messages.Hello(version, pid):
                 if version != messages.VERSION:
                     self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}"))
-                if self._outcome.done():
+                if self._over:
                     self._send(name, messages.Bye())
                     return
                 self._hello(name, pid)
+            case messages.Alive():
+                self._handle(events.SignOfLife(name))
+            case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
+                self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+            case _:
+                self._take_work(name, message)
+
+    def _take_work(self, name: str, message: messages.FromWorker) -> None:
+        job = self._job.id
+        match message:
             case messages.Want(leases):
                 for _ in range(leases):
                     self._handle(events.LeaseWanted(name))
@@ -298,10 +323,6 @@ class Coordinator:
                 self._observer.said(text)
             case messages.Trouble(of, text) if of == job:
                 self._tell(text)
-            case messages.Alive():
-                self._handle(events.SignOfLife(name))
-            case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
-                self._fail(Fatal(why, operation=operation, image=image, offset=offset))
 
     def _drop(self, target: int, error: MpconvError) -> None:
         """One of several targets failed: all workers go on without it."""
@@ -314,7 +335,7 @@ class Coordinator:
         self._observer.dropped(target, transports.redacted(self._job.targets[target].url), str(error))
         if len(self._dropped) == len(self._job.targets):
             self._fail(error)
-        for name in self._crew:
+        for name in (*self._crew, *(guest.name for guest in self._guests)):
             self._send(name, messages.Drop(self._job.id, target))
 
     def _hello(self, name: str, pid: int) -> None:
@@ -356,7 +377,7 @@ class Coordinator:
         assert self._recorder is not None
         while self._held and self._recorder.may_use(self._held[0][0]):
             _, name, token = self._held.popleft()
-            if name in self._crew:
+            if name in self._crew or self._guests.get(name) is not None:
                 self._send(name, token)
 
     def _share(self, number: int) -> int:
@@ -365,10 +386,13 @@ class Coordinator:
         return each + (number < more)
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
-        self._link.send(name.encode("latin-1"), encode(message))
+        if name.startswith(GUEST):
+            self._send_to_guest(name, encode(message))
+        else:
+            self._link.send(name.encode("latin-1"), encode(message))
 
     def _handle(self, event: events.Event) -> None:
-        if self._outcome.done():
+        if self._over:
             return
         before = self._state.bytes_done
         for action in self._state.handle(event, self._loop.time()):
@@ -393,8 +417,10 @@ class Coordinator:
                     pid = self._crew.doubted(name, self._loop.time())
                     if pid is not None:
                         self._kill(pid)
+                case events.LetGo(name):
+                    self._send(name, messages.Bye())
                 case events.Finish():
-                    if not self._outcome.done():
+                    if not self._over:
                         self._outcome.set_result(None)
                 case events.Stopped():
                     assert self._interrupted is not None
@@ -418,7 +444,7 @@ class Coordinator:
         """A difference is the first one when nothing below it is under way, nor left by a worker that died: leases are
         granted ascending.
         """
-        if self.differs_at is None or self._outcome.done():
+        if self.differs_at is None or self._over:
             return
         upcoming = self._state.cursor.peek()
         if upcoming is not None and upcoming.start <= self.differs_at:
@@ -433,15 +459,10 @@ class Coordinator:
         )
 
 
-def _order(job: Job, count: int) -> Order:
+def _order(job: Job, *, several: bool) -> Order:
     """One worker keeps the order by itself: it gets its leases ascending, and places as well."""
     if job.clusters is None:
-        return Order.ASCENDING if job.in_order and count > 1 else Order.FREE
+        return Order.ASCENDING if job.in_order and several else Order.FREE
     if not job.in_order:
         return Order.ASKED
-    return Order.ASCENDING if count > 1 else Order.FOLLOWING
-
-
-def _internal(error: Exception) -> Fatal:
-    """A defect of ours ends the job: nobody would notice the part that it stopped."""
-    return Fatal(f"internal error in the coordinator: {type(error).__name__}: {error}")
+    return Order.ASCENDING if several else Order.FOLLOWING

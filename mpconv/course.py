@@ -16,6 +16,7 @@ from mpconv.formats.opening import How
 from mpconv.job import Place
 from mpconv.journal.records import Begun, Identity, Stored
 from mpconv.options import Options
+from mpconv.protocol.keys import Listening
 from mpconv.target import Target
 from mpconv.transports.base import Transport
 
@@ -80,6 +81,7 @@ class Effort:
     workers: int | None = None
     rate: int | None = None
     retry_for: float | None = None
+    listening: Listening | None = None
 
     def applied(self, options: Options) -> Options:
         """The options that count now."""
@@ -115,6 +117,7 @@ async def described(
         probe_target=False,
         target_format="qcow2" if target.writer is not None else "raw",
         snapshot=None,
+        listening=None,
     )
     course = Course(
         sources=[kept(one) for one in sources],

@@ -25,6 +25,7 @@ from mpconv.interruption import interruptible
 from mpconv.job import Place
 from mpconv.observer import Observer
 from mpconv.options import Options
+from mpconv.sharing import anywhere
 from mpconv.target import Left, Target, check_other, open_raw, too_small
 from mpconv.transports.base import Access
 from mpconv.transports.retrying import Retry, Sparingly, Tell
@@ -95,6 +96,9 @@ async def deploy_once(
     """The same. `trusting`: what the source says of its holes is believed; at StatusWithdrawn all is to be done anew
     without. `begin`: called once everything is open, tells who keeps a journal.
     """
+    if options.listening is not None:
+        for place in (deployment.source, *(outcome.place for outcome in deployment.outcomes)):
+            anywhere(place, options.listening)
     tell = Sparingly(observer.warn)
     how = How(
         locked=not options.shared,
@@ -240,6 +244,7 @@ async def copy(
         settle_seconds=SETTLE_SECONDS if settling else 0,
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else JOURNAL_SECONDS,
         recorder=recorder,
+        listening=options.listening,
     )
     with contextlib.suppress(_NoneLeft):
         async with recorder or contextlib.nullcontext():

@@ -8,6 +8,7 @@ from typing import Protocol
 from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.job import DROP_SECONDS, NO_TRUST, RETRY_SECONDS, Trust
+from mpconv.protocol.keys import Listening
 from mpconv.units import MiB
 
 _WORTH_A_WORKER = 64 * MiB
@@ -38,7 +39,8 @@ class Options:
     as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides. `retry_for`: seconds for which a server
     that does not answer is tried again, 0 for not at all. `drop_after`: the same of one of several targets, while the
     others wait for it. `digest`: tell that of what was read. `verify`: the share of the target that is read back and
-    compared, above 0 and at most 1, or None.
+    compared, above 0 and at most 1, or None. `listening`: where workers of other hosts may join;
+    then `workers` may be 0.
     """
 
     in_order: bool = True
@@ -65,6 +67,7 @@ class Options:
     drop_after: float = DROP_SECONDS
     digest: bool = False
     verify: float | None = None
+    listening: Listening | None = None
 
     @property
     def digests(self) -> bool:
@@ -78,10 +81,10 @@ def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) 
     More than 8 processes on one host gain nothing on one server, and a small image is copied before a second one has
     started. `alone`: in order, over a connection that keeps the order, one process writes at a time, and alone it need
     not stop between one lease and the next. qemu-img's 8 requests are the least in flight; each process drives four
-    more without effort.
+    more without effort. Where nobody else would work, one does even if none was wanted.
     """
     count = options.workers
-    if count is None:
+    if not count:
         count = 1 if alone else max(1, min(cores, _MOST_WORKERS, size // _WORTH_A_WORKER + 1))
     total = options.requests if options.requests is not None else max(_FEWEST_REQUESTS, _REQUESTS_EACH * count)
     return min(count, total), total

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
     "journal": BOTTOM | {"core"},
-    "course": BOTTOM | {"formats", "transports", "options", "target", "journal"},
+    "course": BOTTOM | {"protocol", "formats", "transports", "options", "target", "journal"},
     "journaled": BOTTOM
     | {
         "course",
@@ -41,17 +41,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
-    "options": BOTTOM | {"cache", "formats"},
+    "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
     "observer": set(),
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "guests": BOTTOM,
+    "reception": BOTTOM | {"core", "protocol", "guests", "observer"},
+    "sharing": BOTTOM | {"protocol", "target", "transports"},
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
-    | {"placing", "walk"},
+    | {"placing", "reception", "walk"},
     "convert": BOTTOM
     | {
         "options",
@@ -68,10 +71,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "observer",
         "interruption",
         "verify",
+        "sharing",
     },
     "deploy": BOTTOM
     | {"convert", "coordinator", "core", "formats", "interruption", "journal", "observer", "options", "target"}
-    | {"transports", "verify", "workers"},
+    | {"sharing", "transports", "verify", "workers"},
     "redeploy": BOTTOM
     | {"convert", "course", "deploy", "formats", "interruption", "journal", "journaled", "observer", "options"}
     | {"target", "transports", "workers"},
@@ -96,6 +100,7 @@ MUST_NOT: dict[str, set[str]] = {
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
     "crew": SHELL | {"click"},
+    "guests": SHELL | {"click"},
     "core": SHELL | {"click", "msgspec", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},
     "transports": {"zmq", "click", "msgspec", "multiprocessing"},

@@ -16,7 +16,20 @@ from mpconv.cli.passwords import hide_passwords
 from mpconv.errors import MpconvError
 
 _COMMANDS = {
-    name: name for name in ("convert", "deploy", "resume", "status", "check", "checksum", "compare", "info", "measure")
+    name: name
+    for name in (
+        "convert",
+        "deploy",
+        "worker",
+        "keygen",
+        "resume",
+        "status",
+        "check",
+        "checksum",
+        "compare",
+        "info",
+        "measure",
+    )
 } | {"map": "map_"}
 """In mpconv/cli there is a module for each; and what the command is called in it."""
 

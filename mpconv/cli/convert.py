@@ -8,6 +8,7 @@ import click
 
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind, retry_option, trust_of, trust_options
+from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places, probed
 from mpconv.cli.params import Level, OptionList, Requests, Share, Size, Snapshot, SparseSize, last_of
 from mpconv.cli.refusals import check_combination, check_protocol, created_as, help_text
@@ -37,8 +38,9 @@ from mpconv.job import Place
     help="Buffers in flight, over all workers (default: 4 a worker, at least 8).",
 )
 @click.option(
-    "--workers", type=click.IntRange(1, 256), help="Worker processes (default: by cores and size, at most 8)."
+    "--workers", type=click.IntRange(0, 256), help="Worker processes (default: by cores and size, at most 8)."
 )
+@listen_options
 @click.option(
     "-S",
     "--sparse-size",
@@ -126,6 +128,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     # Imported here: --help does without, and the nursery imports its part while we import ours.
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
+    listening = listening_of(options)
     target_cache = CACHE_MODES.get(options["target_cache"], CACHE_MODES["writeback"])
     from_places = places(
         sources, options["source_format"], options["image_opts"], CACHE_MODES[options["source_cache"]].direct
@@ -171,6 +174,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         retry_for=options["retry_for"],
         digest=options["digest"],
         verify=options["verify"],
+        listening=listening,
     )
     if options["journal"] is None:
         copy = job.convert(from_places, to_place, chosen, local, report, report.warn)

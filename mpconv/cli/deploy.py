@@ -9,6 +9,7 @@ import click
 
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, trust_of, trust_options
+from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places
 from mpconv.cli.params import Duration, Requests, Share, Size, Snapshot, SparseSize, last_of
 from mpconv.cli.refusals import check_protocol
@@ -38,8 +39,9 @@ _NONE = 1
     help="Buffers in flight, over all workers (default: 4 a worker, at least 8).",
 )
 @click.option(
-    "--workers", type=click.IntRange(1, 256), help="Worker processes (default: by cores and size, at most 8)."
+    "--workers", type=click.IntRange(0, 256), help="Worker processes (default: by cores and size, at most 8)."
 )
+@listen_options
 @click.option(
     "-S",
     "--sparse-size",
@@ -145,6 +147,7 @@ def _target(name: str, options: dict[str, Any]) -> Place:
 def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_json: bool) -> int:
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415  (as in convert)
 
+    listening = listening_of(options)
     digesting = options["digest"] or options["verify"] is not None
     workers = LocalWorkers.preloading([source, *targets], digesting=digesting)
     local = click.get_current_context().with_resource(workers)
@@ -162,6 +165,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         target_is_zero=options["target_is_zero"],
         requests=options["parallel"],
         workers=options["workers"],
+        listening=listening,
         cache=CACHE_MODES[options["target_cache"]],
         rate=options["rate_limit"] or 0,
         shared=options["force_share"],

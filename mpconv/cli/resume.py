@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpconv.cli.image_command import WithProgressKind
+from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Duration, Requests, Size, last_of
 from mpconv.errors import MpconvError, UsageError
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 @click.command(cls=WithProgressKind)
 @click.option("-m", "--parallel", type=Requests(), multiple=True, callback=last_of, help="As convert's, from now on.")
-@click.option("--workers", type=click.IntRange(1, 256), help="The same.")
+@click.option("--workers", type=click.IntRange(0, 256), help="The same.")
+@listen_options
 @click.option(
     "-r", "--rate-limit", type=Size("rate limit"), multiple=True, callback=last_of, help="The same; 0: no limit."
 )
@@ -37,6 +39,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     if len(names) != 1:
         raise UsageError("Expecting one journal")
     [path] = names
+    listening = listening_of(options)
 
     from mpconv import course as courses  # noqa: PLC0415 - --help does without
     from mpconv.journal.file import peek  # noqa: PLC0415
@@ -63,6 +66,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         workers=options["workers"],
         rate=options["rate_limit"],
         retry_for=options["retry_for"],
+        listening=listening,
     )
     if course.aims:
         return _deployment(path, course, courses.begun(stored, path), effort, local, options)

@@ -26,6 +26,8 @@ from mpconv.core.events import (
     Grant,
     LeaseDone,
     LeaseWanted,
+    Leaving,
+    LetGo,
     LostContact,
     Passed,
     Restarted,
@@ -112,6 +114,7 @@ class CoordinatorState:
         self._settled_at = -math.inf
         self._wanting: deque[str] = deque()
         self._dead: set[str] = set()
+        self._leaving: set[str] = set()
         self._seen_watermark = 0
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -122,7 +125,7 @@ class CoordinatorState:
         self.wake_at = None
         match event:
             case LeaseWanted(worker):
-                if worker not in self._dead:
+                if worker not in self._dead and worker not in self._leaving:
                     self._wanting.append(worker)
             case TokenWanted(worker, epoch):
                 lease = self._lease(epoch, worker)
@@ -145,8 +148,11 @@ class CoordinatorState:
             case WorkerDead(worker):
                 self._lose(worker, now)
                 self._dead.add(worker)
+                self._leaving.discard(worker)
             case Restarted(worker):
                 self._lose(worker, now)
+            case Leaving(worker):
+                self._leave(worker, now)
             case Stop():
                 self._stop(now)
             case Tick():
@@ -154,6 +160,7 @@ class CoordinatorState:
                 actions += self._checkpoint(now)
         self._grant(actions, now)
         self._give_token(actions, now)
+        self._let_go(actions, now)
         self._finish(actions, now)
         return actions
 
@@ -212,6 +219,25 @@ class CoordinatorState:
         for lease in [lease for lease in self.leases.live.values() if lease.state is LeaseState.LEASED]:
             self._take_back(lease, now)
 
+    def _leave(self, worker: str, now: float) -> None:
+        if worker in self._dead:
+            return
+        self._leaving.add(worker)
+        self._wanting = deque(name for name in self._wanting if name != worker)
+        for lease in self.leases.of(worker):
+            if lease.state is LeaseState.LEASED:
+                self._take_back(lease, now)
+
+    def _let_go(self, actions: list[Action], now: float) -> None:
+        for worker in sorted(self._leaving):
+            if self.leases.of(worker):
+                continue
+            actions += [AskFlush(name) for name in self.flushes.ask(now, worker)]
+            if not self.flushes.owes(worker):
+                self._leaving.discard(worker)
+                self._dead.add(worker)
+                actions.append(LetGo(worker))
+
     def _checkpoint(self, now: float) -> list[Action]:
         if not self.checkpoint_seconds:
             return []
@@ -263,6 +289,8 @@ class CoordinatorState:
             return
         while (upcoming := self.cursor.peek()) is not None:
             skipped = self._skips(upcoming)
+            if not skipped and not self._wanting:
+                self._wanting += self._stuck(upcoming)
             if not skipped and (not self._wanting or self._too_soon(upcoming, now)):
                 return
             extent = self.cursor.take(self._limit, max(SECTOR, self.buffer_size))
@@ -281,6 +309,17 @@ class CoordinatorState:
             if token:
                 lease.move(LeaseState.COMMITTING, now)
             actions.append(Grant(worker, lease.epoch, extent, token))
+
+    def _stuck(self, upcoming: Extent) -> list[str]:
+        """In order, when what a lost worker held lies below all that is leased, those that wait want nothing
+        more: one of them gets it unasked. Rule 13 of the protocol has it written.
+        """
+        if self.sequence.order is not Order.ASCENDING or self.sequence.committing is not None:
+            return []
+        waiting = min(self.leases.live.values(), key=lambda lease: lease.extent.start, default=None)
+        if waiting is None or waiting.extent.start < upcoming.start or waiting.worker in self._leaving:
+            return []
+        return [waiting.worker]
 
     def _too_soon(self, upcoming: Extent, now: float) -> bool:
         """Whether the rate forbids the next lease for now; then `wake_at` says until when."""

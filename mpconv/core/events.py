@@ -73,6 +73,13 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """The worker wants no more leases: what it may write already it writes and makes durable, then it is let go."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """No more leases: what may be written already is, and made durable."""
 
@@ -83,7 +90,17 @@ class Tick:
 
 
 Event = (
-    StatusFound | LeaseWanted | TokenWanted | LeaseDone | SignOfLife | Flushed | WorkerDead | Restarted | Stop | Tick
+    StatusFound
+    | LeaseWanted
+    | TokenWanted
+    | LeaseDone
+    | SignOfLife
+    | Flushed
+    | WorkerDead
+    | Restarted
+    | Leaving
+    | Stop
+    | Tick
 )
 
 
@@ -142,6 +159,13 @@ class LostContact:
 
 
 @dataclass(frozen=True, slots=True)
+class LetGo:
+    """The worker that was leaving holds nothing any more, and all that it wrote is durable."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Every byte is written and flushed."""
 
@@ -151,4 +175,4 @@ class Stopped:
     """After Stop: nothing is being written any more, and what was is flushed."""
 
 
-Action = Grant | GiveToken | Passed | AskFlush | Durable | LostContact | Finish | Stopped
+Action = Grant | GiveToken | Passed | AskFlush | Durable | LostContact | LetGo | Finish | Stopped

@@ -62,9 +62,10 @@ class FlushBook:
             batch = self._unasked[worker] = Batch()
         batch.add(extent, zeros, digests)
 
-    def ask(self, now: float) -> list[str]:
-        """Workers to ask for a flush now: those that wrote something and have no flush under way."""
-        asked = sorted(worker for worker in self._unasked if worker not in self._flushing)
+    def ask(self, now: float, only: str | None = None) -> list[str]:
+        """Workers to ask for a flush now: those that wrote and have no flush under way; or `only` that one."""
+        some = self._unasked if only is None else self._unasked.keys() & {only}
+        asked = sorted(worker for worker in some if worker not in self._flushing)
         for worker in asked:
             self._flushing[worker] = _Flush(self._unasked.pop(worker), now + self.duration)
         return asked
@@ -81,6 +82,10 @@ class FlushBook:
         flush = self._flushing.pop(worker, None)
         unasked = self._unasked.pop(worker, None)
         return [batch for batch in (flush.covers if flush else None, unasked) if batch is not None]
+
+    def owes(self, worker: str) -> bool:
+        """Whether something that it wrote is not durable."""
+        return worker in self._unasked or worker in self._flushing
 
     def renew(self, worker: str, now: float) -> None:
         """A sign of life: the worker's flush may take another `duration`."""

@@ -19,6 +19,9 @@ MAX_CLUSTERS = 4096
 """Of one lease: 2 MiB in the smallest clusters."""
 MAX_DIGESTS = 65536
 """Bytes of one lease's digests: 8 GiB of data."""
+MAX_DEAD = 64
+MAX_FENCE = 25.0
+"""Less than a lease lasts, so that a lease that expires is one of a worker that has stopped."""
 
 _LARGEST = (1 << 63) - 1
 _LAST_KIND = int(max(Kind))
@@ -31,10 +34,17 @@ PerCluster = Annotated[list[Bytes], msgspec.Meta(max_length=MAX_CLUSTERS)]
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """A worker's first message; and again when it begins anew: it holds no lease, and what it did not flush is lost."""
+    """A worker's first message; and again when it begins anew: it holds no lease, and what it did not flush is lost.
+
+    Of a worker on another host, `host`: who started it; `number`: its number there; `dead`: numbers of those that its
+    host has reaped.
+    """
 
     version: Number
     pid: Number
+    host: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    number: Number = 0
+    dead: Annotated[list[Number], msgspec.Meta(max_length=MAX_DEAD)] = []
 
 
 class Want(msgspec.Struct, frozen=True, tag="want"):
@@ -121,7 +131,9 @@ class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """A heartbeat: renews the worker's leases."""
+    """A heartbeat: renews the worker's leases. `count`: of a worker on another host, which of its heartbeats it is."""
+
+    count: Number = 0
 
 
 class FlushDone(msgspec.Struct, frozen=True, tag="flushed"):
@@ -130,10 +142,21 @@ class FlushDone(msgspec.Struct, frozen=True, tag="flushed"):
     job: Number
 
 
+class Leaving(msgspec.Struct, frozen=True, tag="leaving"):
+    """No more leases, please; what may be written is written, then flushed, then Bye."""
+
+
+class Gone(msgspec.Struct, frozen=True, tag="gone"):
+    """The worker's connections are closed: nothing of it is written any more."""
+
+
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """The job that the leases after this message belong to."""
+    """The job that the leases after this message belong to. `fence`: seconds after which a worker that is cut off must
+    have stopped; 0 on the coordinator's host.
+    """
 
     job: Job
+    fence: Annotated[float, msgspec.Meta(ge=0, le=MAX_FENCE)] = 0.0
 
 
 class LeaseGrant(msgspec.Struct, frozen=True, tag="lease"):
@@ -169,8 +192,37 @@ class Drop(msgspec.Struct, frozen=True, tag="drop"):
 
 
 class Bye(msgspec.Struct, frozen=True, tag="bye"):
-    """No more work: close the connections and end."""
+    """No more work: close the connections and end. `again`: the same copy begins anew at once, with new workers."""
+
+    again: bool = False
 
 
-FromWorker = Hello | Want | Ready | Done | Failed | TargetFailed | Lost | Differs | Said | Trouble | Alive | FlushDone
-FromCoordinator = Open | LeaseGrant | Token | Flush | Drop | Bye
+class Heard(msgspec.Struct, frozen=True, tag="heard"):
+    """That heartbeat of a worker on another host has come."""
+
+    count: Number
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """A worker on another host cannot take part: it is to end, and say why."""
+
+    why: str
+
+
+FromWorker = (
+    Hello
+    | Want
+    | Ready
+    | Done
+    | Failed
+    | TargetFailed
+    | Lost
+    | Differs
+    | Said
+    | Trouble
+    | Alive
+    | FlushDone
+    | Leaving
+    | Gone
+)
+FromCoordinator = Open | LeaseGrant | Token | Flush | Drop | Bye | Heard | Refused

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import struct
 from collections.abc import Callable
 
 from mpconv.units import KiB
@@ -16,6 +17,18 @@ from mpconv.units import KiB
 _TURNS = 32
 _TICK = 1.0
 _MANY = 256 * KiB
+
+
+_RESET = struct.pack("ii", 1, 0)
+_fenced = False
+
+
+def be_fenced() -> None:
+    """From now on a connection of this process that ends, as when the process is killed, is reset: the kernel drops
+    what it was still to send. Otherwise it would go on sending for minutes.
+    """
+    global _fenced  # noqa: PLW0603  (a fact about the process)
+    _fenced = True
 
 
 class Pump:
@@ -44,6 +57,8 @@ class Pump:
         self._writing = False
         self._open = True
         self._socket = socket.socket(fileno=fd)
+        if _fenced:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._loop.add_reader(fd, self._turn)
         self._timer = self._loop.call_later(_TICK, self._tick)
 

@@ -21,12 +21,20 @@ def _keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
-def run(endpoint: str, lifeline: int) -> None:
-    """Serve the coordinator at `endpoint`, until `lifeline`, a descriptor, is readable: then its process is gone.
+def run(endpoint: str, lifeline: int) -> int:
+    """Serve the coordinator at `endpoint`, until `lifeline`, a descriptor, is readable: then its process is gone. The
+    exit code. `endpoint` is an ipc: one, or the text of a Summons to another host.
 
     Ctrl-C is the coordinator's business: it says Bye.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _keep_memory()
+    if endpoint.startswith("{"):
+        from mpconv.workers.remote import RemoteWorker, Summons  # noqa: PLC0415  (workers on one host do without)
+
+        remote = RemoteWorker(Summons.parsed(endpoint), lifeline)
+        asyncio.run(remote.serve())
+        return remote.code
     asyncio.run(Worker(endpoint, lifeline).serve())
+    return 0

@@ -55,27 +55,37 @@ class Worker(Reports):
 
     async def serve(self) -> None:
         """Until it is over."""
-        loop = asyncio.get_running_loop()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        link = self._link = Link(context, zmq.DEALER, self._receive)
-        link.socket.connect(self._endpoint)
-        link.start()
         if self._parent is not None:
-            loop.add_reader(self._parent, self._over.set)
-        self._send(messages.Hello(messages.VERSION, os.getpid()))
+            asyncio.get_running_loop().add_reader(self._parent, self._over.set)
+        await self._meet(context)
         self._spawn(self._obey(), self._serving)
         self._spawn(self._heartbeat(), self._serving)
         await self._over.wait()
         await _end(self._serving)
         await self._let_go()
-        link.close(linger_ms=200)
+        self._part()
         context.term()
+
+    async def _meet(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._link = Link(context, zmq.DEALER, self._receive)
+        self._link.socket.connect(self._endpoint)
+        self._link.start()
+        self._greet()
+
+    def _greet(self) -> None:
+        self._send(messages.Hello(messages.VERSION, os.getpid()))
+
+    def _part(self) -> None:
+        self._link.close(linger_ms=200)
 
     def _send(self, message: messages.FromWorker) -> None:
         self._link.send(encode(message))
 
     def _receive(self, frames: list[bytes]) -> None:
-        message = decode_from_coordinator(frames[-1])
+        self._hear(decode_from_coordinator(frames[-1]))
+
+    def _hear(self, message: messages.FromCoordinator) -> None:
         if isinstance(message, messages.Bye):
             self._over.set()  # whatever is being waited for
         elif isinstance(message, messages.Drop):
@@ -145,7 +155,7 @@ class Worker(Reports):
     async def _begin_anew(self, wait: float) -> None:
         await self._let_go()
         await asyncio.sleep(wait)
-        self._send(messages.Hello(messages.VERSION, os.getpid()))
+        self._greet()
 
     async def _let_go(self) -> None:
         """Of all that is being done, and of the connections; nothing is sent on them afterwards."""

@@ -133,3 +133,28 @@ def test_following_a_dead_worker_s_leases_are_granted_and_given_again():
         assert (grant.epoch, grant.extent.start) == (epoch, (epoch - 4) * MiB)
     assert machine.handle(c.TokenWanted("b", 6), 5) == [c.GiveToken("b", 6)], "all below it had a token once"
     machine.check_invariants()
+
+
+def test_who_leaves_writes_what_it_may_and_is_let_go_once_that_is_durable():
+    machine = state(4 * MiB, order=Order.ASCENDING, lease_size=MiB)
+    for _ in range(3):
+        machine.handle(c.LeaseWanted("a"), 0)
+    machine.handle(c.TokenWanted("a", 1), 1)
+    assert machine.handle(c.Leaving("a"), 2) == []
+    assert machine.handle(c.LeaseWanted("a"), 2) == [], "it gets nothing more"
+    assert machine.handle(c.LeaseWanted("b"), 3) == [c.Grant("b", 4, Extent(MiB, MiB), False)], "a had this one"
+    assert machine.handle(c.LeaseDone("a", 1, 0), 4) == [c.AskFlush("a")]
+    assert machine.handle(c.Flushed("a"), 5) == [c.Durable((Extent(0, MiB),), 0), c.LetGo("a")]
+    assert machine.handle(c.WorkerDead("a"), 6) == []
+    assert machine.bytes_done == MiB
+    machine.check_invariants()
+
+
+def test_in_order_what_must_be_written_first_is_granted_unasked_when_all_wait_for_it():
+    machine = state(4 * MiB, order=Order.ASCENDING, lease_size=MiB)
+    for worker in ("a", "b", "b"):
+        machine.handle(c.LeaseWanted(worker), 0)
+    machine.handle(c.TokenWanted("b", 2), 1)
+    assert machine.handle(c.WorkerDead("a"), 2) == [c.Grant("b", 4, Extent(0, MiB), False)]
+    assert machine.handle(c.TokenWanted("b", 4), 3) == [c.GiveToken("b", 4)]
+    machine.check_invariants()

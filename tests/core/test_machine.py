@@ -120,6 +120,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.dead: list[Worker] = []
         self.stale: list[tuple[Worker, int]] = []
         self.wanting: list[str] = []
+        self.leaving: set[str] = set()
         self.ever_written: set[int] = set(self.before)
         self.recorded: set[int] = set(self.before)
         self.passed: set[int] = set()
@@ -182,6 +183,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
                     self.given_token(self.named(name), epoch)
                 case c.AskFlush(name):
                     self.asked_to_flush(self.named(name))
+                case c.LetGo(name):
+                    self.let_go(self.named(name))
                 case c.Finish():
                     self.check_finish()
                 case c.Stopped():
@@ -197,7 +200,11 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.passed |= units
 
     def granted(self, worker: Worker, epoch: int, extent: Extent, token: bool) -> None:
-        assert self.wanting.pop(0) == worker.name, "the first who wanted is the first to get"
+        if self.wanting:
+            assert self.wanting.pop(0) == worker.name, "the first who wanted is the first to get"
+        else:
+            self.check_unasked(worker, extent)
+        assert worker.name not in self.leaving
         assert epoch > self.last_epoch, "an epoch is used once"
         self.last_epoch = epoch
         assert token is (self.order is Order.FREE)
@@ -213,6 +220,21 @@ class CoordinatorMachine(RuleBasedStateMachine):
         worker.leases[epoch] = Held(extent, self.now + self.lease_seconds, token)
         if token:
             worker.may_write[epoch] = extent
+
+    def check_unasked(self, worker: Worker, extent: Extent) -> None:
+        assert self.order is Order.ASCENDING, "nobody wants it"
+        assert not any(other.may_write or other.doubtful for other in self.alive)
+        waiting = {held.extent.start: other for other in self.alive for held in other.leases.values()}
+        assert extent.start < min(waiting) and waiting[min(waiting)] is worker, "it goes to the lowest that waits"
+
+    def let_go(self, worker: Worker) -> None:
+        """It may end: nothing is lost with it."""
+        assert worker.name in self.leaving
+        assert not worker.leases and not worker.doubtful and not worker.may_write
+        assert not worker.counted and worker.flush_deadline is None and not (self.durable and worker.digested)
+        self.alive.remove(worker)
+        self.dead.append(worker)
+        self.joins()
 
     def given_token(self, worker: Worker, epoch: int) -> None:
         held = worker.leases[epoch]
@@ -378,7 +400,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def a_worker_wants_leases(self, pick, leases):
         worker = self.alive[pick % len(self.alive)]
         for _ in range(leases):
-            if not self.finished:
+            if not self.finished and worker.name not in self.leaving:
                 self.wanting.append(worker.name)
             self.send(c.LeaseWanted(worker.name))
 
@@ -489,6 +511,17 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def a_worker_restarts(self, pick):
         self.restarts(self.alive[pick % len(self.alive)])
 
+    @precondition(lambda self: len(self.dead) < 8 and not self.finished)
+    @rule(pick=picks)
+    def a_worker_is_leaving(self, pick):
+        worker = self.alive[pick % len(self.alive)]
+        self.leaving.add(worker.name)
+        self.wanting = [name for name in self.wanting if name != worker.name]
+        for epoch in [epoch for epoch, held in worker.leases.items() if not held.token]:
+            del worker.leases[epoch]
+            self.stale.append((worker, epoch))
+        self.send(c.Leaving(worker.name))
+
     @precondition(lambda self: not self.stopping and len(self.kinds) > self.units // 2)
     @rule(chance=st.integers(0, 3))
     def the_job_is_stopped(self, chance):
@@ -565,21 +598,29 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def nobody_waits_while_there_is_work(self):
         assert self.finished or self.stopping or not self.wanting or self.state.cursor.peek() is None
 
+    @invariant()
+    def nobody_waits_for_what_nobody_has(self):
+        """In order; otherwise nobody waits."""
+        upcoming, held = self.state.cursor.peek(), [x.extent for w in self.alive for x in w.leases.values()]
+        if self.order is Order.ASCENDING and upcoming is not None and held and not self.finished and not self.stopping:
+            may_write = any(worker.may_write or worker.doubtful for worker in self.alive)
+            assert may_write or min(extent.start for extent in held) < upcoming.start
+
     # --- and it always comes to an end
 
     def everybody_works(self, *, flush: bool = True) -> None:
         """One round of living, obedient workers: each asks, writes what it may, reports and maybe flushes."""
-        for worker in self.alive:
+        for worker in list(self.alive):
             self.lives(worker)
-        for worker in self.alive:
-            if worker.name not in self.wanting and not self.finished:
+        for worker in list(self.alive):
+            if worker.name not in {*self.wanting, *self.leaving} and not self.finished:
                 self.wanting.append(worker.name)
                 self.send(c.LeaseWanted(worker.name))
         for worker, epoch in self.leases(token=False):
             self.send(c.TokenWanted(worker.name, epoch))
         for worker, epoch in self.leases(token=True):
             self.writes_and_reports(worker, epoch, 0)
-        for worker in self.alive if flush else []:
+        for worker in list(self.alive) if flush else []:
             if worker.flush_deadline is not None:
                 if not worker.flush_begun:
                     self.begins_flush(worker)

@@ -67,7 +67,7 @@ jobs = st.builds(
     lease_size=sizes,
 )
 from_worker = {
-    m.Hello: st.builds(m.Hello, numbers, numbers),
+    m.Hello: st.builds(m.Hello, numbers, numbers, texts, numbers, st.lists(numbers, max_size=5)),
     m.Want: st.builds(m.Want, st.integers(1, m.MAX_WANT)),
     m.Ready: st.builds(m.Ready, numbers, numbers, per_cluster, per_cluster),
     m.Done: st.builds(m.Done, numbers, numbers, numbers),
@@ -77,20 +77,27 @@ from_worker = {
     m.Differs: st.builds(m.Differs, numbers, numbers),
     m.Said: st.builds(m.Said, numbers, texts),
     m.Trouble: st.builds(m.Trouble, numbers, texts),
-    m.Alive: st.builds(m.Alive),
+    m.Alive: st.builds(m.Alive, numbers),
+    m.Leaving: st.builds(m.Leaving),
+    m.Gone: st.builds(m.Gone),
     m.FlushDone: st.builds(m.FlushDone, numbers),
 }
 from_coordinator = {
-    m.Open: st.builds(m.Open, jobs),
+    m.Open: st.builds(m.Open, jobs, st.floats(0, m.MAX_FENCE)),
     m.LeaseGrant: st.builds(m.LeaseGrant, numbers, numbers, numbers, sizes, st.integers(0, 2), st.booleans()),
     m.Token: st.builds(m.Token, numbers, numbers, per_cluster),
     m.Flush: st.builds(m.Flush, numbers),
     m.Drop: st.builds(m.Drop, numbers, numbers),
-    m.Bye: st.builds(m.Bye),
+    m.Bye: st.builds(m.Bye, st.booleans()),
+    m.Heard: st.builds(m.Heard, numbers),
+    m.Refused: st.builds(m.Refused, texts),
 }
 MESSAGES = from_worker | from_coordinator
 EXAMPLES = [
-    m.Hello(1, 2),
+    m.Hello(1, 2, "host", 3, [4]),
+    m.Alive(1),
+    m.Heard(1),
+    m.Refused("why"),
     m.Want(1),
     m.Ready(1, 2, [3, 0], [1, 0]),
     m.Done(1, 2, 3),
@@ -127,6 +134,11 @@ INTEGERS = [
     for message in EXAMPLES
     for field in message.__struct_fields__
     if isinstance(getattr(message, field), int) and not isinstance(getattr(message, field), bool)
+]
+
+
+REQUIRED = [
+    (message, field) for message, field in INTEGERS if field not in ("count", "number") or isinstance(message, m.Heard)
 ]
 
 
@@ -193,7 +205,9 @@ def test_a_damaged_message(message, data):
     assert decode(decoded)(encode(decoded)) == decoded
 
 
-@pytest.mark.parametrize("message", [*EXAMPLES, m.Alive(), m.Bye()], ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize(
+    "message", [*EXAMPLES, m.Leaving(), m.Gone(), m.Bye()], ids=lambda message: type(message).__name__
+)
 def test_truncated_and_with_something_behind(message):
     frame = encode(message)
     for length in range(len(frame)):
@@ -210,7 +224,7 @@ def test_wrong_types_and_sizes_out_of_bounds(message, field, value):
         decode(message)(with_field(message, field, value))
 
 
-@pytest.mark.parametrize(("message", "field"), INTEGERS, ids=lambda x: x if isinstance(x, str) else type(x).__name__)
+@pytest.mark.parametrize(("message", "field"), REQUIRED, ids=lambda x: x if isinstance(x, str) else type(x).__name__)
 def test_a_missing_field(message, field):
     raw = msgspec.msgpack.decode(encode(message))
     del raw[field]

@@ -67,6 +67,8 @@ def test_the_bounds_are_those_of_the_code():
     assert f"up to {messages.MAX_RANGES} (`MAX_RANGES`)" in TEXT
     assert TEXT.count(f"up to {messages.MAX_CLUSTERS} (`MAX_CLUSTERS`)") == 2
     assert f"up to {messages.MAX_DIGESTS} (`MAX_DIGESTS`)" in TEXT
+    assert f"up to {messages.MAX_DEAD} (`MAX_DEAD`)" in TEXT
+    assert f"up to {messages.MAX_FENCE:g} (`MAX_FENCE`)" in TEXT
     kinds = ", ".join(f"{int(kind)} {kind.name.lower()}" for kind in Kind)
     assert f"`kind`: {kinds}" in TEXT
 

@@ -6,6 +6,9 @@ import asyncio
 import select
 import socket
 
+import pytest
+
+from mpconv.transports import pump as pumps
 from mpconv.transports.pump import Pump
 
 
@@ -71,3 +74,33 @@ def test_a_lost_connection_is_told_once_and_nothing_is_served_after_it():
         assert (calls, len(library.served)) == ([1], 1)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_what_a_fenced_process_has_not_sent_yet_is_dropped_with_its_connection(monkeypatch, fenced):
+    """Otherwise the kernel goes on sending it when the descriptor, or the process, is gone."""
+
+    async def main() -> int:
+        monkeypatch.setattr(pumps, "_fenced", False)
+        if fenced:
+            pumps.be_fenced()
+        library = Library()
+        pump = Pump(library.ours.fileno(), library.which_events, library.service, lambda: None, lambda: False)
+        queued = 0
+        try:
+            while True:
+                queued += library.ours.send(bytes(1 << 16))
+        except BlockingIOError:
+            pump.stop()
+            library.ours.close()
+        library.theirs.settimeout(10)
+        arrived = 0
+        try:
+            while data := library.theirs.recv(1 << 20):
+                arrived += len(data)
+        except ConnectionResetError:
+            pass
+        return queued - arrived
+
+    lost = asyncio.run(main())
+    assert lost > 0 if fenced else lost == 0

@@ -55,12 +55,12 @@ class LocalWorkers:
             wanted.add("mpconv.workers.hashing")
         return cls(sorted(wanted))
 
-    def __init__(self, preload: list[str]) -> None:
+    def __init__(self, preload: list[str], *, patient: bool = False) -> None:
         for module in _SHARED:
             importlib.import_module(module)
         gc.freeze()  # a collection would write to what the processes share, and so copy it
         try:
-            self._nursery = nursery.fork(["mpconv.workers.process", *preload])
+            self._nursery = nursery.fork(["mpconv.workers.process", *preload], patient=patient)
         except OSError as error:
             raise WorkerLost(f"no worker process can be started: {os.strerror(error.errno or 0)}") from error
         self._running: dict[int, Ended] = {}
@@ -131,6 +131,12 @@ class LocalWorkers:
         """End a worker at once; `ended` is called when it is reaped."""
         if pid in self._running:
             _kill(pid)
+
+    def dismiss(self) -> None:
+        """Ask all of them to leave, by SIGTERM."""
+        for pid in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     async def stop(self, grace: float) -> None:
         """Wait `grace` seconds for the workers to end, then kill them. None is left afterwards."""

@@ -44,9 +44,9 @@ class Nursery:
     lifeline: int
 
 
-def fork(modules: list[str]) -> Nursery:
+def fork(modules: list[str], *, patient: bool = False) -> Nursery:
     """Start a nursery that imports these modules before it forks its first worker. One that cannot be imported is left
-    out: whoever needs it says so. Raises OSError.
+    out: whoever needs it says so. `patient`: it leaves SIGTERM to the command too. Raises OSError.
     """
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     watched, lifeline = os.pipe()
@@ -62,7 +62,7 @@ def fork(modules: list[str]) -> Nursery:
                 control.close()
                 os.close(lifeline)
                 _close_all_but(theirs.fileno(), watched)
-                _Nurse(theirs, watched).serve(modules)
+                _Nurse(theirs, watched).serve(modules, signal.SIG_IGN if patient else signal.SIG_DFL)
 
             _be(nurse)
     finally:
@@ -72,12 +72,11 @@ def fork(modules: list[str]) -> Nursery:
     return Nursery(pid, control, lifeline)
 
 
-def _be(life: Callable[[], None]) -> None:
-    """All that a forked process does: nothing of what its parent had on the stack is run in it."""
+def _be(life: Callable[[], int | None]) -> None:
+    """All that a forked process does, and its exit code: nothing of what its parent had on the stack is run in it."""
     code = 1
     try:
-        life()
-        code = 0
+        code = life() or 0
     except BaseException:
         traceback.print_exc()
     finally:
@@ -109,14 +108,14 @@ class _Nurse:
         for end in (self._woken, self._wake):
             os.set_blocking(end, False)
 
-    def serve(self, modules: list[str]) -> None:
+    def serve(self, modules: list[str], on_term: signal.Handlers) -> None:
         """Until the command is gone, and then until no worker is left."""
         _be_called("copy-nursery")
         if sys.stdin is not None:
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
             os.close(nothing)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, on_term)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake)
         for module in modules:
@@ -163,7 +162,7 @@ class _Nurse:
         self._workers.add(pid)
         self._report(STARTED, pid, 0)
 
-    def _work(self, endpoint: str) -> None:
+    def _work(self, endpoint: str) -> int:
         _be_called("copy-worker")
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -172,7 +171,7 @@ class _Nurse:
         self._control.close()
         from mpconv.workers import process  # noqa: PLC0415  (imported by the nursery)
 
-        process.run(endpoint, self._watched)
+        return process.run(endpoint, self._watched)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -1,0 +1,36 @@
+"""`mpconv keygen`: keys for a coordinator and its workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+
+from mpconv.cli.image_command import ImageCommand
+from mpconv.cli.keys import write_keys
+from mpconv.errors import UsageError
+from mpconv.protocol.keys import Keys
+
+
+@click.command(cls=ImageCommand)
+@click.option("--for-workers", metavar="FILE", help="Also a file without the coordinator's secret, for worker hosts.")
+@click.argument("names", nargs=-1, metavar="FILE")
+def keygen(names: tuple[str, ...], for_workers: str | None) -> int:
+    """Make FILE, with new keys for a coordinator and its workers. It must not exist yet; who can read it may take part
+    in copies, and learns the passwords of the images.
+    """
+    if len(names) != 1:
+        raise UsageError("Expecting one file name")
+    import zmq  # noqa: PLC0415  (--help does without)
+
+    coordinator, worker = zmq.curve_keypair(), zmq.curve_keypair()
+    keys = Keys(
+        coordinator_public=coordinator[0].decode(),
+        coordinator_secret=coordinator[1].decode(),
+        worker_public=worker[0].decode(),
+        worker_secret=worker[1].decode(),
+    )
+    write_keys(names[0], keys)
+    if for_workers is not None:
+        write_keys(for_workers, replace(keys, coordinator_secret=""))
+    return 0

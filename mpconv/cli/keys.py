@@ -1,0 +1,91 @@
+"""Key files, and the options for workers of other hosts."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from mpconv.cli.params import Duration
+from mpconv.errors import UsageError
+from mpconv.protocol.keys import Keys, Listening, check_endpoint, parse
+from mpconv.protocol.messages import MAX_FENCE
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+_FENCE = 10.0
+_LEAST_FENCE = 0.5
+_LARGEST = 4096
+
+
+def listen_options(command: _Decorated) -> _Decorated:
+    """--listen, --key-file, --shared-files and --fence."""
+    for option in reversed(
+        (
+            click.option("--listen", metavar="tcp://ADDR:PORT", help="Let mpconv worker on other hosts take part."),
+            key_file_option,
+            click.option("--shared-files", is_flag=True, help="With --listen: files have the same names on all hosts."),
+            click.option(
+                "--fence",
+                type=Duration(),
+                default=_FENCE,
+                metavar="TIME",
+                help="With --listen: a worker that is cut off stops after so long; default 10s.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def key_file_option(command: _Decorated) -> _Decorated:
+    """--key-file."""
+    return click.option("--key-file", metavar="FILE", help="The keys, made by mpconv keygen.")(command)
+
+
+def listening_of(options: dict[str, Any]) -> Listening | None:
+    """Where workers of other hosts may connect; None: nowhere."""
+    if options["listen"] is None:
+        if options["workers"] == 0:
+            raise UsageError("--workers 0 requires --listen: nobody would copy")
+        for given, name in ((options["key_file"], "--key-file"), (options["shared_files"], "--shared-files")):
+            if given:
+                raise UsageError(f"{name} requires --listen")
+        return None
+    if not _LEAST_FENCE <= options["fence"] <= MAX_FENCE:
+        raise UsageError(f"--fence must be between {_LEAST_FENCE:g} and {MAX_FENCE:g} seconds")
+    keys = keys_of(options)
+    if not keys.coordinator_secret:
+        raise UsageError(f"the key file '{options['key_file']}' is for workers alone")
+    endpoint = check_endpoint(options["listen"])
+    return Listening(endpoint=endpoint, keys=keys, fence=options["fence"], shared_files=options["shared_files"])
+
+
+def keys_of(options: dict[str, Any]) -> Keys:
+    """Those of the file that is named. UsageError when there is none, or others may read it."""
+    name = options["key_file"]
+    if name is None:
+        raise UsageError("a key file is needed: --key-file FILE, made by mpconv keygen FILE")
+    try:
+        with open(name, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & (stat.S_IRWXG | stat.S_IRWXO):
+                bits = f"{stat.S_IMODE(mode):04o}"
+                raise UsageError(f"the key file '{name}' is open to others (mode {bits}): chmod 600 it")
+            content = file.read(_LARGEST)
+    except OSError as error:
+        raise UsageError(f"Could not open key file '{name}': {os.strerror(error.errno or 0)}") from None
+    return parse(content.decode("ascii", "replace"), name)
+
+
+def write_keys(name: str, keys: Keys) -> None:
+    """Into a file that does not exist yet, for its owner alone."""
+    try:
+        with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(keys.text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UsageError(f"Could not make key file '{name}': {os.strerror(error.errno or 0)}") from None

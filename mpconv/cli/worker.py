@@ -1,0 +1,61 @@
+"""`mpconv worker`: this host's workers for a coordinator on another one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import click
+
+from mpconv.cli.image_command import ImageCommand
+from mpconv.cli.keys import key_file_option, keys_of
+from mpconv.cli.params import Duration
+from mpconv.errors import UsageError
+from mpconv.protocol.keys import check_endpoint
+
+_MOST_WORKERS = 8
+_WAIT = 300.0
+
+
+@click.command(cls=ImageCommand)
+@click.option("--connect", metavar="tcp://HOST:PORT", help="Where mpconv convert --listen is, or will be.")
+@key_file_option
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes (default: one for each core, at most 8).")
+@click.option(
+    "--wait", type=Duration(), default=_WAIT, metavar="TIME", help="How long a coordinator is looked for; default 5m."
+)
+@click.option("--stay", is_flag=True, help="After a job wait for the next one, for ever.")
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@click.argument("names", nargs=-1, metavar="")
+def worker(names: tuple[str, ...], **options: Any) -> int:
+    """Take part in the copy of a coordinator on another host, until it is over.
+
+    On SIGTERM or SIGINT what is being written ends first, and is flushed; the second time it ends at once.
+    """
+    if names:
+        raise UsageError(f"unexpected argument '{names[0]}'")
+    if options["connect"] is None:
+        raise UsageError("Must specify --connect tcp://HOST:PORT")
+    endpoint = check_endpoint(options["connect"])
+    keys = keys_of(options)
+
+    from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415 - --help does without
+
+    preload = ["mpconv.workers.remote", "mpconv.transports.nfs", "mpconv.transports.iscsi"]
+    local = click.get_current_context().with_resource(LocalWorkers(preload, patient=True))
+
+    from mpconv.workers.launch.host import Host  # noqa: PLC0415
+
+    def tell(text: str) -> None:
+        if not options["quiet"]:
+            print(f"mpconv: {text}", file=sys.stderr)
+
+    async def serve() -> None:
+        count = options["workers"] or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+        wait = None if options["stay"] else options["wait"]
+        await Host(endpoint, keys, count, local, tell, wait=wait, stay=options["stay"]).serve()
+
+    asyncio.run(serve())
+    return 0

@@ -1,0 +1,86 @@
+"""The coordinator's socket for workers of other hosts: a ROUTER over TCP, encrypted, open to who has the key alone.
+
+CurveZMQ proves to a worker that the coordinator is the right one; ZAP (ZeroMQ RFC 27) asks here whether the worker's
+key is the one of the key file. Connections that come to nothing are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
+
+from mpconv.errors import Fatal
+from mpconv.protocol.codec import MAX_FRAME
+from mpconv.protocol.keys import Listening
+from mpconv.protocol.link import Link
+
+_ZAP = "inproc://zeromq.zap.01"
+_WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+_LINGER_MS = 1000
+"""So long what was said last, Bye, may take to leave."""
+
+
+class Gate:
+    """`receive` as a Link's. Fatal when nobody can listen there."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], listening: Listening, receive: Callable[[list[bytes]], None]
+    ) -> None:
+        self._key = z85.decode(listening.keys.worker_public)
+        self._accepted = self._admitted = 0
+        self._zap = Link(context, zmq.ROUTER, self._judge)
+        self._zap.socket.bind(_ZAP)
+        self._link = Link(context, zmq.ROUTER, receive)
+        socket = self._link.socket
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
+        socket.setsockopt(zmq.IPV6, int("[" in listening.endpoint))
+        socket.setsockopt(zmq.ZAP_DOMAIN, b"mpconv")
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, listening.keys.coordinator_secret.encode())
+        self._monitor = Link(context, zmq.PAIR, self._count)
+        watched = f"inproc://gate-{id(self)}"
+        socket.monitor(watched, _WATCHED)
+        self._monitor.socket.connect(watched)
+        try:
+            socket.bind(listening.endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise Fatal(f"nobody can listen at {listening.endpoint}: {error.strerror}") from None
+        self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        for link in (self._zap, self._monitor, self._link):
+            link.start()
+
+    def _judge(self, frames: list[bytes]) -> None:
+        envelope, version, request, mechanism = frames[0], frames[2], frames[3], frames[7]
+        known = mechanism == b"CURVE" and frames[8:] == [self._key]
+        code, text = (b"200", b"OK") if known else (b"400", b"unknown key")
+        self._zap.send(envelope, b"", version, request, code, text, b"", b"")
+
+    def _count(self, frames: list[bytes]) -> None:
+        event = parse_monitor_message(frames)["event"]
+        self._accepted += event == zmq.EVENT_ACCEPTED
+        self._admitted += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+    @property
+    def refused(self) -> int:
+        """Connections that never proved to be a worker's."""
+        return self._accepted - self._admitted
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were no messages."""
+        return self._link.dropped
+
+    def send(self, name: bytes, frame: bytes) -> None:
+        """To the worker of that name, if it is still connected."""
+        self._link.send(name, frame)
+
+    def close(self) -> None:
+        """What was said last still goes out."""
+        self._link.socket.disable_monitor()
+        self._link.close(_LINGER_MS)
+        self._monitor.close()
+        self._zap.close()

@@ -1,0 +1,182 @@
+"""The coordinator's part that deals with workers of other hosts: a gate of their own, hello, silence, goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+import zmq
+
+from mpconv.core import events
+from mpconv.core.coordination import CoordinatorState
+from mpconv.core.leases import LeaseState
+from mpconv.errors import Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
+from mpconv.guests import SILENCE, Guest, Guests
+from mpconv.job import Job
+from mpconv.observer import Observer
+from mpconv.protocol import messages
+from mpconv.protocol.codec import decode_from_worker
+
+if TYPE_CHECKING:
+    from mpconv.protocol.gate import Gate
+    from mpconv.protocol.keys import Listening
+
+GUEST = "tcp:"
+"""Before the names of workers on other hosts: another socket gives them."""
+STOP_TOLD = 1.0
+"""Seconds that a stop may take before people are told what it waits for."""
+_REQUESTS = 4
+"""Buffers in flight of each: what one process drives without effort."""
+_FAREWELL = 1.0
+"""Seconds that those which write nothing may take to hear Bye."""
+_LOOK = 0.02
+
+
+class Reception:
+    """Lets others in if it is `listening`. The coordinator gives it the rest."""
+
+    _job: Job
+    _state: CoordinatorState
+    _observer: Observer
+    _dropped: set[int]
+    _loop: asyncio.AbstractEventLoop
+
+    def __init__(self, listening: Listening | None) -> None:
+        self._listening = listening
+        self._gate: Gate | None = None
+        self._guests = Guests(SILENCE * listening.fence if listening is not None else 0.0)
+
+    @property
+    def _over(self) -> bool:
+        raise NotImplementedError
+
+    def _handle(self, event: events.Event) -> None:
+        raise NotImplementedError
+
+    def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
+        raise NotImplementedError
+
+    def _take_work(self, name: str, message: messages.FromWorker) -> None:
+        raise NotImplementedError
+
+    def _fail(self, error: MpconvError) -> None:
+        raise NotImplementedError
+
+    def _send(self, name: str, message: messages.FromCoordinator) -> None:
+        raise NotImplementedError
+
+    def _open_gate(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        if self._listening is None:
+            return
+        from mpconv.protocol.gate import Gate  # noqa: PLC0415  (copies on one host do without)
+
+        self._gate = Gate(context, self._listening, self._receive_guest)
+        self._observer.said(f"workers of other hosts may connect to {self._gate.endpoint}")
+
+    def _close_gate(self) -> int:
+        """How many frames of workers it dropped."""
+        if self._gate is None:
+            return 0
+        if self._gate.refused:
+            at = self._gate.endpoint
+            self._observer.warn(f"{self._gate.refused} connections to {at} were refused: they had no key of ours")
+
+        self._gate.close()
+        return self._gate.dropped
+
+    def _receive_guest(self, frames: list[bytes]) -> None:
+        name, message = GUEST + frames[0].decode("latin-1"), decode_from_worker(frames[-1])
+        try:
+            self._take_guest(name, message)
+        except ProtocolError as error:
+            self._fail(WorkerLost(f"a worker on another host broke the rules: {error}"))
+        except Exception as error:
+            self._fail(internal(error))
+
+    def _take_guest(self, name: str, message: messages.FromWorker) -> None:
+        guest = self._guests.heard(name, self._loop.time())
+        match message:
+            case messages.Hello():
+                self._guest_hello(name, message)
+            case _ if guest is None:
+                pass  # its name is over
+            case messages.Alive(count):
+                self._handle(events.SignOfLife(name))
+                self._send(name, messages.Heard(count))
+            case messages.Leaving():
+                self._handle(events.Leaving(name))
+            case messages.Gone():
+                self._part(guest)
+            case messages.Failed(_, why, operation, image, offset) if not guest.working:
+                error = Fatal(why, operation=operation, image=image, offset=offset)
+                self._observer.warn(f"{guest} cannot take part: {error}")
+                self._send(name, messages.Refused(f"this host cannot take part: {error}"))
+                self._part(guest)
+            case messages.Failed(_, why, operation, image, offset):
+                self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+            case _:
+                guest.working |= isinstance(message, messages.Want)
+                self._take_work(name, message)
+
+    def _guest_hello(self, name: str, hello: messages.Hello) -> None:
+        if hello.version != messages.VERSION:
+            why = f"its coordinator speaks protocol version {messages.VERSION}, not {hello.version}"
+            self._observer.warn(f"a worker of another version of mpconv was refused: {why}")
+            self._send(name, messages.Refused(f"{why}: the same version of mpconv must be on all hosts"))
+            return
+        again = self._guests.get(name) is not None
+        guest = self._guests.hello(name, hello.host, hello.number, self._loop.time())
+        if guest is None:
+            return
+        if self._over:
+            self._send(name, messages.Bye())
+            return
+        for dead in self._guests.outlived(guest, hello.dead):
+            self._part(dead)
+        if again:
+            self._lose(events.Restarted(name))
+        else:
+            self._state.workers += 1
+        assert self._listening is not None
+        job = msgspec.structs.replace(self._job, requests=_REQUESTS, dropped=sorted(self._dropped))
+        self._send(name, messages.Open(job, self._listening.fence))
+
+    def _part(self, guest: Guest) -> None:
+        """It has stopped: what it held, and what it did not flush, is done again."""
+        self._guests.ended(guest.name)
+        self._state.workers = max(1, self._state.workers - 1)
+        self._lose(events.WorkerDead(guest.name))
+
+    def _send_to_guest(self, name: str, frame: bytes) -> None:
+        if self._gate is not None:
+            self._gate.send(name.removeprefix(GUEST).encode("latin-1"), frame)
+
+    def _look_after_guests(self) -> None:
+        for guest in self._guests.silent(self._loop.time()):
+            silence = self._guests.silence
+            self._observer.warn(f"{guest} was silent for {silence:g} seconds: it has stopped, others do its work again")
+            self._part(guest)
+
+    async def _dismiss_guests(self, error: BaseException | None) -> None:
+        """Bye to all. Who may be writing is waited for: the target is nobody else's before all have stopped."""
+        for guest in self._guests:
+            self._send(guest.name, messages.Bye(again=isinstance(error, StatusWithdrawn)))
+        live = self._state.leases.live.values()
+        writing = {lease.worker for lease in live if lease.state is not LeaseState.LEASED}
+        until = self._loop.time() + _FAREWELL
+        told = self._loop.time() + STOP_TOLD
+        while left := [guest for guest in self._guests if guest.name in writing or self._loop.time() < until]:
+            await asyncio.sleep(_LOOK)
+            now = self._loop.time()
+            if now > told and writing:
+                self._observer.warn(f"waiting for {len(left)} workers on other hosts to stop")
+                told = math.inf
+            for guest in self._guests.silent(now):
+                self._guests.ended(guest.name)
+
+
+def internal(error: Exception) -> Fatal:
+    """A defect of ours ends the job: nobody would notice the part that it stopped."""
+    return Fatal(f"internal error in the coordinator: {type(error).__name__}: {error}")

@@ -1,0 +1,46 @@
+"""What workers of other hosts must be able to open by the same name. Pure, but for the working directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from mpconv import transports
+from mpconv.errors import UsageError
+from mpconv.job import Place
+from mpconv.protocol.keys import Listening
+from mpconv.target import Target
+
+
+def places_for_all(
+    sources: Sequence[Place], targets: Sequence[Target], listening: Listening
+) -> tuple[list[Place], list[Place]]:
+    """The sources' and the targets', as any host may open them. UsageError when other hosts cannot, or have other files
+    under these names.
+    """
+    for target in targets:
+        if not target.divisible:
+            raise UsageError(f"--listen: only one worker at a time may write to '{target.written.name}'")
+    return (
+        [anywhere(place, listening) for place in sources],
+        [anywhere(target.place, listening) for target in targets],
+    )
+
+
+def anywhere(place: Place, listening: Listening) -> Place:
+    """A place by a name that does not depend on where one stands. UsageError as above."""
+    url = place.url
+    if url.startswith("memory:"):
+        raise UsageError(f"--listen: '{url}' is in one process alone")
+    if transports.is_local(url):
+        if not listening.shared_files:
+            raise UsageError(f"--listen: '{url}' is a file of this host; if all hosts have the same: --shared-files")
+        url = f"file:{os.path.abspath(url.removeprefix('file://').removeprefix('file:'))}"
+    return msgspec.structs.replace(
+        place,
+        url=url,
+        backing=anywhere(place.backing, listening) if place.backing is not None else None,
+        data_file=anywhere(place.data_file, listening) if place.data_file is not None else None,
+    )
