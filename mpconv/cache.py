@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class CacheMode:
+class CacheMode(Struct, frozen=True):
     """`direct`: past the page cache. `flushes`: at the end, and checked. `through`: after every write too."""
 
     direct: bool = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
@@ -22,8 +22,7 @@ from mpconv.units import SECTOR
 from mpconv.workers.launch.local import LocalWorkers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """How to read. `shared`: a program may have the image open. `snapshot`: the internal one that is meant. `trust`:
     what the image may open besides itself. `retry_for`: seconds for which a server that does not answer is tried again.
     """
@@ -36,8 +35,7 @@ class Options:
     retry_for: float = RETRY_SECONDS
 
 
-@dataclass(frozen=True)
-class Checksum:
+class Checksum(Struct, frozen=True):
     """Of a guest disk of `size` bytes."""
 
     digest: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.convert import BUFFER, LEASE
 from mpconv.coordinator import Coordinator
@@ -22,8 +23,7 @@ from mpconv.units import SECTOR, align_down
 from mpconv.workers.launch.local import LocalWorkers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """How to compare. `strict`: sizes and block status count too. `trust`: what the images may open besides themselves.
 
     No locks are taken: qemu-img takes none here that would be in a writer's way, or he in its.
@@ -36,8 +36,7 @@ class Options:
     retry_for: float = RETRY_SECONDS
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What was found. `differs_at`: the byte that qemu-img names, None when the images are equal.
 
     That is the beginning of the first sector that differs, or the end of a file inside it (read off qemu-img).

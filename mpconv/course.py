@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from mpconv import transports
 from mpconv.errors import Fatal, UsageError
@@ -21,8 +22,7 @@ from mpconv.target import Target
 from mpconv.transports.base import Transport
 
 
-@dataclass(frozen=True, kw_only=True)
-class Aim:
+class Aim(Struct, frozen=True, kw_only=True):
     """One of a deployment's targets. `zero_initialised`: where nothing was written it reads as zeros. `why`: it failed
     before anything was written.
     """
@@ -32,8 +32,7 @@ class Aim:
     why: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Course:
+class Course(Struct, frozen=True, kw_only=True):
     """All that is needed to go on with a copy, without passwords. `sources`: with all that was found out about them, so
     that the same files are opened. `keeps_backing`: what the source leaves to its backing file is left to the target's.
     `trusting`: what the sources say of their holes is believed. `aims`: of a deployment all targets; `target` is the
@@ -73,8 +72,7 @@ def decoded(stored: Stored, path: str) -> Course:
         raise Fatal(f"error while reading the journal '{path}': it is damaged ({error})") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Effort:
+class Effort(Struct, frozen=True, kw_only=True):
     """What may be chosen anew when a copy goes on; None: as before."""
 
     requests: int | None = None
@@ -85,7 +83,7 @@ class Effort:
 
     def applied(self, options: Options) -> Options:
         """The options that count now."""
-        return replace(options, **{name: value for name, value in vars(self).items() if value is not None})
+        return replace(options, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
 def check_journal(path: str, places: Iterable[Place], options: Options) -> None:

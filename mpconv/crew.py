@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import WorkerLost
 
@@ -18,8 +19,7 @@ _REPLACEMENTS_EACH = 2
 """Workers started in a job, for each it began with, in place of ones that died; whatever kills more kills them all."""
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Struct):
     """A process. `heard`: when, in seconds of the caller's clock. `name` and `number`, its place among the workers from
     0: once it has said hello. `killed`: when it was, since it had fallen silent.
     """

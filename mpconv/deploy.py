@@ -7,11 +7,11 @@ import contextlib
 import math
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct
 
 from mpconv import transports
 from mpconv.convert import JOURNAL_SECONDS, SETTLE_SECONDS, plan
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 Begin = Callable[[list[Place], Image, dict[int, Target], How], Awaitable["Recorder"]]
 
 
-@dataclass(slots=True, eq=False)
-class Outcome:
+class Outcome(Struct, eq=False):
     """What became of one target. `verified`: bytes that were read back and are the source's."""
 
     place: Place
@@ -52,8 +51,7 @@ class Outcome:
         return transports.redacted(self.place.url)
 
 
-@dataclass(slots=True)
-class Deployment:
+class Deployment(Struct):
     """What is to be done, and what became of it. `size`: bytes of the source; `digest`: of what was read of it, if that
     was asked for: both once they are known.
     """

@@ -6,7 +6,8 @@ import enum
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class Kind(enum.IntEnum):
@@ -17,8 +18,7 @@ class Kind(enum.IntEnum):
     UNALLOCATED = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(Struct, frozen=True):
     """`length` bytes from `start`, never empty."""
 
     start: int

@@ -6,7 +6,8 @@ They come and go as they like. A name stands for one of them, and never comes ba
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import one_line
 
@@ -16,8 +17,7 @@ _PAUSE = 5.0
 """Seconds between two looks, due every second, after which it was the coordinator that did not run."""
 
 
-@dataclass(slots=True)
-class Guest:
+class Guest(Struct):
     """`host`: its display name, a slash and what tells it from others; `number`: its own there. `heard`: when, in
     seconds of the caller's clock. `working`: it has opened the images and asked for work.
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.formats.qcow2.options import Qcow2Options
@@ -26,8 +27,7 @@ class Effort(Protocol):
     def workers(self) -> int | None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """How to copy; sizes in bytes.
 
     `requests` and `workers`: None for what suits the image and the machine. `create`: make the target anew.
@@ -75,16 +75,20 @@ class Options:
         return self.digest or self.verify is not None
 
 
-def workers_for(size: int, cores: int, options: Effort, *, alone: bool = False) -> tuple[int, int]:
+def workers_for(
+    size: int, cores: int, options: Effort, *, alone: bool = False, compressing: bool = False
+) -> tuple[int, int]:
     """Worker processes, and buffers in flight over all of them, for an image of `size` bytes.
 
     More than 8 processes on one host gain nothing on one server, and a small image is copied before a second one has
     started. `alone`: in order, over a connection that keeps the order, one process writes at a time, and alone it need
     not stop between one lease and the next. qemu-img's 8 requests are the least in flight; each process drives four
-    more without effort. Where nobody else would work, one does even if none was wanted.
+    more without effort. `compressing`: every core has a buffer, and every process two more, that are read or written
+    meanwhile. Where nobody else would work, one does even if none was wanted.
     """
     count = options.workers
     if not count:
         count = 1 if alone else max(1, min(cores, _MOST_WORKERS, size // _WORTH_A_WORKER + 1))
-    total = options.requests if options.requests is not None else max(_FEWEST_REQUESTS, _REQUESTS_EACH * count)
+    wish = max(_FEWEST_REQUESTS, _REQUESTS_EACH * count, cores + 2 * count if compressing else 0)
+    total = options.requests if options.requests is not None else wish
     return min(count, total), total

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.errors import MpconvError

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.errors import Fatal, InUse, NoSuchImage, UsageError
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
     from mpconv.formats.qcow2.writer import Writer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class Left(Struct, frozen=True, kw_only=True):
     """A target as an earlier run left it: `done` is written and durable.
 
     `zero_initialised`: it read as zeros when that run began. So it does still wherever the source has zeros: what a
@@ -34,8 +35,7 @@ class Left:
     parts: dict[int, bytes]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """`place`: what the workers write into; `store`: the same, or the file of an image whose data lies elsewhere.
 
     `zero_initialised`: what nobody writes reads as zeros. `writer` and `clusters`: of an image that is made. `whole`:

@@ -6,9 +6,9 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.checksum import read_sums

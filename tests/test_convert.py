@@ -104,3 +104,9 @@ def test_workers_and_their_buffers(size, cores, options, expected):
 def test_alone_in_order_there_is_one_worker_unless_more_are_asked_for():
     assert workers_for(1 << 40, 64, Options(), alone=True) == (1, 8)
     assert workers_for(1 << 40, 64, Options(workers=3), alone=True) == (3, 12)
+
+
+def test_every_core_compresses() -> None:
+    assert workers_for(1 << 40, 64, Options(), compressing=True) == (8, 80)
+    assert workers_for(1 << 40, 2, Options(), compressing=True) == (2, 8)
+    assert workers_for(1 << 40, 64, Options(requests=16), compressing=True) == (8, 16)

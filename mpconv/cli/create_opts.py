@@ -9,7 +9,8 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import Fatal, UsageError
 from mpconv.transports import is_local, module_of, redacted
@@ -43,8 +44,7 @@ The protocol level may support further options.
 Specify the target filename to include those options."""
 
 
-@dataclass(frozen=True, slots=True)
-class CreateOptions:
+class CreateOptions(Struct, frozen=True):
     """`help`: the text that was asked for, instead of a copy. `nocow`: no copy-on-write, where there is one."""
 
     help: str | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.cli.create_opts import (
     HINT_TOO_LARGE,
@@ -45,8 +46,7 @@ _QCOW2: Known = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What a command line says of a qcow2 image to be made: `values` by their names in `-o`, of the right kinds.
 
     A size is taken and means nothing: the image is as large as what is copied.

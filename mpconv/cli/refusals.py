@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.opening import QCOW2, RAW, unknown_target_format
@@ -91,8 +92,7 @@ def check_protocol(target: str) -> None:
         raise UsageError(error.why.rpartition(": ")[2]) from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class Made(Struct, frozen=True, kw_only=True):
     """How the target is made: `preallocation` if raw, `qcow2` if so; `refusal`: why not, said once the sources are
     open. The target is not touched before.
     """

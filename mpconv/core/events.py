@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mpconv.extent import Extent
 
 # --- events ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StatusFound:
+class StatusFound(Struct, frozen=True):
     """Block status: the next extents of the source, in order."""
 
     extents: tuple[Extent, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseWanted:
+class LeaseWanted(Struct, frozen=True):
     """The worker can take one more lease. What a dead worker wants is passed over."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class TokenWanted:
+class TokenWanted(Struct, frozen=True):
     """The worker has read the lease and waits for its turn to write."""
 
     worker: str
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseDone:
+class LeaseDone(Struct, frozen=True):
     """The lease is written; `zeros` of its bytes were zero. `digests`: a sum for each region that it touches, as
     mpconv/digest.py packs them. IllegalTransition when it holds no token.
     """
@@ -43,49 +39,42 @@ class LeaseDone:
     digests: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class SignOfLife:
+class SignOfLife(Struct, frozen=True):
     """A heartbeat: renews the worker's open leases and its flush."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class Flushed:
+class Flushed(Struct, frozen=True):
     """Everything the worker had reported done when it was asked to flush is durable."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDead:
+class WorkerDead(Struct, frozen=True):
     """The worker is reaped or fenced: none of its writes can land any more. Its name never comes back."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted:
+class Restarted(Struct, frozen=True):
     """The worker lost its connection to a target and begins anew: it holds no lease any more, and what it wrote and did
     not flush counts for nothing."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class Leaving:
+class Leaving(Struct, frozen=True):
     """The worker wants no more leases: what it may write already it writes and makes durable, then it is let go."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """No more leases: what may be written already is, and made durable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time has passed."""
 
 
@@ -107,8 +96,7 @@ Event = (
 # --- actions --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """Send the lease to its worker; with `token` it may write at once."""
 
     worker: str
@@ -117,30 +105,26 @@ class Grant:
     token: bool
 
 
-@dataclass(frozen=True, slots=True)
-class GiveToken:
+class GiveToken(Struct, frozen=True):
     """The worker may write this lease now."""
 
     worker: str
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
+class Passed(Struct, frozen=True):
     """Nobody writes this extent: the target reads as zeros there, or leaves it to its backing file."""
 
     extent: Extent
 
 
-@dataclass(frozen=True, slots=True)
-class AskFlush:
+class AskFlush(Struct, frozen=True):
     """The worker makes durable what it wrote."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class Durable:
+class Durable(Struct, frozen=True):
     """A flush is done: these extents, `zeros` bytes of them zero, are on the target for good. `digests`: packed sums
     of them, and the byte where each begins.
     """
@@ -150,28 +134,24 @@ class Durable:
     digests: tuple[tuple[int, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LostContact:
+class LostContact(Struct, frozen=True):
     """The worker let a lease expire, or its flush; find out whether it is dead. `in_doubt`: it may still write."""
 
     worker: str
     in_doubt: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LetGo:
+class LetGo(Struct, frozen=True):
     """The worker that was leaving holds nothing any more, and all that it wrote is durable."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """Every byte is written and flushed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True):
     """After Stop: nothing is being written any more, and what was is flushed."""
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from mpconv.core.digests import Log, Packed
 from mpconv.extent import Extent, Kind, Ranges
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """Bytes that one worker wrote, joined where they meet; `zeros` of them were zero. `digests`: the sums of them."""
 
     bytes: int = 0
@@ -41,8 +41,7 @@ class Batch:
                 yield Extent(start, end - start, kind)
 
 
-@dataclass(slots=True)
-class _Flush:
+class _Flush(Struct):
     covers: Batch
     deadline: float
 

@@ -9,7 +9,8 @@ known dead or fenced. A lease that is done has left the book: flushes.py keeps w
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from mpconv.errors import ProtocolError
 from mpconv.extent import Extent
@@ -38,8 +39,7 @@ class IllegalTransition(ProtocolError):
     """A lease was asked to go where the table does not allow; the message tells the lease's story."""
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(Struct, eq=False):
     """One grant. `deadline` is in the seconds of the caller's clock."""
 
     epoch: int

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.errors import ImageError
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 READABLE = ("raw", "qcow2")
 
 
-@dataclass(frozen=True, slots=True)
-class How:
+class How(Struct, frozen=True):
     """How images are opened. `locked`: QEMU's locks are taken. `trusting`: as RawImage's. `trust`: what may be opened
     besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one. `alone`: nothing is
     opened besides, for who wants to know of the image and not its guest's bytes. `retry`, `tell`: of a server's absence
@@ -43,13 +43,16 @@ class How:
         return await transports.open_place(place, Access.READ, locked=self.locked, retry=self.retry, tell=self.tell)
 
 
-async def open_source(places: Sequence[Place], how: How = How()) -> Image:
+_AS_A_RULE = How()
+
+
+async def open_source(places: Sequence[Place], how: How = _AS_A_RULE) -> Image:
     """The image at one place, or at several, one after the other."""
     image, _ = await open_and_resolve(places, how)
     return image
 
 
-async def open_and_resolve(places: Sequence[Place], how: How = How()) -> tuple[Image, list[Place]]:
+async def open_and_resolve(places: Sequence[Place], how: How = _AS_A_RULE) -> tuple[Image, list[Place]]:
     """The same, and the places with all that was found out, so that somebody else opens the same files."""
     parts: list[Image] = []
     found: list[Place] = []
@@ -115,7 +118,7 @@ async def _open_qcow2(
         if data_place is not None:
             data = await how.store(data_place)
         if backing_place is not None:
-            below = dataclasses.replace(how, keeps_backing=False)
+            below = replace(how, keeps_backing=False)
             backing, backing_place = await _open(backing_place, below, chain)
     except BaseException:
         if data is not None:

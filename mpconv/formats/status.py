@@ -6,7 +6,8 @@ The rules are those of its bdrv_co_block_status, bdrv_co_common_block_status_abo
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.extent import Kind
 from mpconv.formats.image import Image
@@ -21,8 +22,7 @@ _LARGEST_SLICE = 64 * KiB
 """QEMU looks at so many bytes of an L2 table at a time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Piece(Struct, frozen=True, kw_only=True):
     """`length` guest bytes from `start`. `depth`: the layer that was asked last, 0 for the topmost.
 
     `present`: that layer holds it. `host`: the byte of `store` where it lies, or would. `past_backing`: left to a

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import Fatal, StatusWithdrawn
 from mpconv.formats.image import Image
@@ -11,8 +12,7 @@ from mpconv.formats.status import Piece, pieces
 from mpconv.inspection.info import shown_name
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """`length` bytes from `start`, alike. `depth`, `present`, `zero`, `data`: as a Piece's. `offset`: the byte of
     `file` where it begins; None: there is none that could be told.
     """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from mpconv.errors import Fatal, ImageError
 from mpconv.formats import trust
@@ -22,8 +23,7 @@ _SECOND = 1_000_000_000
 _NO_ICOUNT = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Qcow2Info:
+class Qcow2Info(Struct, frozen=True):
     """What only qcow2 images have."""
 
     header: Header
@@ -125,8 +125,7 @@ def _snapshot_facts(snapshot: Snapshot) -> dict[str, object]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
+class Info(Struct, frozen=True):
     """`size`: the guest's; `disk_size`: what it takes up where it lies, None when nobody tells. Bytes.
 
     `flagged`: whether QEMU's driver for the store says that a raw image is not dirty; those of nfs: and null: do not.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
@@ -18,8 +19,7 @@ _ENTRY = 8
 """Bytes of an entry of an L1 table, a refcount table or a bitmap's table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
+class Measure(Struct, frozen=True):
     """Bytes. `bitmaps`: None where not both sides have them."""
 
     required: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from mpconv.extent import Ranges
 
@@ -17,8 +18,7 @@ class State(enum.Enum):
     FINISHED = "finished"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """A store that belongs to the copy, by what it is known again. `role`: source or target; `name`: without password.
     `same` and `content`: as a transport's Fingerprint has them.
     """
@@ -29,8 +29,7 @@ class Identity:
     content: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
+class Happening(Struct, frozen=True):
     """`at`: seconds since 1970. `start` and `length`: guest bytes, of what it happened to; None: no bytes."""
 
     at: float
@@ -40,8 +39,7 @@ class Happening:
     length: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
+class Begun(Struct, frozen=True, kw_only=True):
     """A copy that begins. `source`, `target`: for people. `size`: guest bytes. `course`: all that is needed to go on,
     as whoever runs copies wrote it.
     """
@@ -53,8 +51,7 @@ class Begun:
     identities: list[Identity]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, kw_only=True):
     """What is new. `ranges`: done and durable now, each as long as it is by now. `entries`: of a target whose format
     says where its bytes lie, by number. `zeros`, `written`: bytes, over all. `places`: no byte of the target from here
     on was ever given out to be written; None: as before. `digests`: sums of the regions that changed.
@@ -70,8 +67,7 @@ class Checkpoint:
     state: State | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class Stored(Struct, frozen=True, kw_only=True):
     """All of a journal. `pid`: who wrote it last; `created` and `updated`: seconds since 1970."""
 
     begun: Begun

@@ -31,7 +31,8 @@ import abc
 import enum
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import Fatal, MpconvError
 from mpconv.extent import Extent
@@ -51,8 +52,7 @@ class Access(enum.Enum):
 LEAST_PATIENCE = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(Struct, frozen=True):
     """How a store is opened; what a transport knows nothing of, it passes over.
 
     `direct`: past the page cache. `locked`: take QEMU's locks on the image, or be refused when another program holds
@@ -70,8 +70,7 @@ class Opening:
 AS_USUAL = Opening()
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What the server likes, in bytes. `alignment`: writes off these boundaries cost a read first. `optimal_write`: 0
     for no wish.
     """
@@ -82,8 +81,7 @@ class Limits:
     optimal_write: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(Struct, frozen=True):
     """By what a store is known again later: facts for people, each under what it tells ("its inode": "12").
 
     `same`: what stays as long as it is that store, whatever is written into it. `content`: what changes with its bytes.

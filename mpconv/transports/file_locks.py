@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _READ, _WRITE, _RESIZE = 0, 1, 3
 _NAMES = ("consistent read", "write", "write unchanged", "resize")
@@ -21,8 +22,7 @@ _TAKEN = {errno.EAGAIN, errno.EACCES}
 _HINT = "(is another process using the image?)"
 
 
-@dataclass(frozen=True, slots=True)
-class Locks:
+class Locks(Struct, frozen=True):
     """What one does oneself and what nobody else may do meanwhile."""
 
     uses: frozenset[int]

@@ -12,9 +12,10 @@ import asyncio
 import itertools
 import os
 import socket
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from mpconv.errors import MpconvError, Retryable
 from mpconv.transports import scsi
@@ -31,8 +32,7 @@ _TRIES = 8
 PIECE = MiB
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """How a command that did not do what it should ended, and at which byte of the LUN. `why`: more than its status
     tells.
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.transports import scsi
 from mpconv.transports.iscsi_commands import Commands, Refusal, Refused
@@ -29,8 +30,7 @@ _LARGEST_UNMAP, _LARGEST_WRITE_SAME_UNMAP, _LARGEST_WRITE_SAME = GiB, 128 * MiB,
 _IN_FLIGHT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(Struct, frozen=True):
     """`largest`: blocks in one command. `make`: its bytes and its data, for first block and count. `granule`: blocks
     that are only zeroed together, counted from block `aligned`.
     """

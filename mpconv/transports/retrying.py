@@ -11,8 +11,9 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from mpconv.errors import Absent, Busy, Gone, MpconvError, Retryable, Unreachable
 
@@ -33,8 +34,7 @@ _ABSENT_SECONDS = 15.0
 _SAY_AGAIN = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(Struct, frozen=True):
     """`seconds`: how long an outage may last; 0: the first failure is final."""
 
     seconds: float = 0.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 GOOD, CHECK_CONDITION, BUSY, RESERVATION_CONFLICT, TASK_SET_FULL, TASK_ABORTED = 0x00, 0x02, 0x08, 0x18, 0x28, 0x40
 CANCELLED, FAILED, TIMED_OUT = 0x0F000000, 0x0F000001, 0x0F000002
@@ -159,8 +160,7 @@ def parse_names(data: bytes) -> list[str]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class Capacity(Struct, frozen=True):
     """READ CAPACITY(16): block size in bytes; `thin` is LBPME, `zeroes` is LBPRZ."""
 
     blocks: int
@@ -177,8 +177,7 @@ def parse_capacity(data: bytes) -> Capacity:
 _NO_LIMIT = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class BlockLimits:
+class BlockLimits(Struct, frozen=True):
     """VPD page B0, in blocks. 0 for transfers and WRITE SAME: no limit reported. 0 for UNMAP: the command is not there.
 
     `unmap_granule`: blocks that are unmapped together, counted from block `unmap_aligned`.
@@ -193,8 +192,7 @@ class BlockLimits:
     largest_write_same: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Provisioning:
+class Provisioning(Struct, frozen=True):
     """VPD page B2. `unmap`: LBPU, UNMAP is there; `write_same`: LBPWS, WRITE SAME(16) can unmap."""
 
     unmap: bool

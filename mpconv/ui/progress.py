@@ -12,8 +12,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TextIO
+
+from msgspec import Struct
 
 from mpconv.errors import UsageError
 from mpconv.ui.speed import Speed
@@ -26,8 +27,7 @@ _OVER = ("done", "failed")
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """`done` of `total` bytes are complete, `zeros` of them zero. `phase`: open, copy or read, flush, verify, done
     or failed.
     """

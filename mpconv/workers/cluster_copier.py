@@ -11,7 +11,9 @@ import asyncio
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
@@ -25,8 +27,7 @@ from mpconv.workers.zeros import Run, find_runs, is_zero
 _MOST_THREADS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """What of a buffer is to be stored. `needs` and `parts`: as Ready's. `zeros`: bytes of the buffer that are zero.
 
     `blobs`: for each need that is not 0 the compressed bytes, or where in the buffer the cluster begins. `runs`: of

@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import deque
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from mpconv.extent import Extent, Kind
 from mpconv.job import Job
 
 
-@dataclass(eq=False)
-class HeldLease:
+class HeldLease(Struct, eq=False):
     """A lease as its worker sees it. `turn`: its first piece's place in the order of writing, from 0; None until it
     holds its token. `needs`, `parts` and `places`: as in Ready and Token. `sums`: of its blocks' digests, by region.
     """
@@ -38,8 +38,7 @@ class HeldLease:
     sums: dict[int, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class Piece(Struct, frozen=True, eq=False):
     """A buffer's worth of a lease, or zeros of any length. `number`: its place in its lease, from 0."""
 
     lease: HeldLease

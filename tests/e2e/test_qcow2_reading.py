@@ -7,10 +7,10 @@ import itertools
 import struct
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mpconv.errors import ImageError
 from mpconv.extent import Kind

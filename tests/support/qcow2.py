@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import structs
+
 from mpconv.errors import ImageError
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
@@ -351,7 +353,7 @@ async def _compare_maps(case: Case, folder: Path, extents: list[Extent]) -> list
         if (one.kind is Kind.ZERO and not it["zero"] and not it["data"])
         or (one.kind is not Kind.ZERO and it["zero"] and not it["data"])
     ]
-    image = await open_source([place(case, folder)], replace(TRUSTING, keeps_backing=True))
+    image = await open_source([place(case, folder)], structs.replace(TRUSTING, keeps_backing=True))
     try:
         own = await extents_of(image)
     finally:

@@ -6,7 +6,8 @@ Limits and words are those of QEMU's qcow2-bitmap.c, which opens no image that b
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import ImageError
 from mpconv.formats.qcow2.header import Header, check_table
@@ -28,8 +29,7 @@ _OFFSET = 0x00FF_FFFF_FFFF_FE00
 _ALL_ONES = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Bitmap:
+class Bitmap(Struct, frozen=True):
     """`granularity`: the bytes of the guest disk that a bit stands for. `flags`: by QEMU's names.
 
     `table_offset`, `table_size`: where its table lies, and the entries of it: one for each cluster of the bitmap.

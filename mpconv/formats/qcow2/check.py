@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import ImageError
 from mpconv.formats.qcow2 import entries
@@ -27,16 +28,14 @@ _BEYOND = 1 << 24
 """Clusters beyond the end of the file whose refcounts are looked at: the file may have been cut off."""
 
 
-@dataclass(slots=True)
-class Uses:
+class Uses(Struct):
     """How often a table is referred to: by all L1 tables, and by the active one."""
 
     all: int = 0
     active: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """What a check found. `total`, `allocated`, `fragmented`, `compressed`: clusters of the guest's disk; `end`: the
     byte after the last host cluster in use.
     """

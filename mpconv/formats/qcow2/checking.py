@@ -10,7 +10,8 @@ import asyncio
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import ImageError
 from mpconv.extent import Extent, Kind
@@ -33,8 +34,7 @@ _MOST_ALIKE = 4096
 _LARGEST_OFFSET = 1 << 63
 
 
-@dataclass(frozen=True, slots=True)
-class _L1:
+class _L1(Struct, frozen=True):
     """An L1 table of `size` entries, which `times` states have."""
 
     offset: int

@@ -10,7 +10,8 @@ import enum
 import sys
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import ImageError
 from mpconv.formats.qcow2.header import Header
@@ -35,8 +36,7 @@ class Held(enum.IntEnum):
     COMPRESSED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """`length` guest bytes from `start`. `host`: the byte of the data file where DATA lies, or of a compressed cluster;
     for ZERO and UNALLOCATED where there is room for it all the same, else None. `stored`: bytes of a compressed
     cluster, at most.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import ImageError
 from mpconv.units import MiB, align_up
@@ -63,8 +64,7 @@ FEATURE_NAMES = (
 """(type, bit, name), as QEMU writes them down in every version 3 image."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(Struct, frozen=True, kw_only=True):
     """What the header says; offsets and sizes in bytes, except `l1_size` and `snapshots`, which count entries."""
 
     version: int

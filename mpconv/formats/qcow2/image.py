@@ -11,9 +11,10 @@ import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from mpconv.errors import Fatal, ImageError
 from mpconv.extent import Extent, Kind
@@ -43,8 +44,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(Struct, frozen=True):
     """What is read when an image is opened. `l1`: of the active state or of a snapshot, host offsets and flags."""
 
     header: Header

@@ -184,7 +184,8 @@ class Layout:
         table = self._table(number)
         old = table[index * self.words]
         if old != entry:
-            self._refer(old, -1)
+            if old:
+                self._refer(old, -1)
             self._refer(entry, 1)
             table[index * self.words] = entry
         if self.words == 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mpconv.units import KiB, MiB
 
@@ -16,8 +16,7 @@ _EXTENDED_FROM = 16 * KiB
 """A subcluster, a 32nd of a cluster, is a sector at least."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Qcow2Options:
+class Qcow2Options(Struct, frozen=True, kw_only=True):
     """Sizes in bytes. `version`: 2 for compat=0.10. `preallocation`: off, metadata, falloc or full.
 
     `compression_type`: zlib or zstd. `data_file_raw`: the external data file is kept readable as a raw image.

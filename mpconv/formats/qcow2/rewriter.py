@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import struct
 from array import array
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import ImageError
 from mpconv.extent import Extent
@@ -78,16 +79,14 @@ def _check(store: Transport, what: str, offset: int, cluster: int) -> None:
         raise cannot_open(store.name, f"{what} at byte {offset} is not in the file: the image is damaged", ImageError)
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(Struct, frozen=True):
     """What the image holds from guest byte `start` on, behind the last byte that is written, in the same cluster."""
 
     start: int
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(Struct, frozen=True):
     """Of the last writes. `places`: of L2 tables, by number; `blocks`: numbers of the refcount blocks that are new;
     `highest`: refcounts that are too low at no step.
     """

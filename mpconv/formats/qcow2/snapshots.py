@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.errors import ImageError
 from mpconv.units import MiB, align_up
@@ -15,8 +16,7 @@ LARGEST_NAMES = 24 * MiB
 """Of all snapshots together, in characters: QEMU itself writes at most 127 for an id and 255 for a name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """`l1_size` counts entries. `seconds`, `nanoseconds`: when it was made; `clock`: the guest's, in nanoseconds."""
 
     l1_offset: int

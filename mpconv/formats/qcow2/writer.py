@@ -8,9 +8,11 @@ that names them; with a flush between each and the next.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from array import array
 from collections.abc import Iterable
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpconv.errors import Fatal, ImageError
 from mpconv.formats.qcow2 import build, entries, refcounts
@@ -42,8 +44,7 @@ class Steps:
             await self.store.flush()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Tables:
+class _Tables(Struct, frozen=True):
     """Where they lie, in bytes of the file, one behind the other: L2 tables, L1 table, refcount blocks and table."""
 
     l2: int
@@ -95,7 +96,7 @@ class Writer(Steps):
         await self._flush()
         await self._write_refcounts(tables)
         await self._flush()
-        self._header = dataclasses.replace(
+        self._header = replace(
             self._header,
             l1_size=layout.l1_size,
             l1_offset=tables.l1,
@@ -165,7 +166,7 @@ class Writer(Steps):
 
 
 def _without_tables(header: Header) -> Header:
-    return dataclasses.replace(
+    return replace(
         header,
         l1_size=0,
         l1_offset=0,

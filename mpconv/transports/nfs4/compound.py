@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.transports.nfs4.xdr import Malformed, Reader, long, opaque, words
 
@@ -71,8 +72,7 @@ class Refused(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Struct, frozen=True):
     """Of a file: what tells it from others, and whether it has changed."""
 
     regular: bool

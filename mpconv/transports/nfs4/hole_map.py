@@ -12,7 +12,8 @@ import bisect
 import logging
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.extent import Extent, Kind, merged
 from mpconv.transports.nfs4 import compound
@@ -35,8 +36,7 @@ _SAMPLES, _MANY_SAMPLES = 8, 64
 _SLACK = MiB
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileFacts(Struct, frozen=True):
     """What another protocol says of the file. `used`: the bytes it occupies on the server's disk."""
 
     size: int

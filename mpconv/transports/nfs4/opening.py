@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpconv.transports.nfs4 import compound
 from mpconv.transports.nfs4.client import Client, dial
@@ -24,8 +25,7 @@ class Unsure(Exception):
     """There is no telling whether the server is right."""
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """A file as the other protocol names it, and as whom."""
 
     host: str

@@ -19,7 +19,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 STARTED, NOT_STARTED, ENDED = range(3)
 REPORT = struct.Struct("=iii")
@@ -32,8 +33,7 @@ _GRACE = 1.0
 """Seconds that workers may take to end once the command is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Nursery:
+class Nursery(Struct, frozen=True):
     """The command's side. A worker is asked for by its endpoint, sent to `control`, where the reports come from.
 
     `lifeline`: closing it tells the workers that the command is gone.

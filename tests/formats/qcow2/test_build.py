@@ -17,7 +17,7 @@ names = st.none() | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_
 def made(options: Qcow2Options, size: int) -> Header:
     """As the header of a whole image: with tables that lie in the file."""
     cluster = options.cluster_size
-    fields = {name: getattr(found := build.header_of(options, size), name) for name in Header.__slots__}
+    fields = {name: getattr(found := build.header_of(options, size), name) for name in Header.__struct_fields__}
     tables = {
         "l1_size": size * 16 // cluster // cluster + 1,
         "l1_offset": cluster,
