@@ -173,6 +173,7 @@ class Noting(Observer):
 
     def __init__(self, inner: Observer) -> None:
         self._inner = inner
+        self.listener = inner.listener
         self._writing = True
         self.recorder: Recorder | None = None
 

@@ -15,7 +15,7 @@ from mpconv.core.leases import LeaseState
 from mpconv.errors import Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
 from mpconv.guests import SILENCE, Guest, Guests
 from mpconv.job import Job
-from mpconv.observer import Observer
+from mpconv.observer import Listener, Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker
 
@@ -40,6 +40,7 @@ class Reception:
     _job: Job
     _state: CoordinatorState
     _observer: Observer
+    _listener: Listener | None
     _dropped: set[int]
     _loop: asyncio.AbstractEventLoop
 
@@ -133,6 +134,8 @@ class Reception:
         if self._over:
             self._send(name, messages.Bye())
             return
+        if self._listener is not None:
+            self._listener.hello(name, guest.label)
         for dead in self._guests.outlived(guest, hello.dead):
             self._part(dead)
         if again:

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
-    "observer": set(),
+    "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "guests": BOTTOM,
@@ -83,10 +83,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verify": BOTTOM
     | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum", "target"},
     "compare": BOTTOM | {"convert", "options", "formats", "transports", "workers", "coordinator", "observer"},
+    "watch": BOTTOM | {"core", "observer", "journal"},
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"deploy", "redeploy"}
+    | {"deploy", "redeploy", "watch"}
     | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }

@@ -12,6 +12,7 @@ from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places, probed
 from mpconv.cli.params import Level, OptionList, Requests, Share, Size, Snapshot, SparseSize, last_of
 from mpconv.cli.refusals import check_combination, check_protocol, created_as, help_text
+from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import MpconvError, UsageError
 from mpconv.job import Place
 
@@ -90,6 +91,7 @@ from mpconv.job import Place
 )
 @trust_options
 @click.option("--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on.")
+@watch_options
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: refused so far.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
 @click.argument("names", nargs=-1, metavar="SOURCE... TARGET")
@@ -129,6 +131,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     listening = listening_of(options)
+    watch = watch_of(options)
     target_cache = CACHE_MODES.get(options["target_cache"], CACHE_MODES["writeback"])
     from_places = places(
         sources, options["source_format"], options["image_opts"], CACHE_MODES[options["source_cache"]].direct
@@ -144,6 +147,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     local = click.get_current_context().with_resource(workers)
 
     from mpconv import convert as job  # noqa: PLC0415
+    from mpconv import transports  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.options import Options  # noqa: PLC0415
 
@@ -176,12 +180,14 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         verify=options["verify"],
         listening=listening,
     )
+    source, into = (", ".join(transports.redacted(place.url) for place in some) for some in (from_places, [to_place]))
+    observer = watched(watch, report, into, source=source, target=into)
     if options["journal"] is None:
-        copy = job.convert(from_places, to_place, chosen, local, report, report.warn)
+        copy = job.convert(from_places, to_place, chosen, local, observer, observer.warn)
     else:
         from mpconv import journaled  # noqa: PLC0415  (few need it)
 
-        copy = journaled.convert(from_places, to_place, chosen, local, report, report.warn, options["journal"])
+        copy = journaled.convert(from_places, to_place, chosen, local, observer, observer.warn, options["journal"])
     with report:
-        run(copy, display, verbose=options["verbose"])
+        run(copy, display, verbose=options["verbose"], watch=watch)
     return 0

@@ -8,13 +8,16 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpconv.cli.image_command import show
 from mpconv.interruption import interruptible
 from mpconv.observer import Observer
 from mpconv.ui.progress import Display, make_display
 from mpconv.units import human
+
+if TYPE_CHECKING:
+    from mpconv.watch.watch import Watch
 
 _Result = TypeVar("_Result")
 
@@ -123,13 +126,19 @@ def display_of(options: dict[str, Any]) -> Display:
     return make_display((options["progress_kind"] or "text") if shown else "none", sys.stdout, sys.stderr)
 
 
-def run(job: Coroutine[Any, Any, _Result], display: Display, *, verbose: bool) -> _Result:
-    """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted."""
+def run(job: Coroutine[Any, Any, _Result], display: Display, *, verbose: bool, watch: Watch | None = None) -> _Result:
+    """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted. `watch`: is served while
+    it runs.
+    """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
     async def watched() -> _Result:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, display.dump)
-        return await interruptible(job)
+        if watch is None:
+            return await interruptible(job)
+        with contextlib.closing(job):
+            async with watch:
+                return await interruptible(job)
 
     return asyncio.run(watched())

@@ -1,0 +1,46 @@
+"""An observer that keeps a record of what another one hears too."""
+
+from __future__ import annotations
+
+from mpconv.observer import Observer
+from mpconv.watch.record import Record
+
+
+class Watching(Observer):
+    """Tells `record` and `inner`."""
+
+    def __init__(self, record: Record, inner: Observer) -> None:
+        self.record = record
+        self.listener = record
+        self._inner = inner
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        self.record.progress(done, total, zeros)
+        self._inner.progress(done, total, zeros)
+
+    def phase(self, name: str) -> None:
+        self.record.phase(name)
+        self._inner.phase(name)
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        self.record.lost(ranges, why)
+        self._inner.lost(ranges, why)
+
+    def digest(self, text: str, image: str) -> None:
+        self.record.digest(text)
+        self._inner.digest(text, image)
+
+    def verified(self, checked: int, size: int) -> None:
+        self.record.verified(checked, size)
+        self._inner.verified(checked, size)
+
+    def dropped(self, number: int, image: str, why: str) -> None:
+        self.record.dropped(image, why)
+        self._inner.dropped(number, image, why)
+
+    def said(self, text: str) -> None:
+        self._inner.said(text)
+
+    def warn(self, text: str) -> None:
+        self.record.warned(text)
+        self._inner.warn(text)
