@@ -114,6 +114,7 @@ class Record(Listener):
             before = [Extent(start, end - start) for start, end in state.before]
             self._map.done(before, durable=True)
             self._durable = sum(extent.length for extent in before)
+            self._happened("copying" if job.targets and not job.compare else "reading", "")
         self._map.none_verified()
         self._part_with_all()
 
