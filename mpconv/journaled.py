@@ -119,6 +119,7 @@ async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalW
             places=stored.places,
             digests=journal.digests(),
             entries=_entries(target),
+            kinds=stored.kinds,
         )
         journal.take_up()
         tell_again(stored.happened, observer)

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mpconv.extent import Extent, Kind
-from mpconv.units import align_up
+from mpconv.units import bin_size
 from mpconv.watch.facts import Map
-
-BINS = 2000
-"""More than a page shows in pixels that can be told apart, and 6 KB to send."""
-_SECTORS = 4096
-"""Bins begin at multiples of it, as most extents do."""
 
 
 class DiskMap:
@@ -21,7 +16,7 @@ class DiskMap:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.bin = max(_SECTORS, align_up(-(-size // BINS), _SECTORS))
+        self.bin = bin_size(size)
         self.count = max(1, -(-size // self.bin))
         self._data = self._layer()
         self._zero = self._layer()
@@ -29,6 +24,7 @@ class DiskMap:
         self._done = self._layer()
         self._durable = self._layer()
         self._verified = self._layer()
+        self._known_kinds = ""
 
     def _layer(self) -> list[int]:
         return [0] * self.count
@@ -80,6 +76,10 @@ class DiskMap:
         """It is read back once more, or another target is."""
         self._verified = self._layer()
 
+    def all_kinds(self, kinds: str) -> None:
+        """What lies where, as an earlier map told it."""
+        self._known_kinds = kinds
+
     def facts(self, leased: Iterable[Extent] = (), in_doubt: Iterable[Extent] = ()) -> Map:
         """As it stands, with the leases that are open now."""
         marked: dict[int, str] = {}
@@ -96,7 +96,7 @@ class DiskMap:
             kinds.append(self._kind(index))
             marks.append(marked.get(index) or self._mark(index, done, full))
             levels.append("0" if done <= 0 else str(min(9, max(1, 9 * done // full))))
-        return Map(self.bin, "".join(kinds), "".join(marks), "".join(levels))
+        return Map(self.bin, self._known_kinds or "".join(kinds), "".join(marks), "".join(levels))
 
     def _kind(self, index: int) -> str:
         if self._data[index] > 0:

@@ -17,13 +17,15 @@ _MOST = 64
 """Clients at a time."""
 _KEEP_ALIVE = 10.0
 """Seconds without news after which a line says that the connection lives."""
-_OVER = b"event: over\ndata: {}\n\n"
 
 
 class Live:
-    """`facts` is asked once a second for all clients together, and only while there are any."""
+    """`facts` is asked once a second for all clients together, and only while there are any. `journals`: the jobs are
+    others', and their ends are not the end.
+    """
 
-    def __init__(self, facts: Callable[[], Sequence[Job]]) -> None:
+    def __init__(self, facts: Callable[[], Sequence[Job]], *, journals: bool) -> None:
+        self._over_message = b"event: over\ndata: " + msgspec.json.encode({"journals": journals}) + b"\n\n"
         self._facts = facts
         self._messages: dict[str, bytes] = {}
         self._looked_at = -_BETWEEN
@@ -50,7 +52,7 @@ class Live:
                         seen[name] = message
                         yield message
                 if over:
-                    yield _OVER
+                    yield self._over_message
                     return
                 if news.is_set():
                     continue

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from mpconv.core.events import (
@@ -34,8 +33,9 @@ from mpconv.core.leases import LeaseState
 from mpconv.extent import Extent, Kind
 from mpconv.observer import Listener
 from mpconv.watch.disk_map import DiskMap
-from mpconv.watch.facts import Happened, Job, Worker
-from mpconv.watch.timeline import RECENT, Timeline
+from mpconv.watch.facts import Happened, Job, plain
+from mpconv.watch.rows import Rows, rate_of
+from mpconv.watch.timeline import Timeline
 
 if TYPE_CHECKING:
     from mpconv.core.coordination import CoordinatorState
@@ -45,26 +45,12 @@ _EVENTS = 50
 _NOTED = 8192
 """Notes that may wait to be reckoned up: some megabytes."""
 _ROWS = 128
-_ROWS_KEPT = 1024
 _SAMPLE_SECONDS = 1.0
 _DULL = (LeaseWanted, LeaseDone, SignOfLife, TokenWanted)
 """Events that say nothing by themselves, and come often."""
 RUNNING = ("opening", "running")
 
 Clock = Callable[[], float]
-
-
-class _Row(Struct):
-    """A worker. `recent`: (when, bytes completed), for its rate."""
-
-    name: str
-    state: str = "waiting"
-    read: int = 0
-    written: int = 0
-    zero: int = 0
-    troubles: int = 0
-    restarts: int = 0
-    recent: deque[tuple[float, int]] = field(default_factory=deque)
 
 
 class Record(Listener):
@@ -74,9 +60,9 @@ class Record(Listener):
     """
 
     def __init__(self, name: str, *, source: str, target: str, targets: int, now: Clock, wall: Clock) -> None:
-        self.name = name
+        self.name = plain(name)
         self.state = "opening"
-        self._source, self._target, self._targets = source, target, targets
+        self._source, self._target, self._targets = plain(source), plain(target), targets
         self._now, self._wall = now, wall
         self._began_at, self._begun = now(), wall()
         self._stage = "open"
@@ -92,10 +78,7 @@ class Record(Listener):
         self._only_reads = False
         self._copying: CoordinatorState | None = None
         self._noted: list[tuple[str, Extent, int] | tuple[Event, Sequence[Action]]] = []
-        self._names: dict[str, str] = {}
-        self._rows: dict[str, _Row] = {}
-        self._past: list[_Row] = []
-        """Workers that an earlier part of the job had."""
+        self._rows = Rows()
         self._events: deque[Happened] = deque(maxlen=_EVENTS)
         self._timeline = Timeline()
         self._recent: deque[tuple[float, int]] = deque()
@@ -116,22 +99,10 @@ class Record(Listener):
             self._durable = sum(extent.length for extent in before)
             self._happened("copying" if job.targets and not job.compare else "reading", "")
         self._map.none_verified()
-        self._part_with_all()
+        self._rows.part()
 
     def hello(self, worker: str, where: str) -> None:
-        if worker in self._names:
-            return
-        taken = {*self._names.values(), *(row.name for row in self._past)}
-        name, number = where, 1
-        while name in taken:
-            number += 1
-            name = f"{where} #{number}"
-        self._names[worker] = name
-        self._rows[worker] = _Row(name)
-        if len(self._rows) > _ROWS_KEPT:
-            gone = next((key for key, row in self._rows.items() if row.state in {"gone", "lost"}), None)
-            if gone is not None:
-                del self._rows[gone], self._names[gone]
+        self._rows.hello(worker, where)
 
     def took(self, event: Event, actions: Sequence[Action]) -> None:
         if type(event) in _DULL and not actions:
@@ -206,8 +177,8 @@ class Record(Listener):
             self._durable = self._done = self._size
         else:
             self.state = "stopped" if stopped else "failed"
-        self._why = why
-        self._part_with_all()
+        self._why = None if why is None else plain(why)
+        self._rows.part()
         self._copying = None
         self._happened(self.state, why or "")
 
@@ -225,11 +196,9 @@ class Record(Listener):
         now = self._now()
         leased, in_doubt, open_leases, doubtful = self._open()
         elapsed = (self._ended_at or now) - self._began_at
-        rate = self._rate(self._recent, now) if self.state in RUNNING else 0.0
+        rate = rate_of(self._recent, now) if self.state in RUNNING else 0.0
         missing = self._size - self._done
-        workers = [self._worker(key, row, open_leases, doubtful, now) for key, row in self._rows.items()]
-        workers += [self._worker("", row, {}, {}, now) for row in self._past]
-        workers.sort(key=lambda worker: worker.state in {"gone", "lost"})
+        workers = self._rows.facts(open_leases, doubtful, now)
         live = bool(self._map) and self.state in RUNNING
         return Job(
             name=self.name,
@@ -283,31 +252,6 @@ class Record(Listener):
                 leased.append(lease.extent)
         return leased, in_doubt, by_worker, doubtful
 
-    def _worker(self, key: str, row: _Row, leases: dict[str, int], doubtful: dict[str, int], now: float) -> Worker:
-        held = leases.get(key, 0)
-        state = "at work" if row.state == "waiting" and held else row.state
-        return Worker(
-            name=row.name,
-            state=state,
-            read=row.read,
-            written=row.written,
-            zero=row.zero,
-            rate=round(self._rate(row.recent, now)) if state not in {"gone", "lost"} else 0.0,
-            leases=held,
-            in_doubt=doubtful.get(key, 0),
-            troubles=row.troubles,
-            restarts=row.restarts,
-        )
-
-    @staticmethod
-    def _rate(recent: deque[tuple[float, int]], now: float) -> float:
-        """Over the last ten seconds."""
-        while len(recent) > 2 and now - recent[0][0] > RECENT:
-            recent.popleft()
-        if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
-            return 0.0
-        return (recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0])
-
     # --- reckoning -----------------------------------------------------------------------------------------------
 
     def _reckon(self) -> None:
@@ -353,9 +297,9 @@ class Record(Listener):
                 case Undone(extents):
                     disk.undone(extents)
                 case LostContact(worker):
-                    self._happened("silent", f"{self._names.get(worker, worker)} let a lease expire")
+                    self._happened("silent", f"{self._rows.name(worker)} let a lease expire")
                 case LetGo(worker):
-                    self._state_of(worker, "gone")
+                    self._rows.stands(worker, "gone")
         match event:
             case StatusFound(extents) if not self._only_reads:
                 disk.found(extents)
@@ -363,41 +307,32 @@ class Record(Listener):
                 disk.found(extents)
             case WorkerDead(worker):
                 self._deaths += 1
-                self._state_of(worker, "lost")
-                self._happened("worker lost", f"{self._names.get(worker, worker)}: its work is done again by others")
+                self._rows.stands(worker, "lost")
+                self._happened("worker lost", f"{self._rows.name(worker)}: its work is done again by others")
             case Restarted(worker):
                 self._restarts += 1
                 row = self._rows.get(worker)
                 if row is not None:
                     row.restarts += 1
-                self._happened("worker anew", f"{self._names.get(worker, worker)} lost its target and begins anew")
+                self._happened("worker anew", f"{self._rows.name(worker)} lost its target and begins anew")
             case Leaving(worker):
-                self._state_of(worker, "leaving")
-
-    def _part_with_all(self) -> None:
-        for row in self._rows.values():
-            row.state = "lost" if row.state == "lost" else "gone"
-        self._past = [*self._past, *self._rows.values()][-_ROWS_KEPT:]
-        self._rows, self._names = {}, {}
-
-    def _state_of(self, worker: str, state: str) -> None:
-        row = self._rows.get(worker)
-        if row is not None:
-            row.state = state
+                self._rows.stands(worker, "leaving")
 
     def _sample(self, *, force: bool = False) -> None:
         now = self._now()
         at = now - self._began_at
         last = self._timeline.samples[-1]
-        if at <= last.at or not (force or at - last.at >= 0.9 * _SAMPLE_SECONDS):
+        soon = at - last.at < 0.9 * _SAMPLE_SECONDS
+        if at <= last.at or (soon and not force):
             return
+        if soon:
+            self._timeline.take_back()
         self._timeline.add(round(at, 2), self._read, self._written, self._zero)
         self._recent.append((now, self._done))
-        for row in self._rows.values():
-            row.recent.append((now, row.written + row.zero if not self._only_reads else row.read))
+        self._rows.sample(now)
 
     def _happened(self, kind: str, text: str) -> None:
-        self._events.append(Happened(round(self._wall(), 3), kind, text))
+        self._events.append(Happened(round(self._wall(), 3), kind, plain(text)))
 
 
 def shown(job: Job) -> Job:

@@ -39,8 +39,12 @@ _silent.propagate = False
 
 
 @contextlib.asynccontextmanager
-async def serving(facts: Facts, metrics: Address | None, page: Address | None) -> AsyncIterator[list[str]]:
-    """Serve while the context lasts; what to tell people of it. Fatal when an address cannot be had."""
+async def serving(
+    facts: Facts, metrics: Address | None, page: Address | None, *, journals: bool = False
+) -> AsyncIterator[list[str]]:
+    """Serve while the context lasts; what to tell people of it. Fatal when an address cannot be had. `journals`: as
+    Live's.
+    """
     told = []
     async with contextlib.AsyncExitStack() as around:
         if metrics is not None:
@@ -49,7 +53,7 @@ async def serving(facts: Facts, metrics: Address | None, page: Address | None) -
         if page is not None:
             from mpconv.watch.live import Live  # noqa: PLC0415  (metrics do without)
 
-            live = Live(facts)
+            live = Live(facts, journals=journals)
             token = None if page.loopback else secrets.token_urlsafe(_TOKEN_BYTES)
             url = await around.enter_async_context(_site(_page(live, token, page), page, "--web"))
             await around.enter_async_context(live.running(_PARTING))

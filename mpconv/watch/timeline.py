@@ -16,6 +16,11 @@ class Timeline:
     def __init__(self) -> None:
         self.samples: list[Sample] = [Sample(0.0, 0, 0, 0)]
 
+    def take_back(self) -> None:
+        """The last sample is too close to the one that comes now to tell a rate; the first one stays."""
+        if len(self.samples) > 1:
+            self.samples.pop()
+
     def add(self, at: float, read: int, written: int, zero: int) -> None:
         """The sums `at` seconds after the beginning."""
         self.samples.append(Sample(at, read, written, zero))

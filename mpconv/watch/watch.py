@@ -37,7 +37,7 @@ class Watch:
     def job(self, name: str, inner: Observer, *, source: str, target: str, targets: int = 1) -> Watching:
         """An observer of a new job, which passes on to `inner` what it hears."""
         record = Record(name, source=source, target=target, targets=targets, now=time.monotonic, wall=time.time)
-        self._records[name] = record
+        self._records[record.name] = record
         return Watching(record, inner)
 
     def facts(self) -> Sequence[Job]:

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from mpconv.extent import Extent, Kind
-from mpconv.watch.disk_map import BINS, DiskMap
+from mpconv.units import MAP_BINS
+from mpconv.watch.disk_map import DiskMap
 
 KiB, MiB, TiB = 1 << 10, 1 << 20, 1 << 40
 
@@ -52,7 +53,7 @@ def test_all_of_a_disk_written_piece_by_piece_is_all_of_each_bin(size):
         disk.wrote(piece, 0)
     found = disk.facts()
     assert set(found.marks) == {"w"} and set(found.levels) == {"9"} and set(found.kinds) == {"d"}
-    assert len(found.marks) <= BINS and (len(found.marks) - 1) * found.bin < size <= len(found.marks) * found.bin
+    assert len(found.marks) <= MAP_BINS and (len(found.marks) - 1) * found.bin < size <= len(found.marks) * found.bin
 
 
 def test_16_tib_in_small_extents_cost_a_step_each():

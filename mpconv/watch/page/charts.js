@@ -128,9 +128,9 @@ function drawRates(canvas, timeline, lines) {
     context.textAlign = align;
     context.fillText(duration(last * share), x(last * share), height);
   }
-  lines.forEach(([, , colour], number) => {
+  lines.forEach(([, field, colour], number) => {
     context.strokeStyle = palette[colour];
-    context.lineWidth = 1.75;
+    context.lineWidth = field === 1 ? 4 : 1.75; // what is read lies under what is written: often they are the same
     context.lineJoin = "round";
     context.beginPath();
     all[number].forEach(([at, rate], index) => {

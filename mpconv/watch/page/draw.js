@@ -9,6 +9,7 @@ function made(tag, className, text) {
 
 const LEGEND = [["data", "data, to do"], ["zero", "zeros"], ["unallocated", "unallocated"], ["leased", "leased"],
                 ["doubt", "in doubt"], ["written", "written"], ["durable", "durable"], ["verified", "verified"]];
+const JOURNAL_LEGEND = [["unknown", "not done"], ["written", "a part is durable"], ["durable", "durable"], ["verified", "verified"]];
 const ALARMS = ["failed", "worker lost", "lost", "dropped", "warning", "silent", "killed"];
 const cards = new Map();
 
@@ -47,7 +48,8 @@ function newCard() {
   card.map.setAttribute("role", "img");
   card.under = made("p", "under");
   card.mapPart = made("div");
-  card.mapPart.append(mapHead, card.map, legend(LEGEND), card.under);
+  card.mapLegend = made("div");
+  card.mapPart.append(mapHead, card.map, card.mapLegend, card.under);
   const [rateHead, rateMore] = heading("Throughput");
   card.rateMore = rateMore;
   card.rates = made("canvas", "rates");
@@ -91,7 +93,10 @@ function numbersOf(job) {
   }
   if (job.targets > 1 || job.dropped) numbers.push(["targets failed", `${job.dropped} of ${job.targets}`, job.dropped > 0]);
   if (job.lost) numbers.push(["could not be read", human(job.lost), true]);
-  if (job.verified) numbers.push(["verified", job.verified]);
+  if (job.verified) {
+    const told = job.verified.replace(/(\d+) of (\d+) bytes/, (_, some, all) => `${human(Number(some))} of ${human(Number(all))}`);
+    numbers.push(["verified", told]);
+  }
   if (job.digest) numbers.push(["digest", job.digest, false, true]);
   if (job.go_on) numbers.push(["go on with", job.go_on, false, true]);
   return numbers.map(([name, value, alarm, wide]) => {
@@ -169,6 +174,7 @@ function show(job) {
   card.lines = job.from_journal ? LINES.slice(1) : LINES;
   card.ratePart.hidden = job.timeline.length < 2;
   card.rateMore.textContent = job.from_journal ? "of what became durable" : "";
+  if (!card.mapLegend.firstChild) card.mapLegend.append(legend(job.from_journal ? JOURNAL_LEGEND : LEGEND));
   if (!card.rateLegend.firstChild) card.rateLegend.append(legend(card.lines.map(([text, , colour]) => [colour, text])));
   card.rates.setAttribute("aria-label", `Throughput over time: now ${human(job.rate)} a second`);
   card.workPart.hidden = !job.workers_known;

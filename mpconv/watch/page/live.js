@@ -25,8 +25,12 @@ tellLink("connecting", false);
 const source = new EventSource("events" + window.location.search);
 source.onopen = () => tellLink("live", false);
 source.onmessage = (event) => { show(JSON.parse(event.data)); titled(); };
-source.addEventListener("over", () => {
+source.addEventListener("over", (event) => {
   source.close();
+  if (JSON.parse(event.data).journals) {
+    tellLink("mpconv status has ended: what is shown is not kept up to date any more", true);
+    return;
+  }
   const text = endedText();
   tellLink(text, !text.endsWith("finished"));
 });
