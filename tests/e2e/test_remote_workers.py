@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -170,6 +170,29 @@ def test_who_has_no_key_gets_nowhere_and_is_counted(lab, tmp_path):
     assert int(warning.split()[2]) >= 6 and "were refused: they had no key of ours" in warning
     assert "does not know the key of this key file" in lab.words(bad)
     assert "does not have the coordinator's key of this key file" in lab.words(bad)
+
+
+def test_what_was_recorded_and_is_said_again_is_worth_nothing(lab):
+    """All that real workers said, from the first byte, on connections of their own, while the copy runs."""
+    lab.image(24 * MiB, random=True)
+    at = lab.host()
+    with Recording(at.to_control, keep=True) as heard:
+        copy = lab.convert("-W", "-r", "8M")
+        worker = lab.worker(at)
+        until(lambda: written(lab.target) > 8 * MiB)
+        longest = bytes(max(heard.said.values(), key=len))
+        for cut in (len(longest), len(longest) // 2, 300):
+            with socket.create_connection((CONTROL, port_of(lab.endpoint))) as connection, suppress(OSError):
+                connection.sendall(longest[:cut])
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(10)
+                while connection.recv(4096):
+                    pass
+        [warning] = done(copy)
+        assert ended(worker) == 0
+    assert len(longest) > 800  # more than the handshake
+    assert int(warning.split()[2]) >= 3 and "were refused: they had no key of ours" in warning
+    assert identical(lab.source, lab.target)
 
 
 def test_hosts_come_and_go(lab):
