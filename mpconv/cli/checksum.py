@@ -66,10 +66,10 @@ def checksum(
 
     local = click.get_current_context().with_resource(LocalWorkers.preloading(found, digesting=True))
 
-    from mpconv import checksum as job  # noqa: PLC0415
     from mpconv import transports  # noqa: PLC0415
     from mpconv.cli.reporting import Report, run  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
+    from mpconv.jobs import checksum as job  # noqa: PLC0415
     from mpconv.ui.progress import make_display  # noqa: PLC0415
 
     options = job.Options(

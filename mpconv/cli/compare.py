@@ -13,7 +13,7 @@ from mpconv.cli.params import Requests
 from mpconv.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
-    from mpconv.compare import Verdict
+    from mpconv.jobs.compare import Verdict
 
 _SAME, _DIFFERENT = 0, 1
 _CANNOT_OPEN, _CANNOT_ASK, _CANNOT_READ = 2, 3, 4
@@ -75,8 +75,8 @@ def compare(
 
     local = click.get_current_context().with_resource(LocalWorkers.preloading([first, second]))
 
-    from mpconv import compare as job  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs import compare as job  # noqa: PLC0415
 
     display = display_of({"progress": progress, "progress_kind": progress_kind, "quiet": quiet})
     options = job.Options(

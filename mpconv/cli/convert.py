@@ -143,8 +143,8 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     )
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import convert as job  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs import convert as job  # noqa: PLC0415
     from mpconv.options import Options  # noqa: PLC0415
 
     display = display_of(options)
@@ -179,7 +179,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     if options["journal"] is None:
         copy = job.convert(from_places, to_place, chosen, local, report, report.warn)
     else:
-        from mpconv import journaled  # noqa: PLC0415  (few need it)
+        from mpconv.jobs import journaled  # noqa: PLC0415  (few need it)
 
         copy = journaled.convert(from_places, to_place, chosen, local, report, report.warn, options["journal"])
     with report:

@@ -12,7 +12,7 @@ from mpconv.cli.params import Duration, Requests, Size, last_of
 from mpconv.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
-    from mpconv.course import Course, Effort
+    from mpconv.jobs.course import Course, Effort
     from mpconv.journal.records import Stored
     from mpconv.workers.launch.local import LocalWorkers
 
@@ -41,7 +41,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     [path] = names
     listening = listening_of(options)
 
-    from mpconv import course as courses  # noqa: PLC0415 - --help does without
+    from mpconv.jobs import course as courses  # noqa: PLC0415 - --help does without
     from mpconv.journal.file import peek  # noqa: PLC0415
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
@@ -57,8 +57,8 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     )
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import journaled  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs import journaled  # noqa: PLC0415
 
     display = display_of(options)
     effort = courses.Effort(
@@ -86,9 +86,9 @@ def _tell_finished(path: str, options: dict[str, Any]) -> None:
 def _deployment(
     path: str, course: Course, stored: Stored, effort: Effort, local: LocalWorkers, options: dict[str, Any]
 ) -> int:
-    from mpconv import redeploy  # noqa: PLC0415  (few need these)
     from mpconv.cli.deploy import told  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs import redeploy  # noqa: PLC0415  (few need these)
 
     display = display_of(options)
     deployment = redeploy.as_it_was_left(course, stored)

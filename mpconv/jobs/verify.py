@@ -11,7 +11,6 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.checksum import read_sums
 from mpconv.core.digests import Sums
 from mpconv.digest import REGION, regions, text
 from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
@@ -19,6 +18,7 @@ from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
 from mpconv.job import Place, Trust
+from mpconv.jobs.checksum import read_sums
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.target import Target
