@@ -13,7 +13,7 @@ ROOT = Path(mpconv.__file__).parent
 
 BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "": set(),
+    "": BOTTOM | {"api", "blocking", "cache", "formats", "jobs", "options", "ui"},
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
@@ -45,8 +45,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "workers"},
     "inspection": BOTTOM | {"transports", "formats"},
+    "api": BOTTOM | {"formats", "interruption", "jobs", "options", "ui", "workers"},
+    "blocking": {"api"},
     "cli": BOTTOM
-    | {"cache", "core", "formats", "inspection", "interruption", "jobs", "journal", "observer", "options", "protocol"}
+    | {
+        "api",
+        "cache",
+        "core",
+        "formats",
+        "inspection",
+        "interruption",
+        "jobs",
+        "journal",
+        "observer",
+        "options",
+        "protocol",
+    }
     | {"transports", "ui", "workers", ""},
     "__main__": {"cli"},
 }
