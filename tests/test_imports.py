@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "guests": BOTTOM,
-    "reception": BOTTOM | {"core", "protocol", "guests", "observer"},
+    "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
@@ -73,6 +73,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "verify",
         "sharing",
     },
+    "fanout": BOTTOM
+    | {"convert", "course", "guests", "interruption", "journal", "journaled", "observer", "options", "protocol"}
+    | {"transports", "workers"},
     "deploy": BOTTOM
     | {"convert", "coordinator", "core", "formats", "interruption", "journal", "observer", "options", "target"}
     | {"sharing", "transports", "verify", "workers"},
@@ -86,7 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"deploy", "redeploy"}
+    | {"deploy", "redeploy", "fanout", "sharing"}
     | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }
