@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "guests": BOTTOM,
-    "reception": BOTTOM | {"core", "protocol", "guests", "observer"},
+    "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
@@ -60,8 +60,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "observer",
         "options",
         "protocol",
+        "fanout",
+        "sharing",
     }
     | {"transports", "ui", "workers", ""},
+    "fanout": BOTTOM
+    | {"guests", "interruption", "jobs", "journal", "observer", "options", "protocol", "transports", "workers"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""

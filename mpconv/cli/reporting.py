@@ -8,13 +8,16 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpconv.cli.image_command import show
 from mpconv.interruption import interruptible
 from mpconv.jobs.heard import Heard
 from mpconv.ui.progress import Display, make_display
 from mpconv.units import human
+
+if TYPE_CHECKING:
+    from mpconv.ui.many import Many
 
 _Result = TypeVar("_Result")
 
@@ -91,7 +94,7 @@ def display_of(options: dict[str, Any]) -> Display:
     return make_display((options["progress_kind"] or "text") if shown else "none", sys.stdout, sys.stderr)
 
 
-def run(job: Coroutine[Any, Any, _Result], display: Display, *, verbose: bool) -> _Result:
+def run(job: Coroutine[Any, Any, _Result], display: Display | Many, *, verbose: bool) -> _Result:
     """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted."""
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
