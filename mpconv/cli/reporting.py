@@ -32,7 +32,7 @@ class Report(Heard):
         self._verbose = verbose
 
     def __enter__(self) -> Report:
-        self._display.update(0, 1, 0, "open")
+        self._display.update(0, 0, 0, "open")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

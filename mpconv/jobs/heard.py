@@ -12,7 +12,7 @@ class Heard(Observer):
 
     def __init__(self) -> None:
         self.phase_now = "copy"
-        self.done, self.total, self.zeros = 0, 1, 0
+        self.done = self.total = self.zeros = 0
         self.checked: tuple[int, int] | None = None
         self.found: tuple[str, str] | None = None
         self._lost: list[tuple[int, int, str]] = []
