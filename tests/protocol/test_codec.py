@@ -97,6 +97,7 @@ EXAMPLES = [
     m.Hello(1, 2, "host", 3, [4]),
     m.Alive(1),
     m.Heard(1),
+    m.Wait(0.5),
     m.Refused("why"),
     m.Want(1),
     m.Ready(1, 2, [3, 0], [1, 0]),
