@@ -49,11 +49,11 @@ def fanout(names: tuple[str, ...], **options: Any) -> int:
     from mpconv.cli.fanout_plan import resolved  # noqa: PLC0415 - --help does without
 
     plan, problems = resolved(_read(names[0]), options["journal"], listening)
-    plan = with_limits(plan, options)
     if problems:
         for problem in problems:
             print(f"mpconv: {names[0]}: {problem}", file=sys.stderr)
         return _NONE
+    plan = with_limits(plan, options)
     if options["check"]:
         from mpconv.cli.fanout_check import check  # noqa: PLC0415  (few need it)
 

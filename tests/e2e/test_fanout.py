@@ -169,4 +169,112 @@ def test_twenty_backups_outlive_a_host_and_a_server(plan, hosts, keys, tmp_path)
     assert found["written"] == len(found["jobs"]) == 20
     plan.check()
     assert any("was silent for 1.5 seconds" in line for line in words), words
-    assert any("trying again" in line or "begins again" in line for line in words), words
+    assert any("answers again" in line or "begins again" in line for line in words), words
+
+
+def test_all_processes_are_killed_and_the_rest_is_done_later(plan):
+    """What was finished is not done again; what was begun goes on; what was not is done."""
+    for number in range(8):
+        plan.add(f"vm{number}", 6 * MiB, KINDS[number % len(KINDS)])
+    plan.head('jobs = 2\nworkers = 2\nrate = "12M"', "digest = true")
+    fanout = plan.start("--journal", plan.journal, "--progress=json")
+    assert fanout.stdout is not None
+    states = (json.loads(line) for line in fanout.stdout)
+    done = [next(line["job"] for line in states if line["phase"] == "done") for _ in range(3)]
+    os.killpg(fanout.pid, signal.SIGKILL)
+    fanout.wait(20)
+    plan.luns[done[0]].unlink()  # nobody looks at it again
+    plan.luns.pop(done[0])
+
+    refused = mpconv("fanout", "--journal", plan.journal, plan.path)
+    assert refused.returncode == 1
+    assert "has an unfinished fan-out: mpconv resume" in refused.stderr
+    states = {
+        job["job"]: job["state"] for job in json.loads(mpconv("status", "--output=json", plan.journal).stdout)["jobs"]
+    }
+    assert {states[name] for name in done} == {"finished"}
+    assert "killed" in states.values() and "not begun" in states.values()
+
+    found, _ = ended(plan.start("--json", command="resume", of=plan.journal))
+    assert found["written"] == 8
+    assert all(result_of(found, name)["attempts"] == 0 for name in done)
+    plan.check()
+    again, words = ended(plan.start("--json", command="resume", of=plan.journal))
+    assert again["written"] == 8 and words == []
+    assert [job["digest"] for job in again["jobs"]] == [job["digest"] for job in found["jobs"]]
+
+
+def test_a_job_that_cannot_work_stops_no_other(plan):
+    plan.add("good", 3 * MiB, KINDS[1])
+    plan.parts.append(f'[[job]]\nname = "bad"\nsource = "{plan.nfs.url("nothing.raw")}"\n')
+    plan.add("better", 3 * MiB)
+    plan.head("jobs = 2")
+    found, words = ended(plan.start("--json"), code=2)
+    assert [job["result"] for job in found["jobs"]] == ["written", "failed", "written"]
+    assert result_of(found, "bad")["attempts"] == 1
+    assert "No such file or directory" in result_of(found, "bad")["why"]
+    assert "mpconv: 2 of 3 jobs are written" in words
+    plan.check()
+
+
+def test_ctrl_c_ends_all_jobs_softly_and_they_go_on_later(plan):
+    """Two run, and end what they are writing; two more never begin."""
+    for number in range(4):
+        plan.add(f"vm{number}", 24 * MiB, 'oob_writes = true\ntarget_format = "qcow2"' if number % 2 else "")
+    plan.head('jobs = 2\nworkers = 2\nrate = "8M"')
+    fanout = plan.start("--journal", plan.journal, "--json")
+    until(lambda: plan.copied() > 8 * MiB)
+    os.killpg(fanout.pid, signal.SIGINT)
+    found, words = ended(fanout, code=130)
+    assert sorted(job["result"] for job in found["jobs"]) == ["not begun", "not begun", "stopped", "stopped"]
+    durable = [job["durable"] for job in json.loads(mpconv("status", "--output=json", plan.journal).stdout)["jobs"]]
+    assert durable == [job["done"] for job in found["jobs"]] and sum(durable) > 0
+    assert words[-2:] == [f"mpconv: go on with: mpconv resume {plan.journal}", "mpconv: interrupted"]
+    found, _ = ended(plan.start("--rate-limit", "0", "--json", command="resume", of=plan.journal))
+    assert found["written"] == 4
+    plan.check()
+
+
+def test_check_names_all_that_is_wrong_and_writes_nothing(plan, tmp_path):
+    plan.add("one", MiB)
+    plan.add("two", MiB, "compres = true\ncompress = true")
+    plan.add("three", MiB, 'compress = true\nsparse_size = "17"\ntarget_format = "raw"')
+    plan.add("four", MiB, 'target = "/nowhere/{nme}.img"\npriority = "high"')
+    plan.add("five", MiB, f'target = "{plan.nfs.url(plan.directory.name)}/one-{{date}}.img"')
+    plan.parts.append('[[job]]\nsource = "x"\ntarget = "y"\n')
+    plan.head('jobs = 4\nworkers = 2\nspeed = 1\n[limits.servers]\n"nas" = "1M"')
+    done = mpconv("fanout", "--check", plan.write())
+    assert done.returncode == 1 and done.stdout == ""
+    said = [line.removeprefix(f"mpconv: {plan.path}: ") for line in done.stderr.splitlines()]
+    for begins in (
+        "limits: unknown key 'speed'",
+        "limits: 4 jobs at once need as many workers, and there are 2",
+        "limits: servers: no job uses 'nas'",
+        "job 'two': unknown key 'compres': did you mean 'compress'?",
+        "job 'two': Compression not supported for this file format",
+        "job 'three': sparse_size: Invalid buffer size for sparse output",
+        "job 'four': priority: expected a number, got a text",
+        "job 'four': target: {nme} is neither {name} nor {date}",
+        "job 6: it has no name",
+    ):
+        assert [line for line in said if line.startswith(begins)], (begins, said)
+    assert list(plan.place.iterdir()) == []
+    tmp_path.joinpath("same.toml").write_text(
+        "".join(f'[[job]]\nname = "{name}"\nsource = "/dev/null"\ntarget = "{tmp_path}/same"\n' for name in "ab")
+    )
+    done = mpconv("fanout", "--check", tmp_path / "same.toml")
+    assert done.stderr == f"mpconv: {tmp_path}/same.toml: job 'b': job 'a' has the same target\n"
+
+
+def test_check_opens_the_sources(plan):
+    plan.add("one", MiB)
+    plan.parts.append(f'[[job]]\nname = "bad"\nsource = "{plan.nfs.url("nothing.raw")}"\n')
+    plan.head()
+    done = mpconv("fanout", "--check", plan.write())
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mpconv: {plan.path}: job 'bad': Could not open 'nfs://")
+    plan.parts.pop()
+    done = mpconv("fanout", "--check", plan.write())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{plan.path}: 1 jobs, 1 MiB: nothing is wrong with them\n"
+    assert list(plan.place.iterdir()) == []
