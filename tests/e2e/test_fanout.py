@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_image, mpconv
+from tests.conftest import identical, make_image, mpconv
 from tests.support import namespaces
 from tests.support.hosts import CONTROL, STORAGE, Host, add_addresses, host
 from tests.support.servers import IscsiServer, NfsServer, free_port
@@ -276,5 +276,87 @@ def test_check_opens_the_sources(plan):
     plan.parts.pop()
     done = mpconv("fanout", "--check", plan.write())
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{plan.path}: 1 jobs, 1 MiB: nothing is wrong with them\n"
+    assert done.stdout == f"{plan.path}: 1 job, 1 MiB: nothing is wrong\n"
     assert list(plan.place.iterdir()) == []
+
+
+def test_workers_of_other_hosts_wait_for_a_job_and_leave_alone_what_they_cannot_reach(plan, hosts, keys, tmp_path):
+    """No process of this host copies at first. The target of one job is on a server that only this host reaches: it is
+    done by a worker that comes up here later.
+    """
+    with IscsiServer(tmp_path / "near") as near:
+        near.add_target(IQN)
+        backing = tmp_path / "near.lun"
+        backing.write_bytes(bytes(3 * MiB))
+        target = near.url(IQN, near.add_lun(IQN, backing))
+        plan.add("near", 3 * MiB, f'target = "{target}"\nno_create = true\nretry_for = 0')
+        plan.add("far", 8 * MiB, 'oob_writes = true\nrate_limit = "8M"')
+        plan.head("jobs = 2\nworkers = 1")
+        endpoint = f"tcp://{CONTROL}:{free_port()}"
+        words = [sys.executable, "-m", "mpconv", "worker", "--connect", endpoint, "--key-file", str(keys), "--workers"]
+        away = hosts()
+        helps = away.run(*words, "3", log=tmp_path / "away.log")
+        fanout = plan.start(
+            "--listen",
+            endpoint,
+            "--key-file",
+            keys,
+            "--fence",
+            "1",
+            "--json",
+            "--workers",
+            "0",
+            "--journal",
+            plan.journal,
+        )
+        until(lambda: written(plan.image("far")) > 4 * MiB)
+        here = subprocess.Popen([*words, "1"], stderr=subprocess.PIPE, text=True)
+        found, said = ended(fanout)
+        assert (here.wait(20), helps.wait(20)) == (0, 0)
+        assert found["written"] == 2
+        assert any("near: worker" in line and "cannot take part" in line for line in said), said
+        assert (tmp_path / "away.log").read_text().count("refuse") == 0
+        plan.check("near")
+        assert identical(plan.luns["near"], backing)
+
+
+def test_a_host_may_give_more_workers_than_may_work(plan, hosts, keys, tmp_path):
+    """Each host has two at most; the third waits, is not refused, and is sent home in the end."""
+    plan.add("one", 6 * MiB, "oob_writes = true")
+    plan.head('jobs = 1\nworkers = 2\nrate = "6M"')
+    endpoint = f"tcp://{CONTROL}:{free_port()}"
+    at = hosts()
+    log = tmp_path / "worker.log"
+    words = [sys.executable, "-m", "mpconv", "worker", "--connect", endpoint, "--key-file", str(keys)]
+    worker = at.run(*words, "--workers", "3", log=log)
+    fanout = plan.start("--listen", endpoint, "--key-file", keys, "--fence", "0.5", "--json")
+    until(lambda: len(at.processes("copy-worker")) == 3)
+    found, said = ended(fanout)
+    assert worker.wait(20) == 0
+    assert found["written"] == 1 and log.read_text() == "" and not any("silent" in line for line in said)
+    plan.check()
+
+
+def test_the_last_job_gets_the_processes_of_those_that_have_ended(plan, tmp_path):
+    """And all of them together keep to the limit of their server."""
+    plan.add("small", 2 * MiB, "oob_writes = true\nworkers = 3")
+    plan.add("large", 18 * MiB, "oob_writes = true\nworkers = 3")
+    plan.head(f'jobs = 2\nworkers = 4\n[limits.servers]\n"{STORAGE}" = "12M"')
+    began = time.monotonic()
+    fanout = plan.start("--json")
+    until(lambda: workers_of(fanout.pid) == 3 and written(plan.image("small")) >= MiB, 20)
+    found, _ = ended(fanout)
+    assert time.monotonic() - began > 2 * sum(job["size"] - job["zero"] for job in found["jobs"]) / (12 * MiB) - 0.5
+    assert found["written"] == 2
+    plan.check()
+
+
+def workers_of(pid: int) -> int:
+    """How many processes copy for the command, which forks them by another one."""
+    parents = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return sum(len(Path(f"/proc/{one}/task/{one}/children").read_text().split()) for one in parents)
+
+
+def written(path: Path) -> int:
+    """Bytes that a sparse file has."""
+    return path.stat().st_blocks * 512 if path.exists() else 0
