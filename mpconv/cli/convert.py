@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mpconv.cache import CACHE_MODES
+from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind, retry_option, trust_of, trust_options
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places, probed
@@ -129,6 +130,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     listening = listening_of(options)
+    placement = placement_of(options, listening)
     target_cache = CACHE_MODES.get(options["target_cache"], CACHE_MODES["writeback"])
     from_places = places(
         sources, options["source_format"], options["image_opts"], CACHE_MODES[options["source_cache"]].direct
@@ -148,7 +150,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     from mpconv.options import Options  # noqa: PLC0415
 
     display = display_of(options)
-    report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
+    report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     sparse_size = options["sparse_size"]
     chosen = Options(
         in_order=not options["oob_writes"],
@@ -183,5 +185,5 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
 
         copy = journaled.convert(from_places, to_place, chosen, local, report, report.warn, options["journal"])
     with report:
-        run(copy, display, verbose=options["verbose"])
+        run(copy, display, verbose=options["verbose"], placement=placement)
     return 0

@@ -7,22 +7,26 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpconv.cli.image_command import show
+from mpconv.errors import MpconvError
 from mpconv.interruption import interruptible
 from mpconv.observer import Observer
 from mpconv.ui.progress import Display, make_display
 from mpconv.units import human
 
+if TYPE_CHECKING:
+    from mpconv.workers.launch.cluster import Placement
+
 _Result = TypeVar("_Result")
 
 
 class Report(Observer):
-    """Passes on what the job tells to the display and, for people, to stderr."""
+    """Passes on what the job tells to the display and, for people, to stderr; and to who has its workers placed."""
 
-    def __init__(self, display: Display, *, quiet: bool, verbose: bool) -> None:
+    def __init__(self, display: Display, *, quiet: bool, verbose: bool, placement: Placement | None = None) -> None:
         self._display = display
         self._quiet = quiet
         self._verbose = verbose
@@ -31,6 +35,9 @@ class Report(Observer):
         self._lost: list[tuple[int, int, str]] = []
         self._checked: tuple[int, int] | None = None
         self._digest: tuple[str, str] | None = None
+        self._placement = placement
+        if placement is not None:
+            placement.warn, placement.said = self.warn, self.said
 
     def __enter__(self) -> Report:
         self._display.update(0, 1, 0, "open")
@@ -91,6 +98,11 @@ class Report(Observer):
     def dropped(self, number: int, image: str, why: str) -> None:
         self.warn(f"'{image}' is dropped: {why}")
 
+    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+        self.said(f"workers of other hosts may connect to {endpoint}")
+        if self._placement is not None:
+            self._placement.begin(endpoint, give_up)
+
     def said(self, text: str) -> None:
         if self._verbose:
             print(f"mpconv: {text}", file=sys.stderr)
@@ -123,13 +135,25 @@ def display_of(options: dict[str, Any]) -> Display:
     return make_display((options["progress_kind"] or "text") if shown else "none", sys.stdout, sys.stderr)
 
 
-def run(job: Coroutine[Any, Any, _Result], display: Display, *, verbose: bool) -> _Result:
-    """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted."""
+def run(
+    job: Coroutine[Any, Any, _Result], display: Display, *, verbose: bool, placement: Placement | None = None
+) -> _Result:
+    """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted. `placement`: places
+    workers meanwhile.
+    """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
     async def watched() -> _Result:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, display.dump)
-        return await interruptible(job)
+        return await interruptible(job if placement is None else _within(placement, job))
 
     return asyncio.run(watched())
+
+
+async def _within(placement: Placement, job: Coroutine[Any, Any, _Result]) -> _Result:
+    try:
+        async with placement:
+            return await job
+    finally:
+        job.close()
