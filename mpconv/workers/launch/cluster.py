@@ -19,6 +19,7 @@ from typing import Any, Self, TypeAlias
 import msgspec
 
 from mpconv.errors import Fatal, MpconvError, Unreachable, one_line
+from mpconv.transports.reach import why_unreachable
 from mpconv.workers.launch.placed import Call, Outcome, end, serve
 
 Client: TypeAlias = Any
@@ -37,7 +38,11 @@ _CLOSE = 3.0
 _ANSWER = 2.0
 """Seconds that an outcome may take to come here."""
 _TRIES = 3
-"""Times that a host's worker command may die until its host is left alone."""
+"""Times that a host's worker command may die until its host is left alone for a while."""
+_AGAIN = 60.0
+"""Seconds after which a host that did not take part is asked again."""
+_WORKED = 60.0
+"""Seconds after which a call that ends badly is no refusal: longer than a child looks for its coordinator."""
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +63,16 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"Cluster({self.scheduler})"
 
+    @property
+    def host(self) -> str:
+        """The scheduler's."""
+        return self.scheduler.partition("://")[2].rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The scheduler's."""
+        return int(self.scheduler.rpartition(":")[2])
+
 
 class _Host:
     """What is known of one host: the calls made to it, and whether it is asked again."""
@@ -65,9 +80,11 @@ class _Host:
     def __init__(self) -> None:
         self.future: Future | None = None
         self.asked: frozenset[str] = frozenset()
-        self.settled = False
+        self.asked_at = 0.0
+        self.left_alone_until = 0.0
         self.refused = False
         self.deaths = 0
+        self.told: set[str] = set()
 
 
 class Placement:
@@ -93,6 +110,10 @@ class Placement:
     async def __aenter__(self) -> Self:
         """Raises Unreachable when the scheduler does not answer, Fatal when it is not to be talked to."""
         _quieten()
+        cluster = self._cluster
+        why = await asyncio.to_thread(why_unreachable, cluster.host, [cluster.port])
+        if why is not None:
+            raise Unreachable(f"the Dask scheduler at {cluster.scheduler} cannot be reached: {why}")
         self._client = await self._connected()
         self._named = await _resolved(self._cluster.hosts)
         return self
@@ -158,7 +179,10 @@ class Placement:
                     self._client = await self._connected()
                     self.said(f"the Dask scheduler at {self._cluster.scheduler} is there again")
                     await self._end()
-                await self._look(self._client)
+                if self._client.status != "running":
+                    raise Unreachable("")
+                async with asyncio.timeout(_CONNECT):
+                    await self._look(self._client)
             except (OSError, Unreachable):
                 await self._lost()
             except Exception as error:
@@ -177,7 +201,7 @@ class Placement:
         """End all that was placed, what may have been placed over a connection that is lost too."""
         client, run = self._client, self._run
         self._run = secrets.token_hex(8)
-        if client is None or not run:
+        if client is None or client.status != "running" or not run:
             return
         with contextlib.suppress(OSError, asyncio.TimeoutError):
             async with asyncio.timeout(_END):
@@ -196,9 +220,10 @@ class Placement:
         there = self._candidates(known["workers"])
         for name in list(self._hosts):
             await self._review(name, self._hosts[name], there.get(name, frozenset()))
+        now = asyncio.get_running_loop().time()
         for name, addresses in there.items():
             host = self._hosts.setdefault(name, _Host())
-            if host.future is None and not (host.settled and addresses <= host.asked):
+            if host.future is None and (now > host.left_alone_until or not addresses <= host.asked):
                 self._place(client, name, host, addresses)
         self._tell_when_alone()
 
@@ -239,7 +264,7 @@ class Placement:
             key_file=cluster.key_file,
             keys=cluster.keys if cluster.key_file is None else "",
         )
-        host.asked, host.settled, host.refused = addresses, False, False
+        host.asked, host.asked_at = addresses, asyncio.get_running_loop().time()
         host.future = client.submit(
             serve,
             call,
@@ -272,21 +297,33 @@ class Placement:
         host.future = None
         if future.status == "error":
             error = await future.exception()
-            host.settled = host.refused = True
             text = one_line(str(error)).strip() or type(error).__name__
-            self.warn(f"{name} does not take part: mpconv must be there, where Dask's workers run ({text})")
+            self._declined(name, host, f"mpconv must be installed where Dask's workers run ({text})")
 
     def _ended(self, name: str, host: _Host, outcome: Outcome) -> None:
-        if outcome.code >= 0:
-            host.settled = True
-            host.refused = outcome.code > 0
+        if outcome.code > 0:
+            self._declined(name, host, outcome.said)
+        elif outcome.code == 0:  # the copy is over, or somebody had them leave
+            self._leave_alone(host)
         else:
             host.deaths += 1
-            host.settled = host.refused = host.deaths >= _TRIES
-        if outcome.code:
-            why = outcome.said if outcome.code > 0 else f"its mpconv worker ended (signal {-outcome.code})"
-            last = "" if host.settled else "; it is started again"
-            self.warn(f"{name} does not take part: {one_line(why)}{last}")
+            why = f"its mpconv worker ended (signal {-outcome.code})"
+            if host.deaths % _TRIES:
+                self.warn(f"{name}: {why}; it is started again")
+            else:
+                self._declined(name, host, why)
+
+    def _declined(self, name: str, host: _Host, why: str) -> None:
+        """It is asked again later: what keeps it from working may be over then."""
+        worked = asyncio.get_running_loop().time() - host.asked_at > _WORKED
+        host.refused = not worked
+        self._leave_alone(host)
+        if why not in host.told:
+            host.told.add(why)
+            self.warn(f"{name} does not take part: {one_line(why)}")
+
+    def _leave_alone(self, host: _Host) -> None:
+        host.left_alone_until = asyncio.get_running_loop().time() + _AGAIN
 
     def _tell_when_alone(self) -> None:
         if any(host.future is not None for host in self._hosts.values()):
