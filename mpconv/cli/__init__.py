@@ -24,6 +24,7 @@ _COMMANDS = {
         "keygen",
         "resume",
         "status",
+        "doctor",
         "check",
         "checksum",
         "compare",

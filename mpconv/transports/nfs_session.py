@@ -13,7 +13,9 @@ import re
 import socket
 from typing import Any
 
-from mpconv.errors import Absent, Fatal, NoSuchImage, Retryable, Unreachable
+from msgspec import Struct
+
+from mpconv.errors import Absent, Denied, Fatal, NoSuchImage, Retryable, Unreachable
 from mpconv.transports.base import Access, cannot_create, cannot_open
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.nfs4 import FileFacts, Where
@@ -51,23 +53,51 @@ _QUESTION_MARK = re.compile("%3f", re.IGNORECASE)
 """The one character that a URL's path cannot hold; libnfs 4 does not decode it."""
 
 
+class Address(Struct, frozen=True):
+    """A URL, taken apart. `host`: as it stands there; `path`: of the file, with its export."""
+
+    host: str
+    path: str
+    parameters: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        """As libnfs takes it: a port is a parameter."""
+        query = "&".join(f"{name}={value}" for name, value in self.parameters.items())
+        return f"nfs://{self.host}{self.path}" + (f"?{query}" if query else "")
+
+    @property
+    def server(self) -> str:
+        """The host's name or address alone."""
+        return self.host.rpartition("@")[2].removeprefix("[").removesuffix("]")
+
+    @property
+    def directory(self) -> str:
+        """What is mounted."""
+        return _QUESTION_MARK.sub("?", self.path).rpartition("/")[0] or "/"
+
+
+def parse(url: str) -> Address:
+    """Fatal when it is none."""
+    match = _URL.fullmatch(url)
+    if match is None or not match["host"]:
+        raise cannot_open(url, "not of the form nfs://host[:port]/export/file[?parameter=value&...]")
+    parameters = dict(part.partition("=")[::2] for part in (match["query"] or "").split("&") if part)
+    for parameter in parameters:
+        if parameter not in _URL_PARAMETERS:
+            raise cannot_open(url, f"unknown URL parameter '{parameter}' (a '?' in a file's name is written %3F)")
+    if match["port"] and "nfsport" not in parameters:
+        parameters["nfsport"] = match["port"]
+    return Address(match["host"], match["path"], parameters)
+
+
 class Session:
     """A context of libnfs. `facts`: of a file that is only read, for the map of its holes."""
 
     def __init__(self, url: str) -> None:
         self.library = Library()
-        match = _URL.fullmatch(url)
-        if match is None or not match["host"]:
-            raise cannot_open(url, "not of the form nfs://host[:port]/export/file[?parameter=value&...]")
-        query = match["query"] or ""
-        self.parameters = dict(part.partition("=")[::2] for part in query.split("&") if part)
-        for parameter in self.parameters:
-            if parameter not in _URL_PARAMETERS:
-                raise cannot_open(url, f"unknown URL parameter '{parameter}' (a '?' in a file's name is written %3F)")
-        if match["port"] and "nfsport" not in self.parameters:
-            self.parameters["nfsport"] = match["port"]
-        query = "&".join(f"{name}={value}" for name, value in self.parameters.items())
-        self.url = f"nfs://{match['host']}{match['path']}" + (f"?{query}" if query else "")
+        address = parse(url)
+        self.parameters, self.url = address.parameters, address.url
         self.name = url
         self.created = False
         self.nfs = self.library.lib.nfs_init_context()
@@ -77,6 +107,8 @@ class Session:
         kind, _ = meaning(status, text)
         if status == -errno.ENOENT:
             return cannot_open(self.name, _short(text, status), NoSuchImage)
+        if status in (-errno.EACCES, -errno.EPERM):
+            return cannot_open(self.name, _short(text, status), Denied)
         passing = Unreachable if issubclass(kind, Retryable) else Fatal
         return cannot_open(self.name, _short(text, status), Absent if kind is Absent else passing)
 

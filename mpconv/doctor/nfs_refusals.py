@@ -1,0 +1,145 @@
+"""Why an NFS URL cannot be opened, and what to do, from all that was asked. Pure, but for the user's number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from mpconv.doctor.findings import Examination
+from mpconv.doctor.rpc import Export
+from mpconv.errors import Absent, Denied, MpconvError, Unreachable
+from mpconv.transports.nfs_session import Address
+
+_SHOWN = 8
+"""Exports that are listed."""
+
+
+class Asked(Struct):
+    """What server and portmapper told. `versions`: none when that is not known, for `why`; `exports`: None when nobody
+    tells, for `no_exports`; `low_ports`: whether this process may use ports below 1024.
+    """
+
+    port: int
+    mount_port: int
+    versions: list[str]
+    why: str
+    low_ports: bool
+    exports: list[Export] | None = None
+    no_exports: str = ""
+
+
+def wrong_version(found: Examination, address: Address, asked: Asked, wanted: str) -> bool:
+    """Whether the server does not offer the version that the URL asks for; then it is a problem."""
+    offered = {version.partition(".")[0] for version in asked.versions}
+    if not offered or wanted in offered:
+        return False
+    listed = ", ".join(asked.versions)
+    if wanted == "4":
+        fix = (
+            "take version=4 out of the URL (ports are then asked of the portmapper, or named as nfsport and mountport)"
+        )
+    else:
+        fix = f"write {with_parameter(address, 'version=4')}, or allow NFSv3 on the server"
+    found.problem("nfs-version", f"the URL asks for NFSv{wanted}, and the server offers {listed} only", fix)
+    return True
+
+
+def with_parameter(address: Address, parameter: str) -> str:
+    """The URL with one more parameter."""
+    return address.url + ("&" if "?" in address.url else "?") + parameter
+
+
+def missing(found: Examination, address: Address) -> None:
+    """There is no such file in a directory that could be mounted."""
+    name = address.path.rpartition("/")[2]
+    found.fact("mounted", address.directory, address.directory)
+    if not name:
+        found.problem("not-a-file", "the URL names a directory", "write the image's name behind it")
+        return
+    what = f"No such file: there is no '{name}' in {address.directory}"
+    found.problem("missing", what, "see to the name; as a target it need not be there: convert makes it")
+
+
+def refused(found: Examination, address: Address, asked: Asked, error: MpconvError | TimeoutError) -> None:
+    """Everything else that keeps the file from being opened."""
+    if isinstance(error, TimeoutError):
+        what = "the server takes connections and does not answer"
+        found.problem("silent", what, "see whether its NFS service hangs; a restart of it may help")
+        return
+    reason = error.reason or error.why
+    if isinstance(error, Denied):
+        found.problem(
+            "permission", f"{reason}: the server does not let user {user(address)} read the file", _rights(address)
+        )
+    elif isinstance(error, Absent):
+        _not_exported(found, address, asked, reason)
+    elif isinstance(error, Unreachable) and (asked.why or not asked.low_ports):
+        _ports(found, asked, reason)
+    elif reason == "Is a directory":
+        found.problem("not-a-file", "the URL names a directory", "write the image's name behind it")
+    else:
+        found.problem("refused", reason, "see the server's log for this request")
+
+
+def user(address: Address) -> str:
+    """As whom the server is asked."""
+    return address.parameters.get("uid") or str(os.getuid())
+
+
+def _rights(address: Address) -> str:
+    again = with_parameter(address, "uid=N&gid=N")
+    who = "" if user(address) != "0" else "export it with no_root_squash, or "
+    return f"{who}ask as the file's owner, {again}; or give others the right on the server (chmod)"
+
+
+def _ports(found: Examination, asked: Asked, reason: str) -> None:
+    what = f"the server refuses requests: {asked.why or reason}"
+    if asked.low_ports:
+        found.problem("refused", what, "open the export to this host and to sec=sys, in the server's configuration")
+    else:
+        found.problem("ports", f"{what}; this process has none below 1024", _LOW_PORTS)
+
+
+_LOW_PORTS = (
+    "run as root (or give python CAP_NET_BIND_SERVICE), or export with 'insecure' (ganesha: PrivilegedPort = false)"
+)
+
+
+def _not_exported(found: Examination, address: Address, asked: Asked, reason: str) -> None:
+    """The mount was refused, or there is no such directory: the server's list of exports tells which."""
+    directory = address.directory
+    if asked.exports is None:
+        found.problem("export", f"{directory} cannot be mounted: {reason}", _open_it(directory))
+        return
+    around = [export for export in asked.exports if covers(export.path, directory)]
+    if not around:
+        what = f"{directory} is not exported: the server exports {_listed([one.path for one in asked.exports])}"
+        found.problem("export", what, f"use one of these, or {_open_it(directory)}")
+        return
+    export = max(around, key=lambda one: len(one.path))
+    if reason.startswith("No such file"):
+        found.problem("missing", f"there is no directory {directory} in the export {export.path}", "see to the name")
+        return
+    whom = f", which is for {_listed(export.clients)}," if export.clients else ""
+    if not asked.low_ports:
+        what = f"the export {export.path}{whom} refuses this host, or ports over 1023, and this process has no others"
+        found.problem("export", what, f"{_LOW_PORTS}; or {_open_it(export.path)}")
+    else:
+        what = f"the export {export.path}{whom} refuses this host"
+        found.problem("export", what, _open_it(export.path))
+
+
+def covers(export: str, directory: str) -> bool:
+    """Whether the directory lies in the export."""
+    return directory == export or directory.startswith(export.rstrip("/") + "/")
+
+
+def _open_it(directory: str) -> str:
+    return f"export it to this host (Linux: '{directory} HOST(rw,no_root_squash)' in /etc/exports, then exportfs -ra)"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return (", ".join(names[:_SHOWN]) or "nothing") + (f" and {more} more" if more > 0 else "")

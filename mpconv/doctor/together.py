@@ -1,0 +1,48 @@
+"""A source and a target checked together: what would keep a copy from the one to the other. Pure."""
+
+from __future__ import annotations
+
+from mpconv.doctor.findings import Examination, size_words
+from mpconv.units import human
+
+
+def check(source: Examination, target: Examination) -> None:
+    """Adds to what was found about the target."""
+    if target.creatable:
+        target.problems = [one for one in target.problems if one.code != "missing"]
+        target.fact("target", "new", "it is not there: convert makes it")
+    if target.busy:
+        what = f"the device is in use: {target.busy}. What is written to it would be mixed with what others write"
+        target.problem("in-use", what, "unmount it, or name another device")
+    if target.opened and target.writable is False:
+        target.problem("not-writable", f"the target cannot be written: {target.why_not_writable}", _write_fix(target))
+    if source.opened and target.opened and source.identity == target.identity:
+        target.problem("same", "source and target are the same image", "name another target")
+        return
+    _room(source, target)
+
+
+def _room(source: Examination, target: Examination) -> None:
+    size = source.guest_size
+    if size is None:
+        return
+    if target.fixed and target.size is not None and target.size < size:
+        what = f"the target is too small: the source has {size_words(size)}, the target {size_words(target.size)}"
+        target.problem("too-small", what, f"make it at least {size} bytes ({size - target.size} more)")
+    needed = source.data_size
+    if (
+        needed is not None
+        and target.free is not None
+        and not target.fixed
+        and needed > target.free + (target.used or 0)
+    ):
+        what = f"no room: {human(needed)} of data in the source, {human(target.free)} free where the target lies"
+        target.problem("no-room", what, "make room there, or compress: -c -O qcow2")
+
+
+def _write_fix(target: Examination) -> str:
+    kinds = {
+        "iscsi": "take the write protection off on the target (tgt: --params readonly=0)",
+        "nfs": "export it for writing (rw), or ask as its owner, with ?uid=N&gid=N",
+    }
+    return kinds.get(target.url.partition(":")[0].lower(), "run as its owner or as root, or give the right (chmod)")
