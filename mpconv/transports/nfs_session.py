@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import socket
 from typing import Any
 
@@ -139,7 +140,20 @@ class Session:
             self.library.lib.nfs_destroy_context(self.nfs)
             raise
 
-    def _open(self, access: Access, create_size: int | None) -> None:
+    def directory(self) -> tuple[int | None, bool]:
+        """Mount, and end: bytes of room that the server tells of, and whether files may be made in the directory."""
+        lib = self.library.lib
+        try:
+            self._mount()
+            room = ffi.new("struct nfs_statvfs_64 *")
+            told = lib.nfs_statvfs64(self.nfs, b"/", room) == 0
+            free = int(room.f_bavail) * int(room.f_frsize or room.f_bsize) if told else None
+            return free, lib.nfs_access(self.nfs, b"/", os.W_OK) == 0
+        finally:
+            lib.nfs_destroy_context(self.nfs)
+
+    def _mount(self) -> tuple[str, str]:
+        """The directory that is mounted, and the file's name in it."""
         lib = self.library.lib
         parsed = lib.nfs_parse_url_full(self.nfs, self.url.encode())
         if parsed == ffi.NULL:
@@ -149,9 +163,17 @@ class Session:
         server = server.removeprefix("[").removesuffix("]")
         lib.nfs_set_autoreconnect(self.nfs, 0)
         lib.nfs_set_timeout(self.nfs, int(CONNECT_SECONDS * 1000))
+        # libnfs names an NFSv4 client by process number and second: to the server another connection with the same name
+        # is the same client after a reboot, and all that the first one has open ends (NFS4ERR_EXPIRED).
+        lib.nfs4_set_client_name(self.nfs, f"mpconv {secrets.token_hex(16)}".encode())
         status = lib.nfs_mount(self.nfs, server.encode(), path.encode())
         if status != 0:
             raise self.not_mounted(status, server, path)
+        return path, file
+
+    def _open(self, access: Access, create_size: int | None) -> None:
+        lib = self.library.lib
+        path, file = self._mount()
         handle = ffi.new("struct nfsfh **")
         if not file.strip("/"):
             raise cannot_open(self.name, "Is a directory")
