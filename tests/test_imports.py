@@ -84,9 +84,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum", "target"},
     "compare": BOTTOM | {"convert", "options", "formats", "transports", "workers", "coordinator", "observer"},
     "inspection": BOTTOM | {"transports", "formats"},
+    "doctor": BOTTOM | {"transports", "formats", "inspection", "options"},
     "cli": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"deploy", "redeploy"}
+    | {"deploy", "doctor", "redeploy"}
     | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
     "__main__": {"cli"},
 }

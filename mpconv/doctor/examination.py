@@ -18,11 +18,13 @@ from mpconv.extent import Extent, Kind
 from mpconv.inspection.info import info
 from mpconv.job import Place
 from mpconv.options import Options, workers_for
-from mpconv.transports.base import Access, Transport
+from mpconv.transports.base import Access, Opening, Transport
 from mpconv.units import human
 
 _OPENING_SECONDS = 5.0
 """For each answer before anything is measured."""
+_WRITING_SECONDS = 30.0
+"""For what is written and read back besides."""
 _MAP_CALLS = 64
 _SAMPLES = 8
 _SAMPLE = 4096
@@ -63,6 +65,8 @@ async def examine(urls: Sequence[str], how: How, show: Show) -> list[Examination
     What cannot be a URL at all is raised; everything else is told.
     """
     examiners = [_examiner(url) for url in urls]
+    if how.scratch is not None and len(urls) > 1 and how.scratch == urls[0]:
+        raise UsageError("--write-test names the source, which would be overwritten")
     found: list[Examination] = []
     for number, (url, examiner) in enumerate(zip(urls, examiners, strict=True)):
         role = "" if len(urls) == 1 else "target" if number else "source"
@@ -70,6 +74,8 @@ async def examine(urls: Sequence[str], how: How, show: Show) -> list[Examination
         await _examine(one, url, examiner, how)
         if role == "target":
             together.check(found[0], one)
+        if url == how.scratch and one.opened:
+            await _overwrite(found, one, url, how)
         if one.opened and role != "source":
             one.choice = choice(found[0] if found else one, one)
         found.append(one)
@@ -100,6 +106,29 @@ async def _examine(found: Examination, url: str, examiner: Examine, how: How) ->
         found.problem("reading", str(error), "see the server's log: a copy would end with this error")
     finally:
         await store.close()
+
+
+async def _overwrite(before: list[Examination], found: Examination, url: str, how: How) -> None:
+    """The write test, of what is nothing that was named before."""
+    if found.busy or found.writable is False or any(other.identity == found.identity for other in before):
+        why = found.busy or found.why_not_writable or "it is another image of this command"
+        found.problem("not-tested", f"nothing was written to it: {why}", "name another target with --write-test")
+        return
+    from mpconv.doctor import write_test  # noqa: PLC0415  (few ask for it)
+
+    store: Transport | None = None
+    try:
+        store = await transports.connect(url, Access.WRITE, opening=Opening(locked=True))
+        async with asyncio.timeout(how.seconds + _WRITING_SECONDS):
+            await write_test.run(found, store, how.seconds)
+    except TimeoutError:
+        what = f"the write test was given up after {how.seconds + _WRITING_SECONDS:g} seconds, and wrote a part"
+        found.problem("slow", what, "see what else keeps the server busy, and its log")
+    except MpconvError as error:
+        found.problem("writing", str(error), "see the server's log: a copy would end with this error")
+    finally:
+        if store is not None:
+            await store.close()
 
 
 async def _writable(found: Examination, url: str) -> None:

@@ -25,7 +25,7 @@ async def examine(found: Examination, url: str, seconds: float) -> FileTransport
         store = await connect(url, Access.READ, opening=Opening(locked=True))
     except NoSuchImage as error:
         folder = os.path.dirname(os.path.abspath(path))
-        found.creatable = os.access(folder, os.W_OK)
+        found.creatable = os.access(folder, os.W_OK | os.X_OK)
         found.problem("missing", error.reason, "see to the name; as a target it need not be there: convert makes it")
         return None
     except Denied as error:

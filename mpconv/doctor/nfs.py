@@ -11,7 +11,7 @@ from mpconv.doctor.reaching import reached
 from mpconv.doctor.rpc import MOUNT, NFS, NFS_PORT, PORTMAPPER_PORT, Declined, Server, may_use_low_ports
 from mpconv.errors import Fatal, NoSuchImage
 from mpconv.transports.base import Access
-from mpconv.transports.nfs import NfsTransport, connect
+from mpconv.transports.nfs import NfsTransport, connect, directory
 from mpconv.transports.nfs4.compound import What
 from mpconv.transports.nfs4.opening import open_file, said
 from mpconv.transports.nfs4.xdr import Malformed
@@ -32,8 +32,8 @@ async def examine(found: Examination, url: str, seconds: float) -> NfsTransport 
         async with asyncio.timeout(seconds):
             store = await connect(url, Access.READ)
     except NoSuchImage:
-        found.creatable = True
         nfs_refusals.missing(found, address)
+        await _room(found, url, seconds)
         return None
     except (Fatal, TimeoutError) as error:
         nfs_refusals.refused(found, address, asked, error)
@@ -44,8 +44,19 @@ async def examine(found: Examination, url: str, seconds: float) -> NfsTransport 
     found.fact(
         "requests", {"read": read, "write": write}, f"reads of up to {human(read)}, writes of up to {human(write)}"
     )
+    await _room(found, url, seconds)
     await _holes(found, store, asked, seconds)
     return store
+
+
+async def _room(found: Examination, url: str, seconds: float) -> None:
+    """What the server tells of the directory, without anything being written."""
+    try:
+        found.free, found.creatable = await directory(url, seconds)
+    except (Fatal, TimeoutError):
+        return
+    if found.free is not None:
+        found.fact("room", found.free, f"{human(found.free)} free on the server")
 
 
 async def _ask(found: Examination, address: Address, server: Server, seconds: float) -> Asked | None:

@@ -69,7 +69,6 @@ async def measure_writes(store: Transport, places: Places, seconds: float) -> li
 
 async def _cell(request: Request, places: Places, size: int, depth: int, seconds: float, *, writes: bool) -> Cell:
     clock = asyncio.get_running_loop().time
-    began = clock()
     times: list[float] = []
 
     async def one_after_the_other(buffer: memoryview) -> None:
@@ -82,6 +81,7 @@ async def _cell(request: Request, places: Places, size: int, depth: int, seconds
                 return
 
     buffers = [memoryview(bytearray(os.urandom(size) if writes else size)) for _ in range(depth)]
+    began = clock()
     for error in await asyncio.gather(*map(one_after_the_other, buffers), return_exceptions=True):
         if error is not None:
             raise error

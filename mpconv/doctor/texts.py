@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from mpconv.doctor.findings import Examination, Finding, milliseconds
+from mpconv.errors import one_line
 from mpconv.units import human
 
 _NAME = 14
@@ -14,7 +15,7 @@ _WIDTH = 100
 
 def lines(found: Examination) -> Iterator[str]:
     """All that is known of one URL."""
-    yield f"{found.url}" + (f"  ({found.role})" if found.role else "")
+    yield one_line(found.url) + (f"  ({found.role})" if found.role else "")
     for fact in found.facts:
         yield from _row(fact.name.replace("-", " "), fact.text)
     if found.cells:
@@ -46,7 +47,7 @@ def summary(found: list[Examination]) -> str:
 
 def _row(name: str, text: str) -> Iterator[str]:
     head = f"  {name:<{_NAME}}  "
-    wrapped = textwrap.wrap(text, _WIDTH - len(head), break_long_words=False, break_on_hyphens=False) or [""]
+    wrapped = textwrap.wrap(one_line(text), _WIDTH - len(head), break_long_words=False, break_on_hyphens=False) or [""]
     yield head + wrapped[0]
     for more in wrapped[1:]:
         yield " " * len(head) + more

@@ -8,9 +8,14 @@ from mpconv.units import human
 
 def check(source: Examination, target: Examination) -> None:
     """Adds to what was found about the target."""
-    if target.creatable:
+    missing = [one for one in target.problems if one.code == "missing"]
+    if missing and target.creatable:
         target.problems = [one for one in target.problems if one.code != "missing"]
         target.fact("target", "new", "it is not there: convert makes it")
+    elif missing:
+        target.problems = [one for one in target.problems if one.code != "missing"]
+        what = "the target is not there, and no file may be made in its directory"
+        target.problem("not-creatable", what, "have the directory made writable for you, or name another")
     if target.busy:
         what = f"the device is in use: {target.busy}. What is written to it would be mixed with what others write"
         target.problem("in-use", what, "unmount it, or name another device")

@@ -167,11 +167,13 @@ class IscsiTransport(Transport):
         """Whether GET LBA STATUS is asked: where unmapped blocks are promised to be zeros, until it is refused."""
         return self._tells_status
 
-    async def zero_by(self, means: Means, offset: int, length: int) -> bool:
-        """Zeros in whole blocks by one of its `traits.means` alone; False: it is refused, or samples are no zeros."""
+    async def zero_by(self, means: Means, offset: int, length: int) -> bool | None:
+        """Zeros in whole blocks by one of its `traits.means` alone. None: the target refuses it; False: it said that it
+        was done, and samples are no zeros.
+        """
         self._check("writing", offset, length)
         with self._explained("writing", offset):
-            return await Zeroing(self._commands, [means]).zero(offset // self._block, length // self._block)
+            return await Zeroing(self._commands, [means]).alone(offset // self._block, length // self._block)
 
     async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
         self._check("writing", offset, length)

@@ -317,6 +317,14 @@ async def connect(
     return store
 
 
+async def directory(url: str, seconds: float) -> tuple[int | None, bool]:
+    """Of the directory that the file of `url` lies in, or would: bytes of room that the server tells of, and whether
+    files may be made there. Fatal, or TimeoutError.
+    """
+    session = Session(url)
+    return await beside(session.directory, seconds=seconds)
+
+
 async def _opened(session: Session, access: Access, create_size: int | None) -> None:
     """TimeoutError when it takes too long; a session that comes about afterwards is closed."""
     seconds = CONNECT_SECONDS + 5
