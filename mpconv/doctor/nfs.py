@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+
+from msgspec.structs import replace
 
 from mpconv.doctor import nfs_refusals
 from mpconv.doctor.findings import Examination, milliseconds
 from mpconv.doctor.nfs_refusals import Asked
 from mpconv.doctor.reaching import reached
 from mpconv.doctor.rpc import MOUNT, NFS, NFS_PORT, PORTMAPPER_PORT, Declined, Server, may_use_low_ports
-from mpconv.errors import Fatal, NoSuchImage
+from mpconv.errors import Absent, Fatal, NoSuchImage
 from mpconv.transports.base import Access
 from mpconv.transports.nfs import NfsTransport, connect, directory
 from mpconv.transports.nfs4.compound import What
@@ -36,6 +39,8 @@ async def examine(found: Examination, url: str, seconds: float) -> NfsTransport 
         await _room(found, url, seconds)
         return None
     except (Fatal, TimeoutError) as error:
+        if isinstance(error, Absent):
+            asked.root_mounts = await _root_mounts(address, asked, seconds)
         nfs_refusals.refused(found, address, asked, error)
         return None
     version = "4" if address.parameters.get("version") == "4" else "3"
@@ -47,6 +52,19 @@ async def examine(found: Examination, url: str, seconds: float) -> NfsTransport 
     await _room(found, url, seconds)
     await _holes(found, store, asked, seconds)
     return store
+
+
+async def _root_mounts(address: Address, asked: Asked, seconds: float) -> bool:
+    """Whether the export that the directory lies in can be mounted itself."""
+    export = nfs_refusals.around(asked, address.directory)
+    if export is None or export.path == address.directory:
+        return False
+    path = f"{export.path.rstrip('/')}/x".replace("?", "%3F")
+    try:
+        await directory(replace(address, path=path).url, seconds)
+    except (Fatal, TimeoutError):
+        return False
+    return True
 
 
 async def _room(found: Examination, url: str, seconds: float) -> None:
@@ -86,23 +104,20 @@ async def _ask(found: Examination, address: Address, server: Server, seconds: fl
     where = f"{address.server} port {nfs}"
     told = {"host": address.server, "port": nfs, "round_trip": found.round_trip}
     found.fact("server", told, f"{where}, {milliseconds(found.round_trip)} a round trip")
-    versions, why = await _versions(server, nfs)
-    if versions:
-        found.fact("nfs-versions", versions, ", ".join(versions))
-    asked = Asked(nfs, mount, versions, why, may_use_low_ports())
-    if wanted != "4" and mount:
-        try:
-            asked.exports = await server.exports(mount)
-        except _ASKING as error:
-            asked.no_exports = said(error)
-    return None if nfs_refusals.wrong_version(found, address, asked, wanted) else asked
-
-
-async def _versions(server: Server, port: int) -> tuple[list[str], str]:
+    asked = Asked(nfs, mount, [], "", may_use_low_ports())
     try:
-        return await server.versions(port), ""
+        asked.versions = await server.versions(nfs)
+    except TimeoutError:
+        nfs_refusals.silent(found)
+        return None
     except _ASKING as error:
-        return [], said(error)
+        asked.why = said(error)
+    if asked.versions:
+        found.fact("nfs-versions", asked.versions, ", ".join(asked.versions))
+    if wanted != "4" and mount:
+        with contextlib.suppress(*_ASKING):  # then it is not told what there is
+            asked.exports = await server.exports(mount)
+    return None if nfs_refusals.wrong_version(found, address, asked, wanted) else asked
 
 
 async def _holes(found: Examination, store: NfsTransport, asked: Asked, seconds: float) -> None:

@@ -18,7 +18,8 @@ _SHOWN = 8
 
 class Asked(Struct):
     """What server and portmapper told. `versions`: none when that is not known, for `why`; `exports`: None when nobody
-    tells, for `no_exports`; `low_ports`: whether this process may use ports below 1024.
+    tells; `low_ports`: whether this process may use ports below 1024; `root_mounts`: whether the export itself can be
+    mounted, where the directory in it cannot.
     """
 
     port: int
@@ -27,7 +28,7 @@ class Asked(Struct):
     why: str
     low_ports: bool
     exports: list[Export] | None = None
-    no_exports: str = ""
+    root_mounts: bool = False
 
 
 def wrong_version(found: Examination, address: Address, asked: Asked, wanted: str) -> bool:
@@ -65,8 +66,7 @@ def missing(found: Examination, address: Address) -> None:
 def refused(found: Examination, address: Address, asked: Asked, error: MpconvError | TimeoutError) -> None:
     """Everything else that keeps the file from being opened."""
     if isinstance(error, TimeoutError):
-        what = "the server takes connections and does not answer"
-        found.problem("silent", what, "see whether its NFS service hangs; a restart of it may help")
+        silent(found)
         return
     reason = error.reason or error.why
     if isinstance(error, Denied):
@@ -81,6 +81,12 @@ def refused(found: Examination, address: Address, asked: Asked, error: MpconvErr
         found.problem("not-a-file", "the URL names a directory", "write the image's name behind it")
     else:
         found.problem("refused", reason, "see the server's log for this request")
+
+
+def silent(found: Examination) -> None:
+    """Nothing comes back."""
+    what = "the server takes connections and does not answer"
+    found.problem("silent", what, "see whether its NFS service hangs; a restart of it may help")
 
 
 def user(address: Address) -> str:
@@ -110,25 +116,29 @@ _LOW_PORTS = (
 def _not_exported(found: Examination, address: Address, asked: Asked, reason: str) -> None:
     """The mount was refused, or there is no such directory: the server's list of exports tells which."""
     directory = address.directory
+    export = around(asked, directory)
     if asked.exports is None:
-        found.problem("export", f"{directory} cannot be mounted: {reason}", _open_it(directory))
-        return
-    around = [export for export in asked.exports if covers(export.path, directory)]
-    if not around:
+        code = "missing-directory" if reason.startswith("No such file") else "export"
+        found.problem(code, f"{directory} cannot be mounted: {reason}", f"see to the name, or {_open_it(directory)}")
+    elif export is None:
         what = f"{directory} is not exported: the server exports {_listed([one.path for one in asked.exports])}"
         found.problem("export", what, f"use one of these, or {_open_it(directory)}")
-        return
-    export = max(around, key=lambda one: len(one.path))
-    if reason.startswith("No such file"):
-        found.problem("missing", f"there is no directory {directory} in the export {export.path}", "see to the name")
-        return
-    whom = f", which is for {_listed(export.clients)}," if export.clients else ""
-    if not asked.low_ports:
-        what = f"the export {export.path}{whom} refuses this host, or ports over 1023, and this process has no others"
-        found.problem("export", what, f"{_LOW_PORTS}; or {_open_it(export.path)}")
+    elif asked.root_mounts:
+        what = f"there is no directory {directory}, as far as this user may look into the export {export.path}"
+        found.problem("missing-directory", what, "see to the name, and to the rights of the directories above it")
     else:
-        what = f"the export {export.path}{whom} refuses this host"
-        found.problem("export", what, _open_it(export.path))
+        whom = f", which is for {_listed(export.clients)}," if export.clients else ""
+        if asked.low_ports:
+            found.problem("export", f"the export {export.path}{whom} refuses this host", _open_it(export.path))
+        else:
+            what = f"the export {export.path}{whom} refuses this host, or ports over 1023: this process has no others"
+            found.problem("export", what, f"{_LOW_PORTS}; or {_open_it(export.path)}")
+
+
+def around(asked: Asked, directory: str) -> Export | None:
+    """The export that the directory lies in, as far as the server tells."""
+    fitting = [export for export in asked.exports or () if covers(export.path, directory)]
+    return max(fitting, key=lambda one: len(one.path), default=None)
 
 
 def covers(export: str, directory: str) -> bool:
