@@ -87,6 +87,9 @@ async def _examine(found: Examination, url: str, examiner: Examine, how: How) ->
     store = await examiner(found, url, _OPENING_SECONDS)
     if store is None:
         return
+    if found.busy and found.role != "target":
+        what = f"the device is in use: {found.busy}. A copy of it may be half old and half new"
+        found.advise("in-use", what, "copy a snapshot of it, or unmount it first")
     try:
         found.opened, found.identity, found.size = True, store.identity, store.size
         found.guest_size = store.guest_size

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mpconv.doctor.findings import Examination
 from mpconv.doctor.rpc import Export
@@ -42,14 +43,14 @@ def wrong_version(found: Examination, address: Address, asked: Asked, wanted: st
             "take version=4 out of the URL (ports are then asked of the portmapper, or named as nfsport and mountport)"
         )
     else:
-        fix = f"write {with_parameter(address, 'version=4')}, or allow NFSv3 on the server"
+        fix = f"write {with_parameters(address, version='4')}, or allow NFSv3 on the server"
     found.problem("nfs-version", f"the URL asks for NFSv{wanted}, and the server offers {listed} only", fix)
     return True
 
 
-def with_parameter(address: Address, parameter: str) -> str:
-    """The URL with one more parameter."""
-    return address.url + ("&" if "?" in address.url else "?") + parameter
+def with_parameters(address: Address, **parameters: str) -> str:
+    """The URL with these, in place of what it has of them."""
+    return replace(address, parameters=address.parameters | parameters).url
 
 
 def missing(found: Examination, address: Address) -> None:
@@ -95,7 +96,7 @@ def user(address: Address) -> str:
 
 
 def _rights(address: Address) -> str:
-    again = with_parameter(address, "uid=N&gid=N")
+    again = with_parameters(address, uid="N", gid="N")
     who = "" if user(address) != "0" else "export it with no_root_squash, or "
     return f"{who}ask as the file's owner, {again}; or give others the right on the server (chmod)"
 

@@ -254,14 +254,14 @@ def test_a_wrong_password(tmp_path: Path, iscsi: IscsiServer) -> None:
     backing = tmp_path / "chap.img"
     backing.write_bytes(bytes(SIZE))
     name = tmp_path.name.lower().replace("_", "-")
-    iqn = iscsi.add_target(f"iqn.2026-11.org.mpconv:{name}", ("alice", "right-secret-1"))
+    iqn = iscsi.add_target(f"iqn.2026-11.org.mpconv:{name}", ("bob", "right-secret-1"))
     url = iscsi.url(iqn, iscsi.add_lun(iqn, backing))
     found = problem(url)
     assert found["code"] == "chap" and "LIBISCSI_CHAP_USERNAME" in found["fix"]
-    done = mpconv("doctor", *QUICK, url.replace("//", "//alice%wrong-secret-1@"))
+    done = mpconv("doctor", *QUICK, url.replace("//", "//bob%wrong-secret-1@"))
     assert (done.returncode, done.stderr) == (2, "")
-    assert "does not take user 'alice'" in done.stdout and "secret" not in done.stdout
-    env = {"LIBISCSI_CHAP_USERNAME": "alice", "LIBISCSI_CHAP_PASSWORD": "right-secret-1"}
+    assert "does not take user 'bob'" in done.stdout and "secret" not in done.stdout
+    env = {"LIBISCSI_CHAP_USERNAME": "bob", "LIBISCSI_CHAP_PASSWORD": "right-secret-1"}
     assert doctor(url, env=env)[0] == 0
 
 
@@ -424,6 +424,29 @@ def test_a_file_that_another_program_has_open(tmp_path: Path) -> None:
         finally:
             qemu.stdin.close()
     assert found["code"] == "in-use" and "QEMU" in found["fix"]
+
+
+def test_a_device_that_is_mounted(tmp_path: Path) -> None:
+    make_image(tmp_path / "a.raw", MiB)
+    (tmp_path / "disk").write_bytes(bytes(SIZE))
+    attached = subprocess.run(["losetup", "--find", "--show", tmp_path / "disk"], capture_output=True, check=False)
+    if attached.returncode != 0:
+        pytest.skip(f"no loop devices here: {attached.stderr.decode()}")
+    device = attached.stdout.decode().strip()
+    try:
+        assert doctor(tmp_path / "a.raw", device)[0] == 0
+        subprocess.run(["mkfs.ext4", "-q", device], check=True)
+        (tmp_path / "mnt").mkdir()
+        subprocess.run(["mount", device, tmp_path / "mnt"], check=True)
+        try:
+            found = problem(tmp_path / "a.raw", device)
+            _, images = doctor(tmp_path / "a.raw", "--write-test", device)
+        finally:
+            subprocess.run(["umount", tmp_path / "mnt"], check=True)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+    assert found["code"] == "in-use" and "unmount it" in found["fix"]
+    assert [one["code"] for one in images[-1]["problems"]] == ["in-use", "not-tested"]
 
 
 @pytest.mark.parametrize(
