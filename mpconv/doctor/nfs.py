@@ -14,6 +14,7 @@ from mpconv.doctor.reaching import reached
 from mpconv.doctor.rpc import MOUNT, NFS, NFS_PORT, PORTMAPPER_PORT, Declined, Server, may_use_low_ports
 from mpconv.errors import Absent, Fatal, NoSuchImage
 from mpconv.transports.base import Access
+from mpconv.transports.bindings.libnfs import Library
 from mpconv.transports.nfs import NfsTransport, connect, directory
 from mpconv.transports.nfs4.compound import What
 from mpconv.transports.nfs4.opening import open_file, said
@@ -104,7 +105,7 @@ async def _ask(found: Examination, address: Address, server: Server, seconds: fl
     where = f"{address.server} port {nfs}"
     told = {"host": address.server, "port": nfs, "round_trip": found.round_trip}
     found.fact("server", told, f"{where}, {milliseconds(found.round_trip)} a round trip")
-    asked = Asked(nfs, mount, [], "", may_use_low_ports())
+    asked = Asked(nfs, mount, [], "", may_use_low_ports(), Library().writes_version_4)
     try:
         asked.versions = await server.versions(nfs)
     except TimeoutError:

@@ -19,7 +19,7 @@ _SHOWN = 8
 
 class Asked(Struct):
     """What server and portmapper told. `versions`: none when that is not known, for `why`; `exports`: None when nobody
-    tells; `low_ports`: whether this process may use ports below 1024; `root_mounts`: whether the export itself can be
+    tells; `low_ports`: whether this process may use ports below 1024; `writes_4`: whether libnfs can write by NFSv4; `root_mounts`: whether the export itself can be
     mounted, where the directory in it cannot.
     """
 
@@ -28,6 +28,7 @@ class Asked(Struct):
     versions: list[str]
     why: str
     low_ports: bool
+    writes_4: bool = True
     exports: list[Export] | None = None
     root_mounts: bool = False
 
@@ -43,7 +44,8 @@ def wrong_version(found: Examination, address: Address, asked: Asked, wanted: st
             "take version=4 out of the URL (ports are then asked of the portmapper, or named as nfsport and mountport)"
         )
     else:
-        fix = f"write {with_parameters(address, version='4')}, or allow NFSv3 on the server"
+        reading = "" if asked.writes_4 else " to read it (the installed libnfs cannot write by NFSv4)"
+        fix = f"write {with_parameters(address, version='4')}{reading}, or allow NFSv3 on the server"
     found.problem("nfs-version", f"the URL asks for NFSv{wanted}, and the server offers {listed} only", fix)
     return True
 

@@ -173,6 +173,12 @@ class Session:
 
     def _open(self, access: Access, create_size: int | None) -> None:
         lib = self.library.lib
+        if self.parameters.get("version") == "4" and not self.library.writes_version_4:
+            why = "libnfs 4 cannot write by NFSv4: leave 'version=4' out, or install libnfs 5 or later"
+            if create_size is not None:
+                raise cannot_create(self.name, why)
+            if access is Access.WRITE:
+                raise cannot_open(self.name, why)
         path, file = self._mount()
         handle = ffi.new("struct nfsfh **")
         if not file.strip("/"):

@@ -45,6 +45,7 @@ int nfs_which_events(struct nfs_context *);
 int nfs_service(struct nfs_context *, int);
 int nfs_fsync_async(struct nfs_context *, struct nfsfh *, nfs_cb, void *);
 int nfs_set_retrans(struct nfs_context *, int);
+void nfs_set_readmax(struct nfs_context *, size_t);
 int nfs_pread_async(struct nfs_context *, struct nfsfh *, uint64_t, uint64_t, nfs_cb, void *);
 int nfs_pwrite_async(struct nfs_context *, struct nfsfh *, uint64_t, uint64_t, const void *, nfs_cb, void *);
 """
