@@ -19,8 +19,8 @@ _SHOWN = 8
 
 class Asked(Struct):
     """What server and portmapper told. `versions`: none when that is not known, for `why`; `exports`: None when nobody
-    tells; `low_ports`: whether this process may use ports below 1024; `writes_4`: whether libnfs can write by NFSv4; `root_mounts`: whether the export itself can be
-    mounted, where the directory in it cannot.
+    tells; `low_ports`: whether this process may use ports below 1024; `writes_4`: whether libnfs can write by NFSv4;
+    `root_mounts`: whether the export itself can be mounted, where the directory in it cannot.
     """
 
     port: int

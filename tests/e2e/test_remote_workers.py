@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from mpconv.protocol.messages import VERSION
 from tests.conftest import identical, make_image, mpconv
 from tests.support import namespaces
 from tests.support.hosts import CONTROL, STORAGE, Host, Recording, add_addresses, host
@@ -172,6 +173,29 @@ def test_who_has_no_key_gets_nowhere_and_is_counted(lab, tmp_path):
     assert "does not have the coordinator's key of this key file" in lab.words(bad)
 
 
+def test_what_was_recorded_and_is_said_again_is_worth_nothing(lab):
+    """All that real workers said, from the first byte, on connections of their own, while the copy runs."""
+    lab.image(24 * MiB, random=True)
+    at = lab.host()
+    with Recording(at.to_control, keep=True) as heard:
+        copy = lab.convert("-W", "-r", "8M")
+        worker = lab.worker(at)
+        until(lambda: written(lab.target) > 8 * MiB)
+        longest = bytes(max(heard.said.values(), key=len))
+        for cut in (len(longest), len(longest) // 2, 300):
+            with socket.create_connection((CONTROL, port_of(lab.endpoint))) as connection, suppress(OSError):
+                connection.sendall(longest[:cut])
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(10)
+                while connection.recv(4096):
+                    pass
+        [warning] = done(copy)
+        assert ended(worker) == 0
+    assert len(longest) > 800  # more than the handshake
+    assert int(warning.split()[2]) >= 3 and "were refused: they had no key of ours" in warning
+    assert identical(lab.source, lab.target)
+
+
 def test_hosts_come_and_go(lab):
     """One joins late, one leaves by SIGTERM and gives back what it has, one is killed with all its processes."""
     lab.image(40 * MiB, random=True)
@@ -269,7 +293,7 @@ def test_a_worker_of_another_version_is_told_so_and_the_copy_goes_on(lab, tmp_pa
     worker = lab.worker(new)
     [warning] = done(copy)
     assert "a worker of another version of mpconv was refused" in warning
-    assert "its coordinator speaks protocol version 5, not 4" in lab.words(old)
+    assert f"its coordinator speaks protocol version {VERSION}, not 4" in lab.words(old)
     assert ended(worker) == 0
     assert identical(lab.source, lab.target)
 
