@@ -11,14 +11,15 @@ from msgspec import Struct
 
 from mpconv import transports
 from mpconv.doctor import together
-from mpconv.doctor.findings import Choice, Examination, size_words
+from mpconv.doctor.findings import Choice, Examination, milliseconds, size_words
 from mpconv.doctor.speed import Places, measure
 from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
 from mpconv.extent import Extent, Kind
 from mpconv.inspection.info import info
 from mpconv.job import Place
-from mpconv.options import Options, workers_for
+from mpconv.options import Options
 from mpconv.transports.base import Access, Opening, Transport
+from mpconv.tuning import workers_for
 from mpconv.units import human
 
 _OPENING_SECONDS = 5.0
@@ -92,7 +93,7 @@ async def _examine(found: Examination, url: str, examiner: Examine, how: How) ->
         found.advise("in-use", what, "copy a snapshot of it, or unmount it first")
     try:
         found.opened, found.identity, found.size = True, store.identity, store.size
-        found.guest_size = store.guest_size
+        found.guest_size, found.answer = store.guest_size, store.round_trip
         found.fixed, found.ordered = not store.creatable, store.ordered
         found.fact("size", store.size, size_words(store.size))
         found.used = await store.disk_size()
@@ -211,9 +212,12 @@ def choice(source: Examination, target: Examination) -> Choice:
     """What convert would choose between the two, with -W; and without, as a part of the reason."""
     size = source.guest_size or target.guest_size or 0
     cores = len(os.sched_getaffinity(0))
-    workers, requests = workers_for(size, cores, Options())
+    ends = [source.answer] if source is target else [source.answer, target.answer]
+    workers, requests = workers_for(size, cores, Options(), round_trips=sum(ends))
     alone, _ = workers_for(size, cores, Options(), alone=target.ordered)
     why = f"{cores} core{'' if cores == 1 else 's'}, {human(size)}"
+    if any(ends):
+        why += f", {' and '.join(milliseconds(end) for end in ends)} for an answer"
     if alone != workers:
         why += f"; without -W, in order, {alone} worker{'' if alone == 1 else 's'}"
     return Choice(workers, requests, why)

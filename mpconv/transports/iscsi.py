@@ -70,8 +70,11 @@ class IscsiTransport(Transport):
             other = scsi.not_a_disk(told)
         if other is not None:
             raise (Absent if other == scsi.NO_SUCH_LUN else Fatal)(other)
+        clock = asyncio.get_running_loop().time
+        started = clock()
         with self._explained("reading the capacity"):
             capacity = scsi.parse_capacity(await ask(scsi.read_capacity16(32), 32))
+        self.round_trip = clock() - started
         block = self._block = self._commands.block = capacity.block_size
         if not _SMALLEST_BLOCK <= block <= _LARGEST_BLOCK or block & (block - 1):
             raise Fatal(f"its blocks of {block} bytes are not supported: only powers of two from 512 bytes to 1 MiB")

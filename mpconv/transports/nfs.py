@@ -48,6 +48,7 @@ class NfsTransport(Transport):
         self.name = name
         self.size = session.size
         self.version = session.modified
+        self.round_trip = session.round_trip
         self._patience = patience
         self.identity = ("nfs", session.address, session.device, session.inode)
         self.limits = Limits(

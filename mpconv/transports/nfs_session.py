@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import socket
+import time
 from typing import Any
 
 from msgspec import Struct
@@ -198,7 +199,9 @@ class Session:
                 raise self.fail(status)
         self.fh = handle[0]
         info = ffi.new("struct nfs_stat_64 *")
+        started = time.monotonic()
         status = lib.nfs_fstat64(self.nfs, self.fh, info)
+        self.round_trip = time.monotonic() - started
         if status != 0:
             raise self.fail(status)
         if info.nfs_mode & 0o170000 == 0o040000:
