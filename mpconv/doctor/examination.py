@@ -188,7 +188,7 @@ async def _map(found: Examination, store: Transport) -> list[Extent]:
         found.problem("holes-lie", what, "do not rely on this storage's holes: see for a newer version of its software")
         return []
     seen = sum(extent.length for extent in zeros)
-    if found.format != "qcow2":
+    if zeros and at >= store.size and found.format != "qcow2":
         found.data_size = (found.guest_size or store.size) - seen
     if zeros:
         part = "" if at >= store.size else f" of the first {human(at)}"

@@ -14,6 +14,7 @@ from mpconv.transports.iscsi_login import Address, initiator_name, login
 
 _SHOWN = 8
 _LUNS_BYTES = 4096
+_CHAP = "Authentication failed"
 
 
 async def refused(found: Examination, address: Address, error: MpconvError | TimeoutError, seconds: float) -> None:
@@ -24,7 +25,8 @@ async def refused(found: Examination, address: Address, error: MpconvError | Tim
         return
     reason = error.reason or error.why
     if isinstance(error, Denied):
-        found.problem("chap" if "uthentication" in reason else "permission", reason, _rights(address, reason))
+        code = "chap" if _CHAP in reason else "permission"
+        found.problem(code, reason.partition(";")[0], _rights(address, code))
     elif isinstance(error, Absent):
         await _missing(found, address, reason, seconds)
     elif isinstance(error, Unreachable):
@@ -33,8 +35,8 @@ async def refused(found: Examination, address: Address, error: MpconvError | Tim
         found.problem("refused", reason, "see the target's log for this login")
 
 
-def _rights(address: Address, reason: str) -> str:
-    if "uthentication" not in reason:
+def _rights(address: Address, code: str) -> str:
+    if code != "chap":
         return (
             f"allow the initiator {initiator_name()} on the target (its ACL), or name yours with MPCONV_INITIATOR_NAME"
         )

@@ -104,11 +104,12 @@ def _rights(address: Address) -> str:
 
 
 def _ports(found: Examination, asked: Asked, reason: str) -> None:
-    what = f"the server refuses requests: {asked.why or reason}"
     if asked.low_ports:
+        what = f"the server refuses requests: {asked.why or reason}"
         found.problem("refused", what, "open the export to this host and to sec=sys, in the server's configuration")
     else:
-        found.problem("ports", f"{what}; this process has none below 1024", _LOW_PORTS)
+        what = "the server refuses requests: it may serve only ports below 1024, and this process may use none of them"
+        found.problem("ports", what, _LOW_PORTS)
 
 
 _LOW_PORTS = (

@@ -34,15 +34,15 @@ def _room(source: Examination, target: Examination) -> None:
     if target.fixed and target.size is not None and target.size < size:
         what = f"the target is too small: the source has {size_words(size)}, the target {size_words(target.size)}"
         target.problem("too-small", what, f"make it at least {size} bytes ({size - target.size} more)")
-    needed = source.data_size
-    if (
-        needed is not None
-        and target.free is not None
-        and not target.fixed
-        and needed > target.free + (target.used or 0)
-    ):
-        what = f"no room: {human(needed)} of data in the source, {human(target.free)} free where the target lies"
+    if target.fixed or target.free is None:
+        return
+    room = target.free + (target.used or 0)
+    if source.data_size is not None and source.data_size > room:
+        what = f"no room: {human(source.data_size)} of data in the source, {human(room)} where the target lies"
         target.problem("no-room", what, "make room there, or compress: -c -O qcow2")
+    elif source.data_size is None and size > room:
+        what = f"the source has {human(size)}, and {human(room)} are there: it fits only if enough of it is zeros"
+        target.advise("little-room", what, "make room there, or compress: -c -O qcow2")
 
 
 def _write_fix(target: Examination) -> str:

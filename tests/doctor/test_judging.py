@@ -46,6 +46,14 @@ def test_room_and_use(target: dict[str, object], wanted: list[str]) -> None:
     assert codes(pair(**target)) == wanted
 
 
+@pytest.mark.parametrize(("free", "wanted"), [(8 * MiB, []), (8 * MiB - 1, ["little-room"])])
+def test_room_for_a_source_whose_zeros_nobody_knows(free: int, wanted: list[str]) -> None:
+    source = Examination("a", "source", opened=True, guest_size=8 * MiB, identity=(1,))
+    target = Examination("b", "target", creatable=True, free=free)
+    together.check(source, target)
+    assert (codes(target), [one.code for one in target.advice]) == ([], wanted)
+
+
 @pytest.mark.parametrize(("size", "wanted"), [(8 * MiB, []), (8 * MiB - 512, ["too-small"])])
 def test_sizes(size: int, wanted: list[str]) -> None:
     source = Examination("a", "source", opened=True, guest_size=8 * MiB, identity=(1,))

@@ -75,7 +75,7 @@ def test_a_good_nfs_file(nfs: NfsServer, file: Path) -> None:
     shapes = [(cell["what"], cell["size"], cell["depth"]) for cell in found["speed"]]
     assert shapes == [("read", size, depth) for size, depth in ((4096, 1), (4096, 16), (MiB, 1), (MiB, 4), (MiB, 16))]
     assert all(0 < cell["median"] <= cell["worst"] and cell["rate"] > 0 for cell in found["speed"])
-    assert found["choice"]["workers"] == 1 and found["choice"]["requests"] == 8
+    assert found["choice"]["workers"] == 1 and 8 <= found["choice"]["requests"] <= 72
     assert file.read_bytes() == before
 
 
