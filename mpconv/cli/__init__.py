@@ -25,6 +25,7 @@ _COMMANDS = {
         "keygen",
         "resume",
         "status",
+        "doctor",
         "check",
         "checksum",
         "compare",

@@ -71,7 +71,12 @@ from mpconv.errors import UsageError
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say how zeros are made, and where block status was not to be had.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Say how many workers there are and why, and how zeros are made.",
+)
 @click.option("-c", "--compress", is_flag=True, help="Compress, on all cores (qcow2).")
 @click.option(
     "--compression-level",

@@ -77,7 +77,12 @@ _NONE = 1
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say how zeros are made, and where block status was not to be had.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Say how many workers there are and why, and how zeros are made.",
+)
 @click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot (qcow2).")
 @click.option("--digest", is_flag=True, help="At the end print the digest of what was copied, as mpconv checksum does.")
 @click.option(

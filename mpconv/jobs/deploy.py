@@ -22,7 +22,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
-from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, plan
+from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, plan
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.sharing import anywhere
@@ -221,7 +221,9 @@ async def copy(
     """Copy to the targets, which are open, as far as it is not done yet by what `recorder` knows, and prove it if that
     was asked for.
     """
-    job, count = plan(sources, source, [targets[number] for number in sorted(targets)], options)
+    opened = [targets[number] for number in sorted(targets)]
+    job, count = plan(sources, source, opened, options)
+    observer.said(effort_words(job, count, source, opened))
     outcomes = deployment.outcomes
     job = msgspec.structs.replace(
         job,
