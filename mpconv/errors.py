@@ -53,6 +53,7 @@ class Interrupted(MpconvError):
 
     def __init__(self, number: int) -> None:
         super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.number = number
         self.exit_code = 128 + number
 
 
@@ -70,6 +71,10 @@ class Busy(Retryable):
 
 class StatusWithdrawn(Retryable):
     """What block status said before was wrong: everything must be read."""
+
+
+class Denied(Fatal):
+    """Somebody is there and does not let us in: another user, password or right is needed."""
 
 
 class ImageError(Fatal):

@@ -13,7 +13,7 @@ ROOT = Path(mpconv.__file__).parent
 
 BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "": set(),
+    "": BOTTOM | {"api", "blocking", "cache", "formats", "jobs", "options", "ui"},
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
@@ -25,22 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
     "journal": BOTTOM | {"core"},
-    "course": BOTTOM | {"protocol", "formats", "transports", "options", "target", "journal"},
-    "journaled": BOTTOM
-    | {
-        "course",
-        "convert",
-        "formats",
-        "interruption",
-        "journal",
-        "observer",
-        "options",
-        "target",
-        "transports",
-        "workers",
-    },
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
+    "tuning": BOTTOM,
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
@@ -48,47 +35,41 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "guests": BOTTOM,
-    "reception": BOTTOM | {"core", "protocol", "guests", "observer"},
+    "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
     | {"placing", "reception", "walk"},
-    "convert": BOTTOM
+    "jobs": BOTTOM
+    | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
+    | {"sharing", "target", "transports", "tuning", "workers"},
+    "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
+    "inspection": BOTTOM | {"transports", "formats"},
+    "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
+    "api": BOTTOM | {"formats", "interruption", "jobs", "options", "ui", "workers"},
+    "blocking": {"api"},
+    "cli": BOTTOM
     | {
-        "options",
-        "target",
-        "qcow2_target",
+        "api",
+        "cache",
         "core",
-        "protocol",
-        "transports",
         "formats",
-        "workers",
-        "coordinator",
-        "checksum",
+        "inspection",
+        "interruption",
+        "jobs",
         "journal",
         "observer",
-        "interruption",
-        "verify",
+        "options",
+        "protocol",
+        "doctor",
+        "fanout",
         "sharing",
-    },
-    "deploy": BOTTOM
-    | {"convert", "coordinator", "core", "formats", "interruption", "journal", "observer", "options", "target"}
-    | {"sharing", "transports", "verify", "workers"},
-    "redeploy": BOTTOM
-    | {"convert", "course", "deploy", "formats", "interruption", "journal", "journaled", "observer", "options"}
-    | {"target", "transports", "workers"},
-    "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
-    "verify": BOTTOM
-    | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum", "target"},
-    "compare": BOTTOM | {"convert", "options", "formats", "transports", "workers", "coordinator", "observer"},
-    "watch": BOTTOM | {"core", "observer", "journal"},
-    "inspection": BOTTOM | {"transports", "formats"},
-    "cli": BOTTOM
-    | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"deploy", "redeploy", "watch"}
-    | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
+    }
+    | {"transports", "ui", "watch", "workers", ""},
+    "fanout": BOTTOM
+    | {"guests", "interruption", "jobs", "journal", "observer", "options", "protocol", "transports", "workers"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""
@@ -97,6 +78,7 @@ SHELL = {"os", "socket", "asyncio", "time", "logging", "pathlib", "random", "zmq
 CODECS = {"msgspec.json", "msgspec.msgpack"}
 """Records are msgspec's structs everywhere; what travels is the business of few."""
 MUST_NOT: dict[str, set[str]] = {
+    "tuning": SHELL | {"click"},
     "extent": SHELL | {"click"},
     "job": SHELL | {"click"},
     "errors": SHELL | {"click"},
@@ -200,7 +182,7 @@ def test_an_invented_wrong_arrow_is_caught(module, source, imported):
         ("mpconv.core.leases", "from msgspec import Struct"),
         ("mpconv.workers.worker", "import os\nimport zmq\nfrom mpconv import transports"),
         ("mpconv.coordinator", "from mpconv.workers.launch.local import LocalWorkers"),
-        ("mpconv.cli", "from mpconv import __version__, coordinator"),
+        ("mpconv.cli", "from mpconv import __version__, options"),
     ],
 )
 def test_a_right_arrow_is_let_through(module, source):

@@ -20,11 +20,13 @@ _COMMANDS = {
     for name in (
         "convert",
         "deploy",
+        "fanout",
         "worker",
         "keygen",
         "resume",
         "status",
         "report",
+        "doctor",
         "check",
         "checksum",
         "compare",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpconv.cache import CACHE_MODES
+from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, trust_of, trust_options
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places
@@ -18,7 +19,7 @@ from mpconv.errors import Fatal, MpconvError, UsageError
 from mpconv.job import DROP_SECONDS, Place
 
 if TYPE_CHECKING:
-    from mpconv.deploy import Deployment
+    from mpconv.jobs.deploy import Deployment
 
 _SOME = 2
 """The exit code when some targets are written and some are not."""
@@ -77,7 +78,12 @@ _NONE = 1
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say how zeros are made, and where block status was not to be had.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Say how many workers there are and why, and how zeros are made.",
+)
 @click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot (qcow2).")
 @click.option("--digest", is_flag=True, help="At the end print the digest of what was copied, as mpconv checksum does.")
 @click.option(
@@ -150,14 +156,15 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415  (as in convert)
 
     listening = listening_of(options)
+    placement = placement_of(options, listening)
     watch = watch_of(options)
     digesting = options["digest"] or options["verify"] is not None
     workers = LocalWorkers.preloading([source, *targets], digesting=digesting)
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import deploy as job  # noqa: PLC0415
-    from mpconv import transports  # noqa: PLC0415
+    from mpconv import api, transports  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs import deploy as job  # noqa: PLC0415
     from mpconv.options import Options  # noqa: PLC0415
 
     display = display_of(options)
@@ -182,19 +189,16 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         verify=options["verify"],
     )
     deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
-    report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
+    report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     name, into = transports.redacted(source.url), ", ".join(outcome.name for outcome in deployment.outcomes)
     observer = watched(watch, report, name, source=name, target=into, targets=len(targets))
-    if options["journal"] is None:
-        copy = job.deploy(deployment, chosen, local, observer)
-    else:
-        from mpconv import redeploy  # noqa: PLC0415  (few need it)
-
-        copy = redeploy.deploy(deployment, chosen, local, observer, options["journal"])
+    copy = api.deploy(
+        source, targets, chosen, journal=options["journal"], local=local, observer=observer, deployment=deployment
+    )
     ended: MpconvError | None = None
     try:
         with report:
-            run(copy, display, verbose=options["verbose"], watch=watch)
+            run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
     except MpconvError as error:
         ended = error
     return told(deployment, ended, as_json=as_json, among_lines=options["progress_kind"] == "json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import click
@@ -20,7 +21,7 @@ _SHOWN = 10
 @web_option
 @click.argument("names", nargs=-1, metavar="FILE...")
 def status(output: str, web: str | None, names: tuple[str, ...]) -> None:
-    """Tell how far a copy is whose journal is FILE, while it runs and afterwards.
+    """Tell how far a copy is whose journal is FILE, or a fan-out whose journal it is, while it runs and afterwards.
 
     With --web serve a page of it, or of several, until Ctrl-C.
     """
@@ -32,8 +33,14 @@ def status(output: str, web: str | None, names: tuple[str, ...]) -> None:
     as_json = is_json(output)
     [path] = names
 
-    from mpconv.course import begun  # noqa: PLC0415 - --help does without
+    if os.path.isdir(path):
+        from mpconv.cli.fanout_status import shown  # noqa: PLC0415  (few need it)
+
+        show(shown(path, as_json=as_json))
+        return
+
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
+    from mpconv.jobs.course import begun  # noqa: PLC0415 - --help does without
     from mpconv.journal.file import peek, resume_with  # noqa: PLC0415
 
     stored, used = peek(path)
@@ -65,10 +72,15 @@ def _serve(web: str, paths: list[str]) -> None:
         asyncio.run(serve())
 
 
+def state_of(stored: Stored, used: bool) -> str:
+    """In a word, as Stored's."""
+    return stored.word(used)
+
+
 def facts(stored: Stored, used: bool) -> dict[str, object]:
     """For programs: bytes, and seconds since 1970."""
     return {
-        "state": stored.word(used),
+        "state": state_of(stored, used),
         "pid": stored.pid,
         "source": stored.begun.source,
         "target": stored.begun.target,
@@ -94,7 +106,7 @@ def lines(stored: Stored, used: bool, resume_with: str) -> list[str]:
     """For people."""
     from mpconv.inspection.texts import size_text  # noqa: PLC0415
 
-    state, size, done = stored.word(used), stored.begun.size, stored.bytes_done
+    state, size, done = state_of(stored, used), stored.begun.size, stored.bytes_done
     percent = 100 * done / size if size else 100.0
     told = [
         f"state: {state}" + (f" (pid {stored.pid})" if state == "running" else ""),
@@ -105,8 +117,8 @@ def lines(stored: Stored, used: bool, resume_with: str) -> list[str]:
     ]
     if stored.written > done:
         told.append(f"written: {size_text(stored.written)}")
-    told += [f"begun: {_when(stored.created)}", f"journal written: {_when(stored.updated)}"]
-    told += [f"{_when(one.at)} {_event(one)}" for one in stored.happened[-_SHOWN:]]
+    told += [f"begun: {when(stored.created)}", f"journal written: {when(stored.updated)}"]
+    told += [f"{when(one.at)} {_event(one)}" for one in stored.happened[-_SHOWN:]]
     if state not in {"running", "finished"}:
         told.append(f"go on with: {resume_with}")
     return told
@@ -117,5 +129,5 @@ def _event(one: Happening) -> str:
     return f"{one.kind}{where}" + (f": {one.text}" if one.text else "")
 
 
-def _when(seconds: float) -> str:
+def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

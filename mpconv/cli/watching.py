@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mpconv.errors import UsageError
-from mpconv.observer import Observer
 
 if TYPE_CHECKING:
+    from mpconv.jobs.heard import Heard
     from mpconv.watch.watch import Watch
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -52,7 +52,7 @@ def watch_of(options: dict[str, Any]) -> Watch | None:
     return Watch(**where, tell=_silent if quiet else tell)
 
 
-def watched(watch: Watch | None, inner: Observer, name: str, *, source: str, target: str, targets: int = 1) -> Observer:
+def watched(watch: Watch | None, inner: Heard, name: str, *, source: str, target: str, targets: int = 1) -> Heard:
     """The observer of a job that is watched, or not."""
     if watch is None:
         return inner

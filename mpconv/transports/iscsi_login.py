@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from mpconv.errors import Absent, Fatal, Unreachable
+from mpconv.errors import Absent, Denied, Fatal, Unreachable
 from mpconv.transports import scsi
 from mpconv.transports.base import cannot_open
 from mpconv.transports.bindings import libiscsi
@@ -42,7 +42,14 @@ _LOGIN_STATUS = re.compile(r"Status: (.*)\((\d+)\)")
 _SENSE = re.compile(r"SENSE KEY:\w+\((\d+)\) ASCQ:.*\((0x[0-9a-fA-F]+)\)")
 _AUTHENTICATION_FAILED, _FORBIDDEN, _NO_TARGET, _REMOVED = 0x0201, 0x0202, 0x0203, 0x0204
 _UNAVAILABLE, _NO_RESOURCES = 0x0301, 0x0302
-_LOGIN_KINDS = {_NO_TARGET: Absent, _REMOVED: Absent, _UNAVAILABLE: Unreachable, _NO_RESOURCES: Unreachable}
+_LOGIN_KINDS = {
+    _AUTHENTICATION_FAILED: Denied,
+    _FORBIDDEN: Denied,
+    _NO_TARGET: Absent,
+    _REMOVED: Absent,
+    _UNAVAILABLE: Unreachable,
+    _NO_RESOURCES: Unreachable,
+}
 
 
 @dataclass(frozen=True)
