@@ -11,6 +11,7 @@ import click
 
 from mpconv.cli.image_command import WithProgressKind, is_json
 from mpconv.cli.keys import listen_options, listening_of
+from mpconv.cli.watching import watch_of, watch_options
 from mpconv.errors import Fatal, Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _SOME, _NONE = 2, 1
     "--workers", type=click.IntRange(0, 256), help="Worker processes of a host, in place of the plan's limit."
 )
 @listen_options
+@watch_options
 @click.option("--journal", metavar="DIR", help="Keep in DIR what is done and durable: mpconv resume DIR goes on.")
 @click.option("-p", "--progress", is_flag=True, help="Show how far each job is; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
@@ -92,6 +94,7 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
 
     if plan.limits.workers == 0 and listening is None:
         raise UsageError("workers = 0 requires --listen: nobody would copy")
+    watch = watch_of(options)
     cores = len(os.sched_getaffinity(0))
     workers, jobs = workers_and_jobs(plan.limits, len(plan.jobs), cores, listening=listening is not None)
     wanted: set[str] = set()
@@ -103,15 +106,17 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     from mpconv.cli.fanout_report import FanoutReport, display_for  # noqa: PLC0415  (after the fork, side by side)
     from mpconv.cli.reporting import run  # noqa: PLC0415
     from mpconv.fanout.run import Run  # noqa: PLC0415
+    from mpconv.transports import redacted  # noqa: PLC0415
 
     ledger = click.get_current_context().with_resource(_ledger(plan, resumed, options))
     display = display_for(options)
-    report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"])
+    sources = {spec.name: ", ".join(redacted(place.url) for place in spec.sources) for spec in plan.jobs}
+    report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"], watch=watch, sources=sources)
     work = Run(plan, workers, jobs, local, report, listening=listening, ledger=ledger)
     ended: Interrupted | None = None
     try:
         with report:
-            run(work.run(), display, verbose=options["verbose"])
+            run(work.run(), display, verbose=options["verbose"], watch=watch)
     except Interrupted as error:
         ended = error
     left = report.tell(work.outcomes, as_json=options["as_json"], journal=ledger.path if ledger is not None else None)

@@ -7,8 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from mpconv.cli.image_command import show
 from mpconv.errors import UsageError, one_line
@@ -19,11 +19,22 @@ from mpconv.observer import Observer
 from mpconv.ui.many import JsonOfMany, LineOfMany, Many
 from mpconv.units import human
 
+if TYPE_CHECKING:
+    from mpconv.watch.record import Record
+    from mpconv.watch.watch import Watch
+
 
 class FanoutReport(Watcher):
-    """Passes on what the jobs tell to the display and, for people, to stderr."""
+    """Passes on what the jobs tell to the display and, for people, to stderr; and to who watches. `sources`: of each
+    job, for people.
+    """
 
-    def __init__(self, display: Many, *, quiet: bool, verbose: bool) -> None:
+    def __init__(
+        self, display: Many, *, quiet: bool, verbose: bool, watch: Watch | None = None, sources: Mapping[str, str]
+    ) -> None:
+        self._watch = watch
+        self._sources = sources
+        self._records: dict[str, Record] = {}
         self._display = display
         self._quiet = quiet
         self._verbose = verbose
@@ -37,17 +48,34 @@ class FanoutReport(Watcher):
 
     def job(self, outcome: Outcome) -> Observer:
         self._display.add(outcome.name, outcome.done, outcome.size, over=outcome.result is Result.WRITTEN)
-        return _JobReport(outcome, self._display, self)
+        report = _JobReport(outcome, self._display, self)
+        if self._watch is None:
+            return report
+        watching = self._watch.job(outcome.name, report, source=self._sources[outcome.name], target=outcome.target)
+        self._records[outcome.name] = watching.record
+        watching.record.waits()
+        if outcome.result is Result.WRITTEN:
+            watching.record.progress(outcome.done, outcome.size, outcome.zeros)
+            watching.record.ended(None)
+        return watching
 
     def began(self, outcome: Outcome) -> None:
+        if outcome.name in self._records:
+            self._records[outcome.name].starts()
         self._display.update(outcome.name, outcome.done, outcome.size, outcome.zeros, "open")
 
     def again(self, outcome: Outcome, why: str, seconds: float) -> None:
         self.warn(f"{outcome.name}: {why}; it begins again in {seconds:.0f} s")
+        if outcome.name in self._records:
+            self._records[outcome.name].warned(f"{why}; it begins again in {seconds:.0f} s")
+            self._records[outcome.name].waits()
         self._display.update(outcome.name, outcome.done, outcome.size, outcome.zeros, "waiting")
 
     def ended(self, outcome: Outcome) -> None:
         phase = "done" if outcome.result is Result.WRITTEN else "failed"
+        if outcome.name in self._records:
+            why = None if outcome.result is Result.WRITTEN else outcome.why or outcome.result.value
+            self._records[outcome.name].ended(why, stopped=outcome.result is Result.STOPPED)
         self._display.update(outcome.name, outcome.done, outcome.size, outcome.zeros, phase)
         if outcome.result is Result.WRITTEN:
             if not self._quiet:

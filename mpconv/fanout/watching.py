@@ -33,6 +33,7 @@ class Noting(Observer):
     def __init__(self, outcome: Outcome, inner: Observer) -> None:
         self._outcome = outcome
         self._inner = inner
+        self.listener = inner.listener
         self._copying = True
         self._lost = Ranges()
 

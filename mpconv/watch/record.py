@@ -51,7 +51,7 @@ _ROWS = 128
 _SAMPLE_SECONDS = 1.0
 _DULL = frozenset({LeaseWanted, LeaseDone, SignOfLife, TokenWanted, Grant, GiveToken, AskFlush})
 """Events and actions that come often, and of which nothing is to be told."""
-RUNNING = ("opening", "running")
+RUNNING = ("waiting", "opening", "running")
 
 Clock = Callable[[], float]
 
@@ -68,6 +68,7 @@ class Record(Listener):
         self._source, self._target, self._targets = plain(source), plain(target), targets
         self._now, self._wall = now, wall
         self._began_at, self._begun = now(), wall()
+        self._started = False
         self._stage = "open"
         self._why: str | None = None
         self._ended_at: float | None = None
@@ -172,6 +173,20 @@ class Record(Listener):
         """The same."""
         self._happened("warning", text)
 
+    def waits(self) -> None:
+        """Its turn has not come, or not come again."""
+        self._reckon()
+        self.state = "waiting"
+        self._rows.part()
+        self._copying = None
+
+    def starts(self) -> None:
+        """Its turn has come. It is as old as its first turn."""
+        if not self._started:
+            self._started = True
+            self._began_at, self._begun = self._now(), self._wall()
+        self.state, self._stage = "opening", "open"
+
     def ended(self, why: str | None, *, stopped: bool = False) -> None:
         """It is over. `why`: of what it failed; `stopped`: somebody wanted it to end."""
         if self.state not in RUNNING:
@@ -195,7 +210,7 @@ class Record(Listener):
 
     def tick(self) -> None:
         """Time has passed: to be called about once a second."""
-        if self.state in RUNNING:
+        if self.state in RUNNING and self.state != "waiting":
             self._reckon()
             self._sample()
 
@@ -206,11 +221,11 @@ class Record(Listener):
         self._reckon()
         now = self._now()
         leased, in_doubt, open_leases, doubtful = self._open()
-        elapsed = (self._ended_at or now) - self._began_at
-        rate = rate_of(self._recent, now) if self.state in RUNNING else 0.0
+        unborn = self.state == "waiting" and not self._started
+        elapsed = 0.0 if unborn else (self._ended_at or now) - self._began_at
+        rate = rate_of(self._recent, now) if self.state == "running" else 0.0
         missing = self._size - self._done
         workers = self._rows.facts(open_leases, doubtful, now)
-        live = bool(self._map) and self.state in RUNNING
         return Job(
             name=self.name,
             source=self._source,
@@ -229,7 +244,7 @@ class Record(Listener):
             written=self._written,
             zero=self._zero,
             rate=round(rate),
-            left=round(missing / rate, 1) if live and rate > 0 else None,
+            left=round(missing / rate, 1) if rate > 0 else None,
             lost=self._lost,
             leases=len(leased) + len(in_doubt),
             in_doubt=len(in_doubt),
