@@ -15,6 +15,7 @@ version = release = mpconv.__version__
 
 extensions = ["myst_parser"]
 nitpicky = True
+smartquotes = False  # --option is no dash
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 
