@@ -10,7 +10,7 @@ from click.shell_completion import get_completion_class
 
 import mpconv
 from mpconv.cli import cli
-from tests.support.pages import markdown, roff
+from tests.support.pages import markdown, plot, roff
 from tests.support.pages.facts import all_facts
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,12 +32,13 @@ def completion(shell: str) -> str:
 
 
 def made() -> dict[str, str]:
-    """Name in the repository -> content."""
+    """Name in the repository -> content. The picture is of figures that were recorded, the rest of the commands."""
     commands = all_facts()
     version = mpconv.__version__
     files = {"docs/reference/commands/index.md": markdown.index_page(commands)}
     files["docs/reference/exit-codes.md"] = markdown.exits_page(commands)
     files["share/man/man1/mpconv.1"] = roff.main_page(commands, version, (cli.help or "").partition(".")[0])
+    files["docs/explanation/benchmarks.svg"] = plot.picture(plot.recorded((ROOT / "docs/benchmarks.md").read_text()))
     for facts in commands:
         files[f"docs/reference/commands/{facts.name}.md"] = markdown.command_page(facts)
         files[f"share/man/man1/mpconv-{facts.name}.1"] = roff.command_page(facts, version)
