@@ -38,7 +38,7 @@ from mpconv.protocol.link import Link
 from mpconv.reception import GUEST, STOP_TOLD, Reception, internal
 from mpconv.transports.retrying import Tell, silently
 from mpconv.walk import Walk
-from mpconv.workers.launch.local import LocalWorkers
+from mpconv.workers.launch.supply import Supply
 
 if TYPE_CHECKING:
     from mpconv.formats.excerpt import Excerpt
@@ -54,7 +54,8 @@ _FAIL_GRACE = 0.5
 
 
 class Coordinator(Reception):
-    """Runs one job with `count` local workers, and with those of other hosts if it is `listening`.
+    """Runs one job with `count` local workers, or fewer if no more are supplied, and with those of other hosts if it is
+    `listening`.
 
     `tell`: hears of servers that do not answer. `rate`: bytes written per second at most, 0 for no limit. `block`: no
     two leases share a block of so many bytes. `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
@@ -65,7 +66,7 @@ class Coordinator(Reception):
         self,
         job: Job,
         source: Image | Pair | Excerpt,
-        workers: LocalWorkers,
+        workers: Supply,
         count: int,
         observer: Observer,
         *,
@@ -84,7 +85,8 @@ class Coordinator(Reception):
         self._job = job
         self._source = source
         self._workers = workers
-        self._crew = Crew(count)
+        self._most = count
+        self._crew = Crew(workers.allot(count, guests=listening is not None))
         self._observer = observer
         self._tell = tell
         self._state = core.CoordinatorState(
@@ -98,7 +100,7 @@ class Coordinator(Reception):
             settle_seconds=settle_seconds,
             checkpoint_seconds=checkpoint_seconds,
             seams=[seam for seam in source.seams if seam % block == 0],
-            workers=count,
+            workers=self._crew.count,
             lease_size=job.lease_size,
             buffer_size=job.buffer_size,
             done=copy.deepcopy(recorder.done) if recorder is not None else None,
@@ -135,7 +137,7 @@ class Coordinator(Reception):
             walk = loop.create_task(self._walk_on())
             ticking = loop.create_task(self._tick())
             try:
-                self._open_gate(context)
+                self._open_gate(context, self._workers.employ(self, guests=self._listening is not None))
                 self._start(self._crew.count)
                 with heard_by(self._interrupt):
                     await self._outcome
@@ -382,7 +384,7 @@ class Coordinator(Reception):
 
     def _share(self, number: int) -> int:
         """How many of the job's buffers the worker of that number has in flight."""
-        each, more = divmod(self._job.requests, self._crew.count)
+        each, more = divmod(self._job.requests, self._most)
         return each + (number < more)
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:

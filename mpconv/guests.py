@@ -67,6 +67,10 @@ class Guests:
             if guest.host == by.host and guest is not by and (guest.number in dead or guest.number == by.number)
         ]
 
+    def of(self, host: str, numbers: Collection[int]) -> list[Guest]:
+        """Those of that host with these numbers there."""
+        return [guest for guest in self if guest.host == host and guest.number in numbers]
+
     def heard(self, name: str, now: float) -> Guest | None:
         """A word from one of them; None from anybody else."""
         guest = self._by_name.get(name)

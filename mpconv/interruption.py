@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: whoever listens last is told; who listens to nobody is cancelled."""
+"""SIGINT and SIGTERM: whoever listens last is told; who listens to nobody is cancelled.
+
+Jobs that run side by side have an Audience each, so that all of them can be told.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,76 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from mpconv.errors import Interrupted
 
 _Result = TypeVar("_Result")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_listeners: list[Callable[[Interrupted], None]] = []
+Listener = Callable[[Interrupted], None]
+
+
+class Audience:
+    """Those who listen, one after the other: the last one is told."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def tell(self, error: Interrupted) -> None:
+        """A signal came."""
+        if self._listeners:
+            self._listeners[-1](error)
+
+    @contextlib.contextmanager
+    def joined_by(self, listener: Listener) -> Iterator[None]:
+        """It listens while the context lasts."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+
+_everybody = Audience()
+_audience: ContextVar[Audience] = ContextVar("audience", default=_everybody)
 
 
 @contextlib.contextmanager
-def heard_by(listener: Callable[[Interrupted], None]) -> Iterator[None]:
-    """The signals reach `listener`, on the running loop, and nobody who listened before."""
+def heard_by(listener: Listener) -> Iterator[None]:
+    """The signals reach `listener`, on the running loop, and nobody who listened before. In a coroutine that runs
+    `before` an audience of its own, what that audience is told does.
+    """
+    audience = _audience.get()
     loop = asyncio.get_running_loop()
-    _listeners.append(listener)
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, _hear, number)
+    if audience is _everybody:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, _hear, number)
     try:
-        yield
+        with audience.joined_by(listener):
+            yield
     finally:
-        _listeners.remove(listener)
-        if not _listeners:
+        if audience is _everybody and not audience:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 
 
 def _hear(number: int) -> None:
-    _listeners[-1](Interrupted(number))
+    _everybody.tell(Interrupted(number))
+
+
+async def before(audience: Audience, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Its result. Signals reach it only by what `audience` is told; as long as nobody in it listens, that cancels it:
+    then Interrupted.
+    """
+    mark = _audience.set(audience)
+    try:
+        return await interruptible(work)
+    finally:
+        _audience.reset(mark)
 
 
 async def interruptible(work: Coroutine[Any, Any, _Result]) -> _Result:

@@ -12,6 +12,7 @@ import zmq
 from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.core.leases import LeaseState
+from mpconv.crew import Crew
 from mpconv.errors import Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
 from mpconv.guests import SILENCE, Guest, Guests
 from mpconv.job import Job
@@ -20,7 +21,7 @@ from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker
 
 if TYPE_CHECKING:
-    from mpconv.protocol.gate import Gate
+    from mpconv.protocol.gate import Door
     from mpconv.protocol.keys import Listening
 
 GUEST = "tcp:"
@@ -39,13 +40,14 @@ class Reception:
 
     _job: Job
     _state: CoordinatorState
+    _crew: Crew
     _observer: Observer
     _dropped: set[int]
     _loop: asyncio.AbstractEventLoop
 
     def __init__(self, listening: Listening | None) -> None:
         self._listening = listening
-        self._gate: Gate | None = None
+        self._gate: Door | None = None
         self._guests = Guests(SILENCE * listening.fence if listening is not None else 0.0)
 
     @property
@@ -67,12 +69,44 @@ class Reception:
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
         raise NotImplementedError
 
-    def _open_gate(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def _start(self, count: int) -> None:
+        raise NotImplementedError
+
+    @property
+    def guests(self) -> int:
+        """How many workers of other hosts take part."""
+        return len(self._guests)
+
+    def hire(self, count: int) -> None:
+        """So many more processes of this host; those that cannot be started the job goes on without."""
+        if self._over:
+            return
+        self._crew.count += count
+        self._state.workers += count
+        try:
+            self._start(count)
+        except WorkerLost as error:
+            self._observer.warn(f"{error}: the job goes on with fewer")
+
+    def limit(self, per_second: int, *, refunds: bool) -> None:
+        """As CoordinatorState's."""
+        self._state.limit(per_second, refunds=refunds)
+        self._handle(events.Tick())
+
+    def reaped(self, host: str, numbers: list[int]) -> None:
+        """These workers of that host have ended."""
+        for guest in self._guests.of(host, numbers):
+            self._part(guest)
+
+    def _open_gate(self, context: zmq.Context[zmq.Socket[bytes]], shared: Door | None) -> None:
         if self._listening is None:
+            return
+        if shared is not None:
+            self._gate = shared
             return
         from mpconv.protocol.gate import Gate  # noqa: PLC0415  (copies on one host do without)
 
-        self._gate = Gate(context, self._listening, self._receive_guest)
+        self._gate = Gate(context, self._listening, self.hear)
         self._observer.said(f"workers of other hosts may connect to {self._gate.endpoint}")
 
     def _close_gate(self) -> int:
@@ -86,7 +120,8 @@ class Reception:
         self._gate.close()
         return self._gate.dropped
 
-    def _receive_guest(self, frames: list[bytes]) -> None:
+    def hear(self, frames: list[bytes]) -> None:
+        """A frame from a worker of another host, after its name."""
         name, message = GUEST + frames[0].decode("latin-1"), decode_from_worker(frames[-1])
         try:
             self._take_guest(name, message)
@@ -112,7 +147,10 @@ class Reception:
             case messages.Failed(_, why, operation, image, offset) if not guest.working:
                 error = Fatal(why, operation=operation, image=image, offset=offset)
                 self._observer.warn(f"{guest} cannot take part: {error}")
-                self._send(name, messages.Refused(f"this host cannot take part: {error}"))
+                if self._gate is not None and self._gate.unfit(_wire(name)):
+                    self._send(name, messages.Bye(again=True))
+                else:
+                    self._send(name, messages.Refused(f"this host cannot take part: {error}"))
                 self._part(guest)
             case messages.Failed(_, why, operation, image, offset):
                 self._fail(Fatal(why, operation=operation, image=image, offset=offset))
@@ -131,7 +169,7 @@ class Reception:
         if guest is None:
             return
         if self._over:
-            self._send(name, messages.Bye())
+            self._send(name, messages.Bye(again=self._again))
             return
         for dead in self._guests.outlived(guest, hello.dead):
             self._part(dead)
@@ -151,7 +189,11 @@ class Reception:
 
     def _send_to_guest(self, name: str, frame: bytes) -> None:
         if self._gate is not None:
-            self._gate.send(name.removeprefix(GUEST).encode("latin-1"), frame)
+            self._gate.send(_wire(name), frame)
+
+    @property
+    def _again(self) -> bool:
+        return self._gate is not None and self._gate.again
 
     def _look_after_guests(self) -> None:
         for guest in self._guests.silent(self._loop.time()):
@@ -162,7 +204,7 @@ class Reception:
     async def _dismiss_guests(self, error: BaseException | None) -> None:
         """Bye to all. Who may be writing is waited for: the target is nobody else's before all have stopped."""
         for guest in self._guests:
-            self._send(guest.name, messages.Bye(again=isinstance(error, StatusWithdrawn)))
+            self._send(guest.name, messages.Bye(again=self._again or isinstance(error, StatusWithdrawn)))
         live = self._state.leases.live.values()
         writing = {lease.worker for lease in live if lease.state is not LeaseState.LEASED}
         until = self._loop.time() + _FAREWELL
@@ -175,6 +217,11 @@ class Reception:
                 told = math.inf
             for guest in self._guests.silent(now):
                 self._guests.ended(guest.name)
+
+
+def _wire(name: str) -> bytes:
+    """What the gate's socket calls it."""
+    return name.removeprefix(GUEST).encode("latin-1")
 
 
 def internal(error: Exception) -> Fatal:

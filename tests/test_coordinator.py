@@ -19,7 +19,7 @@ from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.transports import connect
 from mpconv.transports.base import Access
-from mpconv.workers.launch.local import Ended
+from mpconv.workers.launch.supply import Ended, Supply
 
 SIZE = 1 << 20
 PID = 1
@@ -27,7 +27,7 @@ WANT = encode(messages.Want(1))
 HELLO = messages.Hello(messages.VERSION, PID)
 
 
-class Hostile:
+class Hostile(Supply):
     """In place of worker processes: a peer that sends what it likes, once it was granted what it wanted."""
 
     def __init__(self, *frames: bytes) -> None:

@@ -20,7 +20,7 @@ from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.transports import connect
 from mpconv.transports.base import Access
-from mpconv.workers.launch.local import Ended
+from mpconv.workers.launch.supply import Ended, Supply
 from mpconv.workers.pieces import HeldLease
 from mpconv.workers.worker import Worker
 from tests.support.digests import digest_of
@@ -92,7 +92,7 @@ class Mortal(Worker):
         loop.call_soon(self._ended, self.pid, -9)
 
 
-class Threads:
+class Threads(Supply):
     """In place of worker processes: `deaths` says after how many messages each that is started dies; None: never.
     `power_cuts`: as Mortal's; `stillborn`: so many of those that replace others die as they are forked.
     """

@@ -20,6 +20,7 @@ _COMMANDS = {
     for name in (
         "convert",
         "deploy",
+        "fanout",
         "worker",
         "keygen",
         "resume",

@@ -7,13 +7,12 @@ from typing import Any
 import click
 
 from mpconv.cache import CACHE_MODES
-from mpconv.cli.image_command import WithProgressKind, retry_option, trust_of, trust_options
+from mpconv.cli.copying import options_of, places_of
+from mpconv.cli.image_command import WithProgressKind, retry_option, trust_options
 from mpconv.cli.keys import listen_options, listening_of
-from mpconv.cli.opening import RAW, places, probed
 from mpconv.cli.params import Level, OptionList, Requests, Share, Size, Snapshot, SparseSize, last_of
-from mpconv.cli.refusals import check_combination, check_protocol, created_as, help_text
-from mpconv.errors import MpconvError, UsageError
-from mpconv.job import Place
+from mpconv.cli.refusals import check_combination, help_text
+from mpconv.errors import UsageError
 
 
 @click.command(cls=WithProgressKind)
@@ -111,30 +110,12 @@ def convert(names: tuple[str, ...], **options: Any) -> int:
     return _run(sources, target, options)
 
 
-def _target(name: str, options: dict[str, Any], *, direct: bool) -> tuple[Place, str | None]:
-    """Where the target lies; and why it cannot be used, which is said once the sources are open."""
-    image_opts = options["target_image_opts"]
-    fmt = options["target_format"] if image_opts else options["target_format"] or RAW
-    if not options["no_create"]:
-        check_protocol(name)
-        return Place(url=name, direct=direct, format=fmt), None
-    try:
-        return places([name], fmt, image_opts, direct, writable=True)[0], None
-    except MpconvError as error:
-        return Place(url="null:"), str(error)
-
-
 def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     # Imported here: --help does without, and the nursery imports its part while we import ours.
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     listening = listening_of(options)
-    target_cache = CACHE_MODES.get(options["target_cache"], CACHE_MODES["writeback"])
-    from_places = places(
-        sources, options["source_format"], options["image_opts"], CACHE_MODES[options["source_cache"]].direct
-    )
-    to_place, unusable = _target(target, options, direct=target_cache.direct)
-    made = created_as(options, from_places, target, to_place.format)
+    from_places, to_place, made, unusable = places_of(sources, target, options)
     workers = LocalWorkers.preloading(
         from_places,
         to_place,
@@ -143,45 +124,13 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     )
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import convert as job  # noqa: PLC0415
+    from mpconv import api  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
-    from mpconv.options import Options  # noqa: PLC0415
 
     display = display_of(options)
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
-    sparse_size = options["sparse_size"]
-    chosen = Options(
-        in_order=not options["oob_writes"],
-        sparse_size=4096 if sparse_size is None else sparse_size,
-        create=not options["no_create"],
-        target_is_zero=options["target_is_zero"],
-        preallocation=made.preallocation,
-        requests=options["parallel"],
-        workers=options["workers"],
-        cache=target_cache,
-        rate=options["rate_limit"] or 0,
-        shared=options["force_share"],
-        salvage=options["salvage"],
-        offload=options["copy_range_offloading"],
-        probe_target=options["target_image_opts"] and probed([target], None, True),
-        refusal=made.refusal or unusable,
-        target_format=to_place.format or RAW,
-        qcow2=made.qcow2,
-        compress=options["compress"],
-        compression_level=options["compression_level"],
-        snapshot=options["snapshot"],
-        trust=trust_of(options["allow_backing"], options["allow_data_file"]),
-        retry_for=options["retry_for"],
-        digest=options["digest"],
-        verify=options["verify"],
-        listening=listening,
-    )
-    if options["journal"] is None:
-        copy = job.convert(from_places, to_place, chosen, local, report, report.warn)
-    else:
-        from mpconv import journaled  # noqa: PLC0415  (few need it)
-
-        copy = journaled.convert(from_places, to_place, chosen, local, report, report.warn, options["journal"])
+    chosen = options_of(options, to_place, made, unusable, target, listening)
+    copy = api.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=report)
     with report:
         run(copy, display, verbose=options["verbose"])
     return 0

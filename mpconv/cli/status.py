@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import click
@@ -18,14 +19,20 @@ _SHOWN = 10
 @click.option("--output", default="human", metavar="human|json", help="For people or for programs.")
 @click.argument("names", nargs=-1, metavar="FILE")
 def status(output: str, names: tuple[str, ...]) -> None:
-    """Tell how far a copy is whose journal is FILE, while it runs and afterwards."""
+    """Tell how far a copy is whose journal is FILE, or a fan-out whose journal it is, while it runs and afterwards."""
     if len(names) != 1:
         raise UsageError("Expecting one journal")
     as_json = is_json(output)
     [path] = names
 
-    from mpconv.course import begun  # noqa: PLC0415 - --help does without
+    if os.path.isdir(path):
+        from mpconv.cli.fanout_status import shown  # noqa: PLC0415  (few need it)
+
+        show(shown(path, as_json=as_json))
+        return
+
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
+    from mpconv.jobs.course import begun  # noqa: PLC0415 - --help does without
     from mpconv.journal.file import peek, resume_with  # noqa: PLC0415
 
     stored, used = peek(path)
@@ -80,8 +87,8 @@ def lines(stored: Stored, used: bool, resume_with: str) -> list[str]:
     ]
     if stored.written > done:
         told.append(f"written: {size_text(stored.written)}")
-    told += [f"begun: {_when(stored.created)}", f"journal written: {_when(stored.updated)}"]
-    told += [f"{_when(one.at)} {_event(one)}" for one in stored.happened[-_SHOWN:]]
+    told += [f"begun: {when(stored.created)}", f"journal written: {when(stored.updated)}"]
+    told += [f"{when(one.at)} {_event(one)}" for one in stored.happened[-_SHOWN:]]
     if state not in {"running", "finished"}:
         told.append(f"go on with: {resume_with}")
     return told
@@ -92,5 +99,5 @@ def _event(one: Happening) -> str:
     return f"{one.kind}{where}" + (f": {one.text}" if one.text else "")
 
 
-def _when(seconds: float) -> str:
+def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -164,6 +164,15 @@ class CoordinatorState:
         self._finish(actions, now)
         return actions
 
+    def limit(self, per_second: int, *, refunds: bool) -> None:
+        """From now on so many bytes a second at most, 0 for no limit. `refunds`: as Rate's."""
+        if not per_second:
+            self.rate = None
+        elif self.rate is None:
+            self.rate = Rate(per_second, refunds=refunds)
+        else:
+            self.rate.per_second, self.rate.refunds = per_second, refunds
+
     def _lease(self, epoch: int, worker: str) -> Lease | None:
         lease = self.leases.current(epoch, worker)
         if lease is None:

@@ -7,6 +7,7 @@ key is the one of the key file. Connections that come to nothing are counted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import zmq
 from zmq.utils import z85
@@ -23,8 +24,32 @@ _LINGER_MS = 1000
 """So long what was said last, Bye, may take to leave."""
 
 
+class Door(Protocol):
+    """Where one coordinator's workers of other hosts come in: a gate of its own, or its part of one. `again`: when they
+    are sent away, others of their hosts are to come instead.
+    """
+
+    @property
+    def again(self) -> bool: ...
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def refused(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+
+    def send(self, name: bytes, frame: bytes) -> None: ...
+
+    def unfit(self, name: bytes) -> bool:
+        """That worker cannot take part in this job. True: in another one it may."""
+
+    def close(self) -> None: ...
+
+
 class Gate:
     """`receive` as a Link's. Fatal when nobody can listen there."""
+
+    again = False
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], listening: Listening, receive: Callable[[list[bytes]], None]
@@ -77,6 +102,10 @@ class Gate:
     def send(self, name: bytes, frame: bytes) -> None:
         """To the worker of that name, if it is still connected."""
         self._link.send(name, frame)
+
+    def unfit(self, name: bytes) -> bool:
+        """There is one job alone."""
+        return False
 
     def close(self) -> None:
         """What was said last still goes out."""

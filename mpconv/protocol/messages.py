@@ -12,7 +12,7 @@ import msgspec
 from mpconv.extent import Kind
 from mpconv.job import Job
 
-VERSION = 5
+VERSION = 6
 MAX_WANT = 64
 MAX_RANGES = 4096
 MAX_CLUSTERS = 4096
@@ -159,6 +159,12 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
     fence: Annotated[float, msgspec.Meta(ge=0, le=MAX_FENCE)] = 0.0
 
 
+class Wait(msgspec.Struct, frozen=True, tag="wait"):
+    """There is no job for this worker yet: it is to stay, and be heard of. `fence`: as Open's; it holds from now on."""
+
+    fence: Annotated[float, msgspec.Meta(gt=0, le=MAX_FENCE)]
+
+
 class LeaseGrant(msgspec.Struct, frozen=True, tag="lease"):
     """An extent to copy. With `token` it may be written at once."""
 
@@ -192,7 +198,9 @@ class Drop(msgspec.Struct, frozen=True, tag="drop"):
 
 
 class Bye(msgspec.Struct, frozen=True, tag="bye"):
-    """No more work: close the connections and end. `again`: the same copy begins anew at once, with new workers."""
+    """No more work: close the connections and end. `again`: there is more to do at once, for new workers: the same
+    copy begins anew, or there are other jobs.
+    """
 
     again: bool = False
 
@@ -225,4 +233,4 @@ FromWorker = (
     | Leaving
     | Gone
 )
-FromCoordinator = Open | LeaseGrant | Token | Flush | Drop | Bye | Heard | Refused
+FromCoordinator = Open | Wait | LeaseGrant | Token | Flush | Drop | Bye | Heard | Refused

@@ -133,10 +133,15 @@ class ProgressLine(Display):
 
 
 class JsonLines(Display):
-    """One object a line (docs/progress.md): the first and the last report, every new phase, else four a second."""
+    """One object a line (docs/progress.md): the first and the last report, every new phase, else four a second. It
+    begins with the `job`, if that is one of many.
+    """
 
-    def __init__(self, stream: TextIO, error_stream: TextIO, now: Clock = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO, error_stream: TextIO, now: Clock = time.monotonic, *, job: str | None = None
+    ) -> None:
         super().__init__(stream, error_stream)
+        self._first = {} if job is None else {"job": job}
         self._now = now
         self._started = now()
         self._speed = Speed()
@@ -157,7 +162,7 @@ class JsonLines(Display):
         left = 0.0 if progress.phase == "done" else None
         if progress.phase not in _OVER and progress.total:
             left = self._speed.left(progress.total)
-        line = {
+        line = self._first | {
             "phase": progress.phase,
             "done": progress.done,
             "total": progress.total,

@@ -23,7 +23,9 @@ from mpconv.transports import pump
 from mpconv.workers.worker import Worker
 
 BYE, REFUSED, AGAIN, CUT_OFF = 0, 3, 4, 5
-"""Exit codes: the job is over, or it has left; it cannot take part; the copy begins anew; there is no coordinator."""
+"""Exit codes: the job is over, or it has left; it cannot take part; new workers are to come; there is no
+coordinator.
+"""
 _BEATS = 5
 """Heartbeats within one fence; and so much later than at the fence comes the kernel."""
 _LOOK = 0.1
@@ -135,13 +137,18 @@ class RemoteWorker(Worker):
                 self._finish(REFUSED)
             case messages.Bye(again):
                 self._finish(AGAIN if again else BYE)
+            case messages.Wait(fence) if not self._met.is_set():
+                self._begin(fence)
             case messages.Open(_, fence) if not self._met.is_set():
-                self._fence = fence
-                self._met.set()
-                self._may_go_on_until(_now() + fence)
+                self._begin(fence)
                 super()._hear(message)
             case _:
                 super()._hear(message)
+
+    def _begin(self, fence: float) -> None:
+        self._fence = fence
+        self._met.set()
+        self._may_go_on_until(_now() + fence)
 
     def _heard(self, count: int) -> None:
         sent = self._sent.get(count)

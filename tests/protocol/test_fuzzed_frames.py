@@ -16,7 +16,7 @@ from mpconv.protocol import messages
 from mpconv.protocol.codec import MAX_FRAME, decode_from_coordinator, decode_from_worker, encode
 from mpconv.transports import connect
 from mpconv.transports.base import Access
-from mpconv.workers.launch.local import Ended
+from mpconv.workers.launch.supply import Ended
 from tests.test_worker_death import CONTENT, SIZE, Threads, store
 from tests.workers.test_copier import job
 

@@ -9,7 +9,7 @@ import importlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -17,10 +17,7 @@ from mpconv import transports
 from mpconv.errors import WorkerLost
 from mpconv.job import Place
 from mpconv.workers.launch import nursery
-
-Ended = Callable[[int, int | None], None]
-"""Called with a worker's pid and exit code, -N when signal N ended it; None: the nursery is gone, so that nobody knows
-how the worker ended, or when."""
+from mpconv.workers.launch.supply import Ended, Supply
 
 _SHARED = ("mpconv.protocol.link", "mpconv.protocol.codec", "mpconv.formats.opening")
 """What command and workers both need; they bring asyncio, msgspec and ZeroMQ, two thirds of the time. What only one of
@@ -28,9 +25,28 @@ them needs is imported after the fork, side by side.
 """
 
 
-class LocalWorkers:
+def modules_for(
+    sources: Iterable[Place], target: Place | None = None, *, compressing: bool = False, digesting: bool = False
+) -> set[str]:
+    """What workers need for these places, as far as it is known yet."""
+    sources = list(sources)
+    places = [*sources, *([target] if target is not None else [])]
+    wanted = {transports.module_of(place.url) for place in places}
+    if any(place.format == "qcow2" or (place.format is None and "qcow" in place.url) for place in sources):
+        wanted.add("mpconv.formats.qcow2.image")
+    if target is not None and target.format == "qcow2":
+        wanted.add("mpconv.workers.cluster_copier")
+        if compressing:
+            wanted.add("mpconv.formats.qcow2.codecs")
+    if digesting:
+        wanted.add("mpconv.workers.hashing")
+    return wanted
+
+
+class LocalWorkers(Supply):
     """Starts, watches and ends worker processes. To be made before the first thread, event loop, ZeroMQ context and
-    storage session, because the process is forked; and to be closed. Raises WorkerLost when it cannot be forked.
+    storage session, because the process is forked, unless they are `spawned`; and to be closed. Raises WorkerLost when
+    none can be started.
     """
 
     @classmethod
@@ -41,26 +57,22 @@ class LocalWorkers:
         *,
         compressing: bool = False,
         digesting: bool = False,
+        spawned: bool = False,
     ) -> LocalWorkers:
         """Workers that have imported what these places need, as far as it is known yet."""
-        places = [*sources, *([target] if target is not None else [])]
-        wanted = {transports.module_of(place.url) for place in places}
-        if any(place.format == "qcow2" or (place.format is None and "qcow" in place.url) for place in sources):
-            wanted.add("mpconv.formats.qcow2.image")
-        if target is not None and target.format == "qcow2":
-            wanted.add("mpconv.workers.cluster_copier")
-            if compressing:
-                wanted.add("mpconv.formats.qcow2.codecs")
-        if digesting:
-            wanted.add("mpconv.workers.hashing")
-        return cls(sorted(wanted))
+        wanted = modules_for(sources, target, compressing=compressing, digesting=digesting)
+        return cls(sorted(wanted), spawned=spawned)
 
-    def __init__(self, preload: list[str], *, patient: bool = False) -> None:
-        for module in _SHARED:
-            importlib.import_module(module)
-        gc.freeze()  # a collection would write to what the processes share, and so copy it
+    def __init__(self, preload: list[str], *, patient: bool = False, spawned: bool = False) -> None:
+        modules = ["mpconv.workers.process", *preload]
         try:
-            self._nursery = nursery.fork(["mpconv.workers.process", *preload], patient=patient)
+            if spawned:
+                self._nursery = nursery.spawn(modules)
+            else:
+                for module in _SHARED:
+                    importlib.import_module(module)
+                gc.freeze()  # a collection would write to what the processes share, and so copy it
+                self._nursery = nursery.fork(modules, patient=patient)
         except OSError as error:
             raise WorkerLost(f"no worker process can be started: {os.strerror(error.errno or 0)}") from error
         self._running: dict[int, Ended] = {}
@@ -83,9 +95,6 @@ class LocalWorkers:
         os.waitpid(self._nursery.pid, 0)
 
     def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
-        """Start `count` workers, beside those that run; their pids. `ended` is called when one of them is reaped.
-        Raises WorkerLost when one cannot be started.
-        """
         asyncio.get_running_loop().add_reader(self._nursery.control, self._hear)
         return [self._start(endpoint, ended) for _ in range(count)]
 
@@ -128,7 +137,6 @@ class LocalWorkers:
         ended(pid, code)
 
     def kill(self, pid: int) -> None:
-        """End a worker at once; `ended` is called when it is reaped."""
         if pid in self._running:
             _kill(pid)
 
@@ -139,7 +147,6 @@ class LocalWorkers:
                 os.kill(pid, signal.SIGTERM)
 
     async def stop(self, grace: float) -> None:
-        """Wait `grace` seconds for the workers to end, then kill them. None is left afterwards."""
         loop = asyncio.get_running_loop()
         if self._running:
             self._idle = loop.create_future()
@@ -149,6 +156,45 @@ class LocalWorkers:
             if self._running:
                 await self._idle
         loop.remove_reader(self._nursery.control)
+
+
+class Squad(Supply):
+    """Some of a nursery's workers, beside others: those of one job."""
+
+    def __init__(self, local: LocalWorkers) -> None:
+        self._local = local
+        self._pids: set[int] = set()
+        self._idle: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._pids)
+
+    def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
+        def over(pid: int, code: int | None) -> None:
+            self._pids.discard(pid)
+            if not self._pids and self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+            ended(pid, code)
+
+        started: list[int] = []
+        for _ in range(count):
+            started += self._local.start(1, endpoint, over)
+            self._pids.add(started[-1])
+        return started
+
+    def kill(self, pid: int) -> None:
+        if pid in self._pids:
+            self._local.kill(pid)
+
+    async def stop(self, grace: float) -> None:
+        if not self._pids:
+            return
+        self._idle = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._idle], timeout=grace)
+        for pid in self._pids:
+            self._local.kill(pid)
+        if self._pids:
+            await self._idle
 
 
 def _kill(pid: int) -> None:

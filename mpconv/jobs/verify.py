@@ -11,7 +11,6 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.checksum import read_sums
 from mpconv.core.digests import Sums
 from mpconv.digest import REGION, regions, text
 from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
@@ -19,11 +18,12 @@ from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
 from mpconv.job import Place, Trust
+from mpconv.jobs.checksum import read_sums
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.target import Target
 from mpconv.transports.retrying import Retry, Sparingly
-from mpconv.workers.launch.local import LocalWorkers
+from mpconv.workers.launch.supply import Supply
 
 EVERYTHING = 1.0
 _MOST_NAMED = 16
@@ -46,7 +46,7 @@ def _trust(options: Options) -> Trust:
 
 
 async def prove(
-    size: int, sums: Sums, place: Place, target: Target, options: Options, local: LocalWorkers, observer: Observer
+    size: int, sums: Sums, place: Place, target: Target, options: Options, local: Supply, observer: Observer
 ) -> None:
     """Everything is written: now what was asked for to believe it. `sums`: of the `size` bytes that were read."""
     if options.verify is not None:
@@ -62,7 +62,7 @@ async def verify(
     source: Sums,
     share: float,
     options: Options,
-    local: LocalWorkers,
+    local: Supply,
     observer: Observer,
 ) -> int:
     """Compare the first `size` bytes of the image at `place` with `source`, or a `share` of them, chosen at random; how
@@ -91,7 +91,7 @@ async def _read_back(
     size: int,
     wanted: list[tuple[int, int]],
     options: Options,
-    local: LocalWorkers,
+    local: Supply,
     observer: Observer,
 ) -> Sums:
     how = How(trust=_trust(options), retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
@@ -108,7 +108,7 @@ async def _read(
     size: int,
     wanted: list[tuple[int, int]],
     options: Options,
-    local: LocalWorkers,
+    local: Supply,
     observer: Observer,
 ) -> Sums:
     image, places = await _open(place, how)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct, field
@@ -198,9 +198,29 @@ def without_password(url: str) -> str:
     return transports.redacted(bare) + mark + query
 
 
+def with_passwords(course: Course, known: Mapping[str, str]) -> Course:
+    """The same with the URLs that are `known`: without a password -> with it."""
+
+    def whole(place: Place) -> Place:
+        return msgspec.structs.replace(place, url=known.get(place.url, place.url))
+
+    return replace(course, sources=[whole(place) for place in course.sources], target=whole(course.target))
+
+
+def passwords_of(places: Iterable[Place]) -> dict[str, str]:
+    """What `with_passwords` wants to know of these places."""
+    return {kept(place).url: place.url for place in places if without_password(place.url) != place.url}
+
+
 def check_passwords(course: Course) -> None:
     """UsageError when one is needed that is not in the environment."""
-    places = course.places
+    for place in course.places:
+        check_password_of(place)
+
+
+def check_password_of(place: Place) -> None:
+    """The same, of one image."""
+    places = [place]
     while places:
         place = places.pop()
         places += [below for below in (place.backing, place.data_file) if below is not None]

@@ -19,7 +19,7 @@ from mpconv.observer import Observer
 from mpconv.options import Effort, workers_for
 from mpconv.transports.retrying import Retry, Sparingly
 from mpconv.units import SECTOR
-from mpconv.workers.launch.local import LocalWorkers
+from mpconv.workers.launch.supply import Supply
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class Checksum(Struct, frozen=True):
     size: int
 
 
-async def checksum(place: Place, options: Options, local: LocalWorkers, observer: Observer) -> Checksum:
+async def checksum(place: Place, options: Options, local: Supply, observer: Observer) -> Checksum:
     """Read one image. Raises MpconvError when that cannot be."""
     try:
         return await _checksum(place, options, local, observer, trusting=True)
@@ -51,9 +51,7 @@ async def checksum(place: Place, options: Options, local: LocalWorkers, observer
         return await _checksum(place, options, local, observer, trusting=False)
 
 
-async def _checksum(
-    place: Place, options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
-) -> Checksum:
+async def _checksum(place: Place, options: Options, local: Supply, observer: Observer, *, trusting: bool) -> Checksum:
     wanted = msgspec.structs.replace(place, snapshot=options.snapshot, shared=place.shared or options.shared)
     how = How(
         locked=True,
@@ -77,7 +75,7 @@ async def read_sums(
     places: list[Place],
     effort: Effort,
     how: How,
-    local: LocalWorkers,
+    local: Supply,
     observer: Observer,
 ) -> Sums:
     """The sums of the blocks of `part`, the image at `places` or an excerpt of it, read by workers. `how`: as it was

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
-from mpconv import course as courses
 from mpconv import transports
-from mpconv.convert import SETTLE_SECONDS, copy_once, open_target, run
-from mpconv.course import Course, Effort
 from mpconv.errors import Fatal, StatusWithdrawn
 from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
+from mpconv.jobs import course as courses
+from mpconv.jobs.convert import SETTLE_SECONDS, copy_once, open_target, run
+from mpconv.jobs.course import Course, Effort
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Entries, Recorder
 from mpconv.journal.records import Happening, State, Stored
@@ -25,14 +26,14 @@ from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.target import Left, Target
 from mpconv.transports.retrying import Retry, Sparingly, Tell
-from mpconv.workers.launch.local import LocalWorkers
+from mpconv.workers.launch.supply import Supply
 
 
 async def convert(
     sources: list[Place],
     target: Place,
     options: Options,
-    local: LocalWorkers,
+    local: Supply,
     observer: Observer,
     on_warning: Callable[[str], None],
     path: str,
@@ -58,23 +59,32 @@ async def convert(
             if stored is None:
                 await copy_once(sources, target, options, local, noting, noting.warn, trusting=False, begin=begin)
             else:
-                await _anew_in_place(journal, stored, Effort(), local, observer)
+                passwords = courses.passwords_of([*sources, target])
+                effort = Effort(listening=options.listening)
+                await _anew_in_place(journal, stored, effort, local, observer, passwords)
 
 
 async def resume(
-    path: str, effort: Effort, local: LocalWorkers, observer: Observer, on_warning: Callable[[str], None]
+    path: str,
+    effort: Effort,
+    local: Supply,
+    observer: Observer,
+    on_warning: Callable[[str], None],
+    passwords: Mapping[str, str] = MappingProxyType({}),
 ) -> bool:
-    """Go on with a copy. False: it is finished already. Fatal when its images are not what they were."""
+    """Go on with a copy. False: it is finished already. Fatal when its images are not what they were. `passwords`: URLs
+    with theirs, by the URLs without.
+    """
     with contextlib.closing(Journal.of_copy(path)) as journal:
         stored = courses.begun(journal.load(), path)
         if stored.state is State.FINISHED:
             observer.progress(stored.begun.size, stored.begun.size, stored.zeros)
             return False
         try:
-            await _go_on(journal, stored, effort, local, observer)
+            await _go_on(journal, stored, effort, local, observer, passwords)
         except StatusWithdrawn as error:
             on_warning(anew(error))
-            await _anew_in_place(journal, stored, effort, local, observer)
+            await _anew_in_place(journal, stored, effort, local, observer, passwords)
     return True
 
 
@@ -83,19 +93,31 @@ def anew(error: StatusWithdrawn) -> str:
 
 
 async def _anew_in_place(
-    journal: Journal, stored: Stored, effort: Effort, local: LocalWorkers, observer: Observer
+    journal: Journal,
+    stored: Stored,
+    effort: Effort,
+    local: Supply,
+    observer: Observer,
+    passwords: Mapping[str, str],
 ) -> None:
     """What was done may be wrong, since the source said zeros where it has data. All of it is read and written again,
     into the same target: where the source does have zeros, nothing else was ever written.
     """
     course = courses.decoded(stored, journal.path)
     journal.begin_anew(replace(course, trusting=False).encoded())
-    await _go_on(journal, courses.begun(journal.load(), journal.path), effort, local, observer)
+    await _go_on(journal, courses.begun(journal.load(), journal.path), effort, local, observer, passwords)
 
 
-async def _go_on(journal: Journal, stored: Stored, effort: Effort, local: LocalWorkers, observer: Observer) -> None:
+async def _go_on(
+    journal: Journal,
+    stored: Stored,
+    effort: Effort,
+    local: Supply,
+    observer: Observer,
+    passwords: Mapping[str, str],
+) -> None:
     """It ends no sooner than what an earlier run sent can have landed: until then the target is nobody else's."""
-    course = courses.decoded(stored, journal.path)
+    course = courses.with_passwords(courses.decoded(stored, journal.path), passwords)
     options = effort.applied(course.options)
     noting = Noting(observer)
     tell = Sparingly(noting.warn)

@@ -24,7 +24,7 @@ from mpconv.sharing import anywhere, places_for_all
 from mpconv.target import Left, Target, open_raw
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import MiB, align_down, align_up, human
-from mpconv.workers.launch.local import LocalWorkers
+from mpconv.workers.launch.supply import Supply
 
 if TYPE_CHECKING:
     from mpconv.journal.recorder import Recorder
@@ -52,7 +52,7 @@ async def convert(
     sources: list[Place],
     target: Place,
     options: Options,
-    local: LocalWorkers,
+    local: Supply,
     observer: Observer,
     on_warning: Callable[[str], None],
 ) -> None:
@@ -70,7 +70,7 @@ async def copy_once(
     sources: list[Place],
     place: Place,
     options: Options,
-    local: LocalWorkers,
+    local: Supply,
     observer: Observer,
     on_warning: Callable[[str], None],
     *,
@@ -106,7 +106,7 @@ async def copy_once(
         if options.refusal is not None:
             raise UsageError(options.refusal)
         if options.verify is not None:
-            from mpconv.verify import check_readable  # noqa: PLC0415  (few need it)
+            from mpconv.jobs.verify import check_readable  # noqa: PLC0415  (few need it)
 
             await check_readable(place, options)
         if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
@@ -196,7 +196,7 @@ async def run(
     place: Place,
     target: Target,
     options: Options,
-    local: LocalWorkers,
+    local: Supply,
     observer: Observer,
     tell: Tell,
     recorder: Recorder | None = None,
@@ -241,6 +241,6 @@ async def run(
                 error.why += f" (the target is incomplete: {written}; {again})"
             raise
         if options.digests:
-            from mpconv.verify import prove  # noqa: PLC0415  (few need it)
+            from mpconv.jobs.verify import prove  # noqa: PLC0415  (few need it)
 
             await prove(source.size, coordinator.digests, place, target, options, local, observer)

@@ -1,0 +1,137 @@
+"""`mpconv fanout`: many copies by one plan, over one pool of workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpconv.cli.image_command import WithProgressKind, is_json
+from mpconv.cli.keys import listen_options, listening_of
+from mpconv.errors import Fatal, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from mpconv.fanout.ledger import Ledger
+    from mpconv.fanout.spec import Fanout
+    from mpconv.protocol.keys import Listening
+
+_SOME, _NONE = 2, 1
+
+
+@click.command(cls=WithProgressKind)
+@click.option("--check", is_flag=True, help="Only look whether the plan can be carried out; nothing is written.")
+@click.option("--jobs", type=click.IntRange(1, 256), help="Jobs at once, in place of the plan's limit.")
+@click.option(
+    "--workers", type=click.IntRange(0, 256), help="Worker processes of a host, in place of the plan's limit."
+)
+@listen_options
+@click.option("--journal", metavar="DIR", help="Keep in DIR what is done and durable: mpconv resume DIR goes on.")
+@click.option("-p", "--progress", is_flag=True, help="Show how far each job is; --progress=json: as JSON lines.")
+@click.option("--progress-kind", hidden=True)
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="As convert's.")
+@click.option("--output", default="human", metavar="human|json", help="What became of each job, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
+@click.argument("names", nargs=-1, metavar="PLAN")
+def fanout(names: tuple[str, ...], **options: Any) -> int:
+    """Run the jobs of PLAN, a TOML file, each of which copies as mpconv convert does.
+
+    The plan is checked as a whole before anything is written. A job that fails does not stop the others. The exit code
+    is 0 when all targets are written, 2 when some are, and 1 when none is.
+    """
+    options["as_json"] |= is_json(options["output"])
+    if len(names) != 1:
+        raise UsageError("Expecting one plan")
+    listening = listening_of(options)
+    from mpconv.cli.fanout_plan import resolved  # noqa: PLC0415 - --help does without
+
+    plan, problems = resolved(_read(names[0]), options["journal"], listening)
+    plan = with_limits(plan, options)
+    if problems:
+        for problem in problems:
+            print(f"mpconv: {names[0]}: {problem}", file=sys.stderr)
+        return _NONE
+    if options["check"]:
+        from mpconv.cli.fanout_check import check  # noqa: PLC0415  (few need it)
+
+        return check(plan, names[0], quiet=options["quiet"])
+    return run_plan(plan, None, options, listening)
+
+
+def _read(name: str) -> str:
+    try:
+        if name == "-":
+            return sys.stdin.read()
+        with open(name, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise Fatal(f"the plan '{name}' cannot be read: {os.strerror(error.errno or 0)}") from None
+    except UnicodeDecodeError as error:
+        raise Fatal(f"the plan '{name}' cannot be read: it is no UTF-8 at byte {error.start}") from None
+
+
+def with_limits(plan: Fanout, options: dict[str, Any]) -> Fanout:
+    """The plan with the limits that the command line sets."""
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    given = {key: options[key] for key in ("jobs", "workers") if options[key] is not None}
+    if options.get("rate_limit") is not None:
+        given["rate"] = options["rate_limit"]
+    limits = replace(plan.limits, **given)
+    if limits.jobs and limits.workers and limits.jobs > limits.workers:
+        raise UsageError(f"{limits.jobs} jobs at once need as many workers, and there are {limits.workers}")
+    return replace(plan, limits=limits)
+
+
+def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listening: Listening | None) -> int:
+    """Carry out a plan that was checked, or go on with one, whose journal is `resumed`: the exit code."""
+    from mpconv.fanout.spec import workers_and_jobs  # noqa: PLC0415 - --help does without
+    from mpconv.workers.launch.local import LocalWorkers, modules_for  # noqa: PLC0415
+
+    if plan.limits.workers == 0 and listening is None:
+        raise UsageError("workers = 0 requires --listen: nobody would copy")
+    cores = len(os.sched_getaffinity(0))
+    workers, jobs = workers_and_jobs(plan.limits, len(plan.jobs), cores, listening=listening is not None)
+    wanted: set[str] = set()
+    for spec in plan.jobs:
+        chosen = spec.options
+        wanted |= modules_for(spec.sources, spec.target, compressing=chosen.compress, digesting=chosen.digests)
+    local = click.get_current_context().with_resource(LocalWorkers(sorted(wanted)))
+
+    from mpconv.cli.fanout_report import FanoutReport, display_for  # noqa: PLC0415  (after the fork, side by side)
+    from mpconv.cli.reporting import run  # noqa: PLC0415
+    from mpconv.fanout.run import Run  # noqa: PLC0415
+
+    ledger = click.get_current_context().with_resource(_ledger(plan, resumed, options))
+    display = display_for(options)
+    report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"])
+    work = Run(plan, workers, jobs, local, report, listening=listening, ledger=ledger)
+    ended: Interrupted | None = None
+    try:
+        with report:
+            run(work.run(), display, verbose=options["verbose"])
+    except Interrupted as error:
+        ended = error
+    left = report.tell(work.outcomes, as_json=options["as_json"], journal=ledger.path if ledger is not None else None)
+    if ended is not None:
+        raise ended
+    return 0 if not left else _NONE if left == len(work.outcomes) else _SOME
+
+
+@contextlib.contextmanager
+def _ledger(plan: Fanout, resumed: str | None, options: dict[str, Any]) -> Any:
+    """The journal, if there is one, and ours."""
+    path = resumed or options["journal"]
+    if path is None:
+        yield None
+        return
+    from mpconv.fanout.ledger import Ledger  # noqa: PLC0415  (few need it)
+
+    ledger: Ledger = Ledger.take_up(path) if resumed else Ledger.begin(path, plan)
+    try:
+        yield ledger
+    finally:
+        ledger.close()

@@ -1,0 +1,72 @@
+"""`mpconv fanout --check`: beyond what the plan says, whether its images can be had. Nothing is written."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from mpconv import transports
+from mpconv.cli.image_command import show
+from mpconv.errors import MpconvError
+from mpconv.formats.opening import How, open_and_resolve
+from mpconv.transports.base import Access
+from mpconv.units import human
+
+if TYPE_CHECKING:
+    from mpconv.fanout.spec import Fanout, Spec
+
+_AT_ONCE = 8
+
+
+def check(plan: Fanout, name: str, *, quiet: bool) -> int:
+    """Open each source, and each target that exists; the exit code."""
+    found = asyncio.run(_looked_at(plan.jobs))
+    wrong = [problem for problems, _ in found.values() for problem in problems]
+    for problem in wrong:
+        print(f"mpconv: {name}: {problem}", file=sys.stderr)
+    if wrong:
+        return 1
+    if not quiet:
+        total = sum(size for _, size in found.values())
+        show([f"{name}: {len(plan.jobs)} jobs, {human(total)}: nothing is wrong with them"])
+    return 0
+
+
+async def _looked_at(specs: list[Spec]) -> dict[str, tuple[list[str], int]]:
+    """For each job what is wrong, and how large it is in bytes."""
+    room = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(spec: Spec) -> tuple[list[str], int]:
+        async with room:
+            return await _look_at(spec)
+
+    found = await asyncio.gather(*[one(spec) for spec in specs])
+    return dict(zip([spec.name for spec in specs], found, strict=True))
+
+
+async def _look_at(spec: Spec) -> tuple[list[str], int]:
+    label = f"job '{spec.name}'"
+    options = spec.options
+    backed = options.qcow2 is not None and options.qcow2.backing_file is not None
+    how = How(locked=not options.shared, trust=options.trust, keeps_backing=backed)
+    first = replace(spec.sources[0], snapshot=options.snapshot)
+    try:
+        image, _ = await open_and_resolve([first, *spec.sources[1:]], how)
+    except MpconvError as error:
+        return [f"{label}: {error}"], 0
+    size = image.size
+    await image.close()
+    if options.create and not spec.target.url.lower().startswith("iscsi:"):
+        return [], size
+    try:
+        store = await transports.open_place(spec.target, Access.READ)
+    except MpconvError as error:
+        return [f"{label}: {error}"], size
+    room, name = store.size, store.name
+    await store.close()
+    if options.target_format == "raw" and room < size and (store.fixed_size or not options.create):
+        return [f"{label}: output file is smaller than input file ({room} of {size} bytes) in '{name}'"], size
+    return [], size

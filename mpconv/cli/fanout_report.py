@@ -1,0 +1,182 @@
+"""What a fan-out tells: a line for each job that ends, progress, and at the end a table or an object."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from mpconv.cli.image_command import show
+from mpconv.errors import UsageError, one_line
+from mpconv.fanout.ledger import resume_with
+from mpconv.fanout.spec import Outcome, Result
+from mpconv.fanout.watching import Watcher
+from mpconv.observer import Observer
+from mpconv.ui.many import JsonOfMany, LineOfMany, Many
+from mpconv.units import human
+
+
+class FanoutReport(Watcher):
+    """Passes on what the jobs tell to the display and, for people, to stderr."""
+
+    def __init__(self, display: Many, *, quiet: bool, verbose: bool) -> None:
+        self._display = display
+        self._quiet = quiet
+        self._verbose = verbose
+        self._began = time.monotonic()
+
+    def __enter__(self) -> FanoutReport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._display.finish()
+
+    def job(self, outcome: Outcome) -> Observer:
+        self._display.add(outcome.name, outcome.done, outcome.size, over=outcome.result is Result.WRITTEN)
+        return _JobReport(outcome, self._display, self)
+
+    def began(self, outcome: Outcome) -> None:
+        self._display.update(outcome.name, outcome.done, outcome.size, outcome.zeros, "open")
+
+    def again(self, outcome: Outcome, why: str, seconds: float) -> None:
+        self.warn(f"{outcome.name}: {why}; it begins again in {seconds:.0f} s")
+        self._display.update(outcome.name, outcome.done, outcome.size, outcome.zeros, "waiting")
+
+    def ended(self, outcome: Outcome) -> None:
+        phase = "done" if outcome.result is Result.WRITTEN else "failed"
+        self._display.update(outcome.name, outcome.done, outcome.size, outcome.zeros, phase)
+        if outcome.result is Result.WRITTEN:
+            if not self._quiet:
+                self.say(f"{outcome.name}: written to '{one_line(outcome.target)}' ({_amount(outcome)})")
+        else:
+            self.say(f"{outcome.name}: {outcome.result.value}: {outcome.why}")
+
+    def say(self, text: str) -> None:
+        """A broken stderr does not end the jobs."""
+        with contextlib.suppress(OSError, ValueError):
+            print(f"mpconv: {text}", file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        self.say(f"warning: {text}")
+
+    def said(self, text: str) -> None:
+        """How something is done."""
+        if self._verbose:
+            self.say(text)
+
+    def tell(self, outcomes: list[Outcome], *, as_json: bool, journal: str | None) -> int:
+        """What became of all, when they are over: how many are not written."""
+        left = [outcome for outcome in outcomes if outcome.result is not Result.WRITTEN]
+        among_lines = isinstance(self._display, JsonOfMany)
+        if as_json or among_lines:
+            facts = self._facts(outcomes, len(left), journal)
+            show([json.dumps(facts) if among_lines else json.dumps(facts, indent=4)])
+        elif not self._quiet:
+            show(table(outcomes))
+        if left:
+            self.say(f"{len(outcomes) - len(left)} of {len(outcomes)} jobs are written")
+            if journal is not None:
+                self.say(f"go on with: {resume_with(journal)}")
+        return len(left)
+
+    def _facts(self, outcomes: list[Outcome], left: int, journal: str | None) -> dict[str, object]:
+        return {
+            "written": len(outcomes) - left,
+            "jobs": [_fact(outcome) for outcome in outcomes],
+            "seconds": round(time.monotonic() - self._began, 3),
+            "journal": journal,
+        }
+
+
+class _JobReport(Observer):
+    """One job's part of it."""
+
+    def __init__(self, outcome: Outcome, display: Many, whole: FanoutReport) -> None:
+        self._name = outcome.name
+        self._display = display
+        self._whole = whole
+        self._phase = "copy"
+        self._seen = (outcome.done, outcome.size, outcome.zeros)
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        self._seen = (done, total, zeros)
+        self._display.update(self._name, *self._seen, self._phase)
+
+    def phase(self, name: str) -> None:
+        self._phase = name
+        self._display.update(self._name, *self._seen, name)
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        for start, length in ranges:
+            self.warn(f"lost bytes {start} to {start + length - 1} ({length}), now zeros: {why}")
+
+    def said(self, text: str) -> None:
+        self._whole.said(f"{self._name}: {text}")
+
+    def warn(self, text: str) -> None:
+        self._whole.warn(f"{self._name}: {text}")
+
+
+def _fact(outcome: Outcome) -> dict[str, object]:
+    return {
+        "job": outcome.name,
+        "target": outcome.target,
+        "result": outcome.result.value,
+        "why": outcome.why,
+        "done": outcome.done,
+        "size": outcome.size,
+        "zero": outcome.zeros,
+        "seconds": round(outcome.seconds, 3),
+        "attempts": outcome.attempts,
+        "digest": outcome.digest,
+        "verified": outcome.verified,
+        "lost": outcome.lost,
+    }
+
+
+def _amount(outcome: Outcome) -> str:
+    return f"{human(outcome.size)} in {outcome.seconds:.1f} s"
+
+
+def table(outcomes: Iterable[Outcome]) -> list[str]:
+    """For people: a line for each job, in columns."""
+    outcomes = list(outcomes)
+    digests = any(outcome.digest for outcome in outcomes)
+    rows = [["job", "result", "bytes", "seconds", *(["digest"] if digests else []), "target"]]
+    for outcome in outcomes:
+        digest = [outcome.digest or "-"] if digests else []
+        seconds = f"{outcome.seconds:.1f}"
+        rows.append([outcome.name, outcome.result.value, size_of(outcome), seconds, *digest, one_line(outcome.target)])
+    return columns(rows)
+
+
+def size_of(outcome: Outcome) -> str:
+    """How much of it is done."""
+    done = human(outcome.done)
+    return done if outcome.done == outcome.size else f"{done} of {human(outcome.size)}"
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """One line a row; what follows the last column is not filled up."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def display_for(options: dict[str, Any]) -> Many:
+    """What `-p`, `--progress` and `-q` ask for."""
+    kind = options["progress_kind"] or "text"
+    if not (options["progress"] or options["progress_kind"]) or options["quiet"]:
+        return Many(sys.stdout, sys.stderr)
+    if kind == "json":
+        return JsonOfMany(sys.stdout, sys.stderr)
+    if kind != "text":
+        raise UsageError(f"Invalid progress kind '{kind}': text or json")
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}:
+        return LineOfMany(sys.stdout, sys.stderr)
+    from mpconv.ui.live_table import LiveTable  # noqa: PLC0415  (rich takes a tenth of a second to import)
+
+    return LiveTable(sys.stdout, sys.stderr)

@@ -1,0 +1,1 @@
+"""Many copies over one pool of workers (`mpconv fanout`)."""

@@ -1,0 +1,203 @@
+"""The journal of a fan-out: a directory with the plan, as it was resolved, and a journal for each job that began."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import msgspec
+from msgspec.structs import replace
+
+from mpconv.errors import Fatal
+from mpconv.fanout.spec import Fanout, Spec
+from mpconv.jobs import course as courses
+from mpconv.journal.file import peek
+from mpconv.journal.records import State, Stored
+
+PLAN = "plan.json"
+_KIND, _VERSION = "mpconv-fanout", 1
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in the plan's file, without passwords. `begun`: seconds since 1970."""
+
+    kind: str
+    version: int
+    begun: float
+    plan: Fanout
+
+
+class Ledger:
+    """A directory that is ours until it is closed. `passwords`: URLs with theirs, by those without."""
+
+    def __init__(self, path: str, fd: int, plan: Fanout, passwords: Mapping[str, str]) -> None:
+        self.path = path
+        self.plan = plan
+        self.passwords = passwords
+        self._fd = fd
+
+    @classmethod
+    def begin(cls, path: str, plan: Fanout) -> Ledger:
+        """For a fan-out that begins; the directory is made, or is one whose fan-out is over. Fatal otherwise."""
+        with _told(path, "making"), contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+            _sync(os.path.dirname(os.path.abspath(path)))
+        fd = _taken(path)
+        try:
+            _empty(path)
+            jobs = [_kept(spec) for spec in plan.jobs]
+            kept = Kept(kind=_KIND, version=_VERSION, begun=time.time(), plan=replace(plan, jobs=jobs))
+            with _told(path, "writing"):
+                _write(os.path.join(path, PLAN), json.dumps(msgspec.to_builtins(kept)))
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(path, fd, plan, courses.passwords_of(place for spec in plan.jobs for place in spec.places))
+
+    @classmethod
+    def take_up(cls, path: str) -> Ledger:
+        """One that is there. Fatal when it is no fan-out's, or somebody is at it."""
+        fd = _taken(path)
+        try:
+            return cls(path, fd, read(path).plan, MappingProxyType({}))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._fd)
+
+    def journal_of(self, name: str) -> str:
+        """Where that job's journal is."""
+        return journal_of(self.path, name)
+
+    def stored(self, name: str) -> Stored | None:
+        """How far that job is; None: it never began."""
+        return stored(self.path, name)
+
+
+def is_ledger(path: str) -> bool:
+    """Whether it is a fan-out's journal, or was meant to be one."""
+    return os.path.isdir(path)
+
+
+def is_used(path: str) -> bool:
+    """Whether a program is at it."""
+    try:
+        os.close(_taken(path))
+    except Fatal:
+        return True
+    return False
+
+
+def resume_with(path: str) -> str:
+    """The command that goes on with it."""
+    return f"mpconv resume {shlex.quote(path)}"
+
+
+def read(path: str) -> Kept:
+    """What was to be done. Fatal when it is no fan-out's journal, or one of another version."""
+    with _told(path, "reading"):
+        try:
+            with open(os.path.join(path, PLAN), encoding="utf-8") as file:
+                found = json.load(file)
+        except FileNotFoundError:
+            raise Fatal(f"the directory '{path}' is no journal of mpconv fanout") from None
+        if not isinstance(found, dict) or found.get("kind") != _KIND:
+            raise Fatal(f"the directory '{path}' is no journal of mpconv fanout")
+        if found.get("version") != _VERSION:
+            raise Fatal(f"the journal '{path}' is of version {found.get('version')}, and this mpconv knows {_VERSION}")
+        return msgspec.convert(found, Kept)
+
+
+def journal_of(path: str, name: str) -> str:
+    """Where the journal of a job is."""
+    return os.path.join(path, f"{name}.journal")
+
+
+def stored(path: str, name: str) -> Stored | None:
+    """How far a job is; None: it never began."""
+    where = journal_of(path, name)
+    try:
+        if not os.path.getsize(where):
+            return None
+    except FileNotFoundError:
+        return None
+    return peek(where)[0]
+
+
+def _kept(spec: Spec) -> Spec:
+    sources = [courses.kept(place) for place in spec.sources]
+    return replace(
+        spec, sources=sources, target=courses.kept(spec.target), options=replace(spec.options, listening=None)
+    )
+
+
+def _empty(path: str) -> None:
+    """Of a fan-out that is over nothing stays. Fatal when it is not over, or something else lies there."""
+    with _told(path, "reading"):
+        names = os.listdir(path)
+    if not names:
+        return
+    if PLAN not in names and any(not name.startswith(PLAN) for name in names):
+        raise Fatal(f"the directory '{path}' is not empty, and no journal of mpconv fanout")
+    if PLAN in names:
+        for spec in read(path).plan.jobs:
+            found = stored(path, spec.name)
+            if found is None or found.state is not State.FINISHED:
+                raise Fatal(f"the journal '{path}' has an unfinished fan-out: {resume_with(path)}, or remove it")
+    with _told(path, "writing"):
+        for name in names:
+            os.unlink(os.path.join(path, name))
+
+
+def _taken(path: str) -> int:
+    """A lock on the directory; a file system without such locks is used without them."""
+    with _told(path, "opening"):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Fatal(f"the journal '{path}' is in use by another mpconv") from None
+    except OSError:
+        pass
+    return fd
+
+
+def _write(name: str, text: str) -> None:
+    """Whole and durable, or not at all."""
+    unfinished = f"{name}.new"
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(fd)
+    os.rename(unfinished, name)
+    _sync(os.path.dirname(name))
+
+
+def _sync(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _told(path: str, what: str) -> Iterator[None]:
+    """Every way to fail as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise Fatal(f"error while {what} the journal '{path}': {os.strerror(error.errno or 0)}") from error
+    except (ValueError, msgspec.ValidationError) as error:
+        raise Fatal(f"error while {what} the journal '{path}': it is damaged ({error})") from error

@@ -1,0 +1,255 @@
+"""What stands in a plan's file, table by table. Every mistake is found, not only the first one. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import asdict, fields
+
+from mpconv.units import parse_seconds, parse_size
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PLACEHOLDER = re.compile(r"\{(\w*)\}")
+_KNOWN_PLACEHOLDERS = ("name", "date")
+_MOST_WORKERS = 256
+_MOST_WEIGHT = 1000
+
+_Table = TypeVar("_Table", bound=Struct)
+_Value = TypeVar("_Value")
+Number = int | UnsetType
+Text = str | UnsetType
+Switch = bool | UnsetType
+Amount = int | str | UnsetType
+"""Bytes or seconds: a number, or a text with a unit."""
+
+
+class Problem(Struct, frozen=True):
+    """`job`: its name, or how it is found without one; empty: it is the whole plan's."""
+
+    job: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.job}: {self.text}" if self.job else self.text
+
+
+class LimitsTable(Struct, frozen=True, kw_only=True):
+    """[limits]"""
+
+    jobs: Number = UNSET
+    workers: Number = UNSET
+    rate: Amount = UNSET
+    servers: dict[str, int | str] | UnsetType = UNSET
+
+
+class JobTable(Struct, frozen=True, kw_only=True):
+    """[[job]], and but for name and source [defaults]. What is not about scheduling is an option of convert's, whose
+    long name it has; `options` is its -o.
+    """
+
+    name: Text = UNSET
+    source: str | list[str] | UnsetType = UNSET
+    target: Text = UNSET
+    priority: Number = UNSET
+    weight: Number = UNSET
+    retries: Number = UNSET
+    retry_delay: float | str | UnsetType = UNSET
+    options: dict[str, bool | int | str] | UnsetType = UNSET
+    source_format: Text = UNSET
+    target_format: Text = UNSET
+    no_create: Switch = UNSET
+    oob_writes: Switch = UNSET
+    parallel: Number = UNSET
+    workers: Number = UNSET
+    sparse_size: Amount = UNSET
+    target_is_zero: Switch = UNSET
+    target_cache: Text = UNSET
+    source_cache: Text = UNSET
+    rate_limit: Amount = UNSET
+    copy_range_offloading: Switch = UNSET
+    salvage: Switch = UNSET
+    force_share: Switch = UNSET
+    compress: Switch = UNSET
+    compression_level: Number = UNSET
+    backing: Text = UNSET
+    backing_format: Text = UNSET
+    snapshot: Text = UNSET
+    digest: Switch = UNSET
+    verify: bool | str | UnsetType = UNSET
+    retry_for: float | str | UnsetType = UNSET
+    allow_backing: bool | str | list[str] | UnsetType = UNSET
+    allow_data_file: Switch = UNSET
+
+    @property
+    def sources(self) -> list[str]:
+        if isinstance(self.source, UnsetType):
+            return []
+        return [self.source] if isinstance(self.source, str) else self.source
+
+
+OWN = ("name", "source", "target", "priority", "weight", "retries", "retry_delay", "options")
+"""What no option of convert's says."""
+_NOT_IN_DEFAULTS = ("name", "source")
+
+
+class PlanTable(Struct, frozen=True, kw_only=True):
+    """All of it. `jobs`: with the defaults filled in, and without the values that are mistakes."""
+
+    limits: LimitsTable
+    jobs: list[JobTable]
+
+
+def read(text: str) -> tuple[PlanTable, list[Problem]]:
+    """The plan, and what is wrong with it."""
+    problems: list[Problem] = []
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        return PlanTable(limits=LimitsTable(), jobs=[]), [
+            Problem("", f"it is no TOML: {message[:1].lower()}{message[1:]}")
+        ]
+    problems += [Problem("", unknown(key, ("limits", "defaults", "job"))) for key in tables.keys() - _TOP]
+    limits = _table(tables.get("limits", {}), LimitsTable, "limits", problems)
+    defaults = _table(tables.get("defaults", {}), JobTable, "defaults", problems, but=_NOT_IN_DEFAULTS)
+    listed = tables.get("job", [])
+    if not isinstance(listed, list):
+        problems.append(Problem("", "jobs are tables of an array: [[job]]"))
+        listed = []
+    if not listed and not problems:
+        problems.append(Problem("", "it has no [[job]]"))
+    jobs: list[JobTable] = []
+    for number, found in enumerate(listed, 1):
+        label = label_of(found.get("name") if isinstance(found, dict) else None, number)
+        job = _table(found, JobTable, label, problems)
+        if job is not None:
+            jobs.append(_with_defaults(job, defaults))
+    problems += _of_jobs(jobs)
+    return PlanTable(limits=limits or LimitsTable(), jobs=jobs), problems
+
+
+_TOP = {"limits", "defaults", "job"}
+
+
+def label_of(name: object, number: int) -> str:
+    """How people find a job, the `number`-th from 1."""
+    return f"job '{name}'" if isinstance(name, str) else f"job {number}"
+
+
+def unknown(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that nobody knows."""
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"unknown key '{key}'" + (f": did you mean '{close[0]}'?" if close else "")
+
+
+def _table(
+    found: object, kind: type[_Table], label: str, problems: list[Problem], but: tuple[str, ...] = ()
+) -> _Table | None:
+    if not isinstance(found, dict):
+        problems.append(Problem(label, "it must be a table"))
+        return None
+    known = {field.name: field.type for field in fields(kind) if field.name not in but}
+    values: dict[str, Any] = {}
+    for key, value in found.items():
+        if key not in known:
+            problems.append(Problem(label, unknown(key, known)))
+            continue
+        try:
+            values[key] = msgspec.convert(value, known[key])
+        except msgspec.ValidationError as error:
+            problems.append(Problem(label, f"{key}: {_plain(str(error))}"))
+    return kind(**values)
+
+
+def _plain(text: str) -> str:
+    """msgspec's words in TOML's."""
+    for theirs, ours in (
+        ("`str`", "a text"),
+        ("`int`", "a number"),
+        ("`float`", "a number"),
+        ("`bool`", "true or false"),
+    ):
+        text = text.replace(theirs, ours)
+    text = text.replace("`object`", "a table").replace("`array`", "a list").replace(" | ", " or ")
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+def _with_defaults(job: JobTable, defaults: JobTable | None) -> JobTable:
+    if defaults is None:
+        return job
+    values = asdict(defaults) | {key: value for key, value in asdict(job).items() if value is not UNSET}
+    if not isinstance(job.options, UnsetType) and not isinstance(defaults.options, UnsetType):
+        values["options"] = defaults.options | job.options
+    return JobTable(**values)
+
+
+def _of_jobs(jobs: list[JobTable]) -> list[Problem]:
+    """What is wrong with each by itself, and with their names."""
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for number, job in enumerate(jobs, 1):
+        label = label_of(job.name, number)
+        if isinstance(job.name, UnsetType):
+            problems.append(Problem(label, "it has no name"))
+        elif _NAME.fullmatch(job.name) is None:
+            problems.append(
+                Problem(label, "a name is at most 100 letters, digits, '.', '_' and '-', no '.', '_', '-' first")
+            )
+        elif job.name in seen:
+            problems.append(Problem(label, "another job has that name"))
+        else:
+            seen.add(job.name)
+        if not job.sources or not all(job.sources):
+            problems.append(Problem(label, "it has no source"))
+        if isinstance(job.target, UnsetType) or not job.target:
+            problems.append(Problem(label, "it has no target"))
+        else:
+            wrong = [word for word in _PLACEHOLDER.findall(job.target) if word not in _KNOWN_PLACEHOLDERS]
+            problems += [Problem(label, f"target: {{{word}}} is neither {{name}} nor {{date}}") for word in wrong]
+        for key, least, most in (("weight", 1, _MOST_WEIGHT), ("retries", 0, 1000), ("workers", 1, _MOST_WORKERS)):
+            value = getattr(job, key)
+            if value is not UNSET and not least <= value <= most:
+                problems.append(Problem(label, f"{key}: it must be between {least} and {most}"))
+    return problems
+
+
+def filled_in(target: str, name: str, date: str) -> str:
+    """A target with {name} and {date}, which is of the form 2026-11-25."""
+    return target.replace("{name}", name).replace("{date}", date)
+
+
+def amount(value: int | str) -> int:
+    """Bytes. ValueError, with what is wrong."""
+    if isinstance(value, int):
+        if value < 0:
+            raise ValueError(f"{value} is below 0")
+        return value
+    return parse_size(value)
+
+
+def seconds(value: float | str) -> float:
+    """Seconds. ValueError, with what is wrong."""
+    if isinstance(value, int | float):
+        if not 0 <= value <= 86400 * 1000:
+            raise ValueError(f"{value} is no time")
+        return float(value)
+    return parse_seconds(value)
+
+
+def checked(
+    value: object, convert: Callable[[Any], _Value], default: _Value, label: str, key: str, problems: list[Problem]
+) -> _Value:
+    """A value that stands in the plan, or the default, also where it is wrong."""
+    if value is UNSET:
+        return default
+    try:
+        return convert(value)
+    except ValueError as error:
+        problems.append(Problem(label, f"{key}: {error}"))
+        return default

@@ -1,0 +1,192 @@
+"""Many copies side by side, in one event loop: each begun in its turn, tried again if that may help, and told of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from mpconv import transports
+from mpconv.errors import (
+    Fatal,
+    ImageError,
+    Interrupted,
+    InUse,
+    MpconvError,
+    NoSuchImage,
+    UsageError,
+    one_line,
+)
+from mpconv.fanout.ledger import Ledger
+from mpconv.fanout.pool import Lot, Pool
+from mpconv.fanout.schedule import Entry, Flow, Schedule
+from mpconv.fanout.spec import Fanout, Limits, Outcome, Result, Spec
+from mpconv.fanout.watching import Noting, Watcher
+from mpconv.interruption import Audience, before, heard_by
+from mpconv.jobs import convert, journaled
+from mpconv.jobs.course import Effort
+from mpconv.journal.records import State, Stored
+from mpconv.observer import Observer
+from mpconv.protocol.keys import Listening
+from mpconv.workers.launch.local import LocalWorkers
+
+_WILL_NOT_PASS = (UsageError, ImageError, NoSuchImage, InUse, Interrupted)
+
+
+class Run:
+    """One run of a plan: `workers` processes on this host, `at_once` jobs. `outcomes`: in the plan's order. `ledger`:
+    where it is kept what is done, None: nowhere.
+    """
+
+    def __init__(
+        self,
+        plan: Fanout,
+        workers: int,
+        at_once: int,
+        local: LocalWorkers,
+        watcher: Watcher,
+        *,
+        listening: Listening | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self._specs = {spec.name: spec for spec in plan.jobs}
+        self._local = local
+        self._watcher = watcher
+        self._listening = listening
+        self._ledger = ledger
+        self.outcomes = [outcome_of(spec, ledger.stored(spec.name) if ledger else None) for spec in plan.jobs]
+        self._by_name = {outcome.name: outcome for outcome in self.outcomes}
+        self._observers: dict[str, Observer] = {}
+        self._schedule = Schedule(_entries(plan.jobs, self._by_name), at_once)
+        self._pool = self._made_pool(plan.limits, workers)
+        self._audiences: set[Audience] = set()
+        self._interrupted: Interrupted | None = None
+
+    def _made_pool(self, limits: Limits, workers: int) -> Pool:
+        return Pool(
+            self._local,
+            workers,
+            lambda: self._schedule.expected,
+            listening=self._listening,
+            each=limits.workers or None,
+            rate=limits.rate,
+            servers=limits.servers,
+            warn=self._watcher.warn,
+        )
+
+    async def run(self) -> None:
+        """Until all jobs are over. Interrupted, when none runs any more, if a signal came."""
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        for spec in self._specs.values():
+            outcome = self._by_name[spec.name]
+            self._observers[spec.name] = Noting(outcome, self._watcher.job(outcome))
+        running: set[asyncio.Task[None]] = set()
+        with heard_by(self._interrupt):
+            async with self._pool:
+                while not self._schedule.over:
+                    while (entry := self._schedule.next(self._loop.time())) is not None:
+                        task = self._loop.create_task(self._attempt(self._specs[entry.name]))
+                        running.add(task)
+                        task.add_done_callback(running.discard)
+                    await self._until_something_changes()
+        if self._interrupted is not None:
+            raise self._interrupted
+
+    async def _until_something_changes(self) -> None:
+        wake_at = self._schedule.wake_at
+        wake = None if wake_at is None else self._loop.call_at(wake_at, self._changed.set)
+        await self._changed.wait()
+        self._changed.clear()
+        if wake is not None:
+            wake.cancel()
+
+    def _interrupt(self, error: Interrupted) -> None:
+        """The first time all that run end what they are writing; each knows what the second time means."""
+        if self._interrupted is None:
+            self._interrupted = error
+            for name in self._schedule.stop():
+                self._by_name[name].result = Result.STOPPED if self._by_name[name].attempts else Result.LEFT
+            self._changed.set()
+        for audience in list(self._audiences):
+            audience.tell(error)
+
+    async def _attempt(self, spec: Spec) -> None:
+        """One run of one job; whatever becomes of it, the others go on."""
+        outcome = self._by_name[spec.name]
+        outcome.attempts += 1
+        outcome.result = Result.RUNNING
+        self._watcher.began(outcome)
+        began = self._loop.time()
+        audience = Audience()
+        self._audiences.add(audience)
+        lot = self._pool.lot(spec.name, Flow(weight=spec.weight, own=spec.options.rate, servers=spec.servers))
+        error: MpconvError | None = None
+        try:
+            await before(audience, self._copy(spec, lot, self._observers[spec.name]))
+        except MpconvError as raised:
+            error = raised
+        except Exception as raised:
+            error = Fatal(f"internal error: {type(raised).__name__}: {one_line(str(raised))}")
+        finally:
+            self._audiences.discard(audience)
+            outcome.seconds += self._loop.time() - began
+            self._ended(spec, outcome, error)
+            self._pool.end(lot)
+            self._changed.set()
+
+    async def _copy(self, spec: Spec, lot: Lot, observer: Observer) -> None:
+        options = replace(spec.options, listening=self._listening)
+        if self._ledger is None:
+            await convert.convert(spec.sources, spec.target, options, lot, observer, observer.warn)
+            return
+        path = self._ledger.journal_of(spec.name)
+        if self._ledger.stored(spec.name) is None:
+            await journaled.convert(spec.sources, spec.target, options, lot, observer, observer.warn, path)
+            return
+        effort = Effort(listening=self._listening)
+        await journaled.resume(path, effort, lot, observer, observer.warn, self._ledger.passwords)
+
+    def _ended(self, spec: Spec, outcome: Outcome, error: MpconvError | None) -> None:
+        again = error is not None and self._interrupted is None and not isinstance(error, _WILL_NOT_PASS)
+        wait = self._schedule.ended(spec.name, self._loop.time(), again=again)
+        if wait is not None:
+            outcome.result = Result.WAITING
+            self._watcher.again(outcome, str(error), wait)
+            return
+        if error is None:
+            outcome.result = Result.WRITTEN
+        else:
+            outcome.result = Result.STOPPED if isinstance(error, Interrupted) else Result.FAILED
+            outcome.why = str(error)
+        self._watcher.ended(outcome)
+
+
+def _entries(specs: Sequence[Spec], outcomes: dict[str, Outcome]) -> list[Entry]:
+    return [
+        Entry(
+            name=spec.name,
+            number=number,
+            priority=spec.priority,
+            retries=spec.retries,
+            delay=max(spec.retry_delay, 0 if transports.is_local(spec.target.url) else convert.SETTLE_SECONDS),
+        )
+        for number, spec in enumerate(specs)
+        if outcomes[spec.name].result is not Result.WRITTEN
+    ]
+
+
+def outcome_of(spec: Spec, stored: Stored | None) -> Outcome:
+    """How far the job is, by its journal."""
+    outcome = Outcome(name=spec.name, target=transports.redacted(spec.target.url))
+    if stored is None:
+        return outcome
+    outcome.done, outcome.size, outcome.zeros = stored.bytes_done, stored.begun.size, stored.zeros
+    if stored.state is State.FINISHED:
+        outcome.result = Result.WRITTEN
+        told = {one.kind: one.text for one in stored.happened}
+        outcome.digest = told.get("digest")
+        if "verified" in told:
+            outcome.verified = int(told["verified"].partition(" ")[0])
+    return outcome

@@ -1,0 +1,69 @@
+"""Who hears what becomes of many jobs; and what is kept of each."""
+
+from __future__ import annotations
+
+from mpconv.extent import Ranges
+from mpconv.fanout.spec import Outcome
+from mpconv.observer import Observer
+
+
+class Watcher:
+    """This one listens to nothing."""
+
+    def job(self, outcome: Outcome) -> Observer:
+        """Who hears of that job alone, in all of its attempts."""
+        return Observer()
+
+    def began(self, outcome: Outcome) -> None:
+        """A job runs; `attempts` says for the how many-th time."""
+
+    def again(self, outcome: Outcome, why: str, seconds: float) -> None:
+        """It failed, and is begun again so much later."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """It is over."""
+
+    def warn(self, text: str) -> None:
+        """People should know it, and it is no job's."""
+
+
+class Noting(Observer):
+    """Keeps what a job tells in its outcome, and tells another observer."""
+
+    def __init__(self, outcome: Outcome, inner: Observer) -> None:
+        self._outcome = outcome
+        self._inner = inner
+        self._copying = True
+        self._lost = Ranges()
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        if self._copying:
+            self._outcome.done, self._outcome.size, self._outcome.zeros = done, total, zeros
+        self._inner.progress(done, total, zeros)
+
+    def phase(self, name: str) -> None:
+        self._copying = name in ("copy", "flush")
+        self._inner.phase(name)
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        for start, length in ranges:
+            self._lost.add(start, start + length)
+        self._outcome.lost = sum(end - start for start, end in self._lost)
+        self._inner.lost(ranges, why)
+
+    def digest(self, text: str, image: str) -> None:
+        self._outcome.digest = text
+        self._inner.digest(text, image)
+
+    def verified(self, checked: int, size: int) -> None:
+        self._outcome.verified = checked
+        self._inner.verified(checked, size)
+
+    def dropped(self, number: int, image: str, why: str) -> None:
+        self._inner.dropped(number, image, why)
+
+    def said(self, text: str) -> None:
+        self._inner.said(text)
+
+    def warn(self, text: str) -> None:
+        self._inner.warn(text)
