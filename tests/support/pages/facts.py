@@ -55,10 +55,16 @@ EXITS: dict[str, list[tuple[str, str]]] = {
         ("2", "some are; a warning named each that is not"),
         *_INTERRUPTED,
     ],
+    "fanout": [
+        ("0", "all jobs are done; with `--check`, the plan can be carried out"),
+        ("1", "none is, the plan cannot be carried out, or a mistake on the command line"),
+        ("2", "some are; the table at the end names each that is not, and why"),
+        *_INTERRUPTED,
+    ],
     "resume": [
         ("0", "the copy is finished, now or already before"),
         ("1", _FAILED),
-        ("2", "of a deployment: some targets are written, some are not"),
+        ("2", "of a deployment or a plan: some targets are written, some are not"),
         *_INTERRUPTED,
     ],
     "compare": [
