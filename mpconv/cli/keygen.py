@@ -20,7 +20,7 @@ def keygen(names: tuple[str, ...], for_workers: str | None) -> int:
     in copies, and learns the passwords of the images.
     """
     if len(names) != 1:
-        raise UsageError("Expecting one file name")
+        raise UsageError("Expecting one file name: mpconv keygen FILE")
     import zmq  # noqa: PLC0415  (--help does without)
 
     coordinator, worker = zmq.curve_keypair(), zmq.curve_keypair()

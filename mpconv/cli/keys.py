@@ -58,7 +58,8 @@ def listening_of(options: dict[str, Any]) -> Listening | None:
         raise UsageError(f"--fence must be between {_LEAST_FENCE:g} and {MAX_FENCE:g} seconds")
     keys = keys_of(options)
     if not keys.coordinator_secret:
-        raise UsageError(f"the key file '{options['key_file']}' is for workers alone")
+        why = "--listen needs the one that has the coordinator's secret"
+        raise UsageError(f"the key file '{options['key_file']}' is for workers alone: {why}")
     endpoint = check_endpoint(options["listen"])
     return Listening(endpoint=endpoint, keys=keys, fence=options["fence"], shared_files=options["shared_files"])
 
