@@ -77,9 +77,14 @@ class Reception:
         """How many workers of other hosts take part."""
         return len(self._guests)
 
+    @property
+    def hiring(self) -> bool:
+        """Whether there will be leases for more workers, as far as is known."""
+        return not self._over and not self._state.stopping
+
     def hire(self, count: int) -> None:
         """So many more processes of this host; those that cannot be started the job goes on without."""
-        if self._over:
+        if not self.hiring:
             return
         self._crew.count += count
         self._state.workers += count

@@ -97,7 +97,8 @@ def _fanout(path: str, options: dict[str, Any], listening: Listening | None) -> 
     for name, given in (("-m", options["parallel"]), ("--retry-for", options["retry_for"])):
         if given is not None:
             raise UsageError(f"{name} is each job's own in a fan-out: it cannot be chosen anew for all of them")
-    plan = with_limits(read(path).plan, options)
+    limits = {"jobs": options["jobs"], "workers": options["workers"], "rate": options["rate_limit"]}
+    plan = with_limits(read(path).plan, **limits)
     left = [spec for spec in plan.jobs if (found := stored(path, spec.name)) is None or found.state != State.FINISHED]
     for spec in left:
         for place in spec.places:
