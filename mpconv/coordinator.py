@@ -225,10 +225,13 @@ class Coordinator(Reception):
     def _replace(self, pid: int, code: int | None) -> None:
         """A worker is reaped: what it held and what it did not flush is done again, and another takes its place."""
         if code is None:
-            raise WorkerLost("the process that starts the workers ended before their work was done")
+            raise WorkerLost(
+                "the process that starts the workers ended before their work was done: see dmesg, was memory short?"
+            )
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
         if not self._crew.replacements:
-            raise WorkerLost(f"a worker process (pid {pid}) ended before its work was done ({why})")
+            told = f"a worker process (pid {pid}) ended before its work was done ({why}), as others did before it"
+            raise WorkerLost(f"{told}: see dmesg, was memory short?")
         self._observer.warn(f"a worker process (pid {pid}) ended ({why}): its work is done again by others")
         name = self._crew.ended(pid)
         if name is not None:
@@ -296,7 +299,8 @@ class Coordinator(Reception):
         match message:
             case messages.Hello(version, pid):
                 if version != messages.VERSION:
-                    self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}"))
+                    why = "mpconv was changed while it ran: begin again"
+                    self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}: {why}"))
                 if self._over:
                     self._send(name, messages.Bye())
                     return

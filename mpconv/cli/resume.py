@@ -43,7 +43,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     LIBISCSI_CHAP_PASSWORD.
     """
     if len(names) != 1:
-        raise UsageError("Expecting one journal")
+        raise UsageError("Expecting one journal: mpconv resume FILE")
     [path] = names
     listening = listening_of(options)
     placement = placement_of(options, listening)

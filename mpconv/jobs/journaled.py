@@ -168,7 +168,8 @@ async def _as_it_was_left(
         await courses.check_targets(stored, target.stores)
         if target.whole and stored.bytes_done < source.size:
             name = target.store.name
-            raise Fatal(f"target '{name}' is not the image it was: it is complete, and the journal's is not")
+            why = "it is complete, and the journal's is not: see what it is, then begin anew with mpconv convert"
+            raise Fatal(f"target '{name}' is not the image it was: {why}")
     except BaseException:
         await target.close()
         raise

@@ -135,7 +135,9 @@ class Host:
             why = f"signal {-code}" if code < 0 else f"exit code {code}"
             self._tell(f"worker {number} (pid {pid}) ended ({why})")
             if self._deaths > max(_FEWEST, _EACH * self._count):
-                self._error = WorkerLost(f"{self._deaths} workers ended before their work was done")
+                self._error = WorkerLost(
+                    f"{self._deaths} workers ended before their work was done: see dmesg, was memory short?"
+                )
 
     def _leave(self) -> None:
         """The second time without ceremony."""
@@ -192,14 +194,17 @@ class Host:
             if not hearing.done():
                 hearing.cancel()
                 if not idle.done():
-                    raise Unreachable(f"no coordinator at {self._endpoint} for {self._wait:.0f} seconds")
+                    why = "is mpconv convert --listen running there, and the port open? --wait and --stay wait longer"
+                    raise Unreachable(f"no coordinator at {self._endpoint} for {self._wait:.0f} seconds: {why}")
                 break
             event = hearing.result()
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return True
             tries += 1
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                raise Fatal(f"the coordinator at {self._endpoint} does not know the key of this key file")
+                why = "copy the coordinator's key file to this host"
+                raise Fatal(f"the coordinator at {self._endpoint} does not know the key of this key file: {why}")
             if tries == _TRIES:
-                raise Fatal(f"whoever listens at {self._endpoint} does not have the coordinator's key of this key file")
+                why = f"whoever listens at {self._endpoint} does not have the coordinator's key of this key file"
+                raise Fatal(f"{why}: is it the right address, and the coordinator's own key file?")
         return False
