@@ -147,13 +147,15 @@ def _empty(path: str) -> None:
         return
     if PLAN not in names and any(not name.startswith(PLAN) for name in names):
         raise Fatal(f"the directory '{path}' is not empty, and no journal of mpconv fanout")
+    ours = [PLAN]
     if PLAN in names:
         for spec in read(path).plan.jobs:
+            ours.append(os.path.basename(journal_of(path, spec.name)))
             found = stored(path, spec.name)
             if found is None or found.state is not State.FINISHED:
                 raise Fatal(f"the journal '{path}' has an unfinished fan-out: {resume_with(path)}, or remove it")
     with _told(path, "writing"):
-        for name in names:
+        for name in [name for name in names if name.startswith(tuple(ours))]:
             os.unlink(os.path.join(path, name))
 
 
