@@ -168,9 +168,9 @@ class Run:
         self._watcher.ended(outcome)
 
     def _can_be_begun_anew(self, spec: Spec) -> bool:
-        """Whether it does no harm when a write of the last attempt lands yet: a server that stood still may have some in
-        its socket. In a raw image it puts the same bytes at the same place. In a qcow2 image another attempt would have
-        put others there, unless it begins behind all places that were given out, which the journal knows.
+        """Whether it does no harm when a write of the last attempt lands yet: a server that stood still may have some
+        in its socket. In a raw image it puts the same bytes at the same place. In a qcow2 image another attempt would
+        have put others there, unless it begins behind all places that were given out, which the journal knows.
         """
         raw = spec.options.target_format == "raw" and not spec.options.probe_target
         return self._ledger is not None or raw or transports.is_local(spec.target.url)
