@@ -107,7 +107,8 @@ class Run:
         if self._interrupted is None:
             self._interrupted = error
             for name in self._schedule.stop():
-                self._by_name[name].result = Result.STOPPED if self._by_name[name].attempts else Result.LEFT
+                outcome = self._by_name[name]
+                outcome.result = Result.STOPPED if outcome.attempts or outcome.done else Result.LEFT
             self._changed.set()
         for audience in list(self._audiences):
             audience.tell(Interrupted(error.number))  # each adds to it how far it came
