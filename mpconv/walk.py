@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mpconv.formats.excerpt import Excerpt
 
 _STATUS_AHEAD = 64 * GiB
+_ROUNDS = 256
+"""Between two looks at what else there is to do: where nothing is read for it, status never waits."""
 _EXTENTS_AHEAD = 16384
 """Extents known and not leased, at which the walk of block status waits: some megabytes of memory."""
 
@@ -39,8 +41,11 @@ class Walk:
 
     async def run(self) -> None:
         """To the end of the source. Raises what its block status raises."""
-        at = 0
+        at = rounds = 0
         while at < self._job.size:
+            rounds += 1
+            if rounds % _ROUNDS == 0:
+                await asyncio.sleep(0)
             extents = await self._status(at, min(_STATUS_AHEAD, self._job.size - at))
             at = extents[-1].end
             self.known(self._found(tuple(self._blocks.feed(extents) if self._blocks else extents)))

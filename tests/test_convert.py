@@ -7,13 +7,13 @@ import subprocess
 
 import pytest
 
-from mpconv import journaled
-from mpconv.convert import convert
-from mpconv.course import decoded
 from mpconv.errors import StatusWithdrawn
 from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.job import Place
+from mpconv.jobs import journaled
+from mpconv.jobs.convert import convert
+from mpconv.jobs.course import decoded
 from mpconv.journal.file import peek
 from mpconv.journal.records import State
 from mpconv.observer import Observer

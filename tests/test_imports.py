@@ -13,7 +13,7 @@ ROOT = Path(mpconv.__file__).parent
 
 BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "": set(),
+    "": BOTTOM | {"api", "blocking", "cache", "formats", "jobs", "options", "ui"},
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
@@ -25,20 +25,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
     "journal": BOTTOM | {"core"},
-    "course": BOTTOM | {"protocol", "formats", "transports", "options", "target", "journal"},
-    "journaled": BOTTOM
-    | {
-        "course",
-        "convert",
-        "formats",
-        "interruption",
-        "journal",
-        "observer",
-        "options",
-        "target",
-        "transports",
-        "workers",
-    },
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
     "options": BOTTOM | {"cache", "formats", "protocol"},
@@ -55,42 +41,31 @@ MAY_IMPORT: dict[str, set[str]] = {
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
     | {"placing", "reception", "walk"},
-    "convert": BOTTOM
+    "jobs": BOTTOM
+    | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
+    | {"sharing", "target", "transports", "workers"},
+    "inspection": BOTTOM | {"transports", "formats"},
+    "api": BOTTOM | {"formats", "interruption", "jobs", "options", "ui", "workers"},
+    "blocking": {"api"},
+    "cli": BOTTOM
     | {
-        "options",
-        "target",
-        "qcow2_target",
+        "api",
+        "cache",
         "core",
-        "protocol",
-        "transports",
         "formats",
-        "workers",
-        "coordinator",
-        "checksum",
+        "inspection",
+        "interruption",
+        "jobs",
         "journal",
         "observer",
-        "interruption",
-        "verify",
+        "options",
+        "protocol",
+        "fanout",
         "sharing",
-    },
+    }
+    | {"transports", "ui", "workers", ""},
     "fanout": BOTTOM
-    | {"convert", "course", "guests", "interruption", "journal", "journaled", "observer", "options", "protocol"}
-    | {"transports", "workers"},
-    "deploy": BOTTOM
-    | {"convert", "coordinator", "core", "formats", "interruption", "journal", "observer", "options", "target"}
-    | {"sharing", "transports", "verify", "workers"},
-    "redeploy": BOTTOM
-    | {"convert", "course", "deploy", "formats", "interruption", "journal", "journaled", "observer", "options"}
-    | {"target", "transports", "workers"},
-    "checksum": BOTTOM | {"core", "options", "formats", "transports", "workers", "coordinator", "observer"},
-    "verify": BOTTOM
-    | {"core", "options", "transports", "formats", "workers", "coordinator", "observer", "checksum", "target"},
-    "compare": BOTTOM | {"convert", "options", "formats", "transports", "workers", "coordinator", "observer"},
-    "inspection": BOTTOM | {"transports", "formats"},
-    "cli": BOTTOM
-    | {"core", "protocol", "transports", "formats", "workers", "coordinator", "convert", "journal", "ui", ""}
-    | {"deploy", "redeploy", "fanout", "sharing"}
-    | {"cache", "checksum", "compare", "inspection", "options", "observer", "interruption", "course", "journaled"},
+    | {"guests", "interruption", "jobs", "journal", "observer", "options", "protocol", "transports", "workers"},
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""
@@ -202,7 +177,7 @@ def test_an_invented_wrong_arrow_is_caught(module, source, imported):
         ("mpconv.core.leases", "from msgspec import Struct"),
         ("mpconv.workers.worker", "import os\nimport zmq\nfrom mpconv import transports"),
         ("mpconv.coordinator", "from mpconv.workers.launch.local import LocalWorkers"),
-        ("mpconv.cli", "from mpconv import __version__, coordinator"),
+        ("mpconv.cli", "from mpconv import __version__, options"),
     ],
 )
 def test_a_right_arrow_is_let_through(module, source):

@@ -66,13 +66,13 @@ def checksum(
 
     local = click.get_current_context().with_resource(LocalWorkers.preloading(found, digesting=True))
 
-    from mpconv import checksum as job  # noqa: PLC0415
-    from mpconv import transports  # noqa: PLC0415
+    from mpconv import api, transports  # noqa: PLC0415
     from mpconv.cli.reporting import Report, run  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
+    from mpconv.jobs.checksum import Options  # noqa: PLC0415
     from mpconv.ui.progress import make_display  # noqa: PLC0415
 
-    options = job.Options(
+    options = Options(
         requests=parallel,
         workers=workers,
         shared=force_share,
@@ -88,7 +88,7 @@ def checksum(
         display = make_display(kind, sys.stdout, sys.stderr)
         try:
             with Report(display, quiet=False, verbose=False) as report:
-                result = run(job.checksum(place, options, local, report), display, verbose=False)
+                result = run(api.checksum(place, options, local=local, observer=report), display, verbose=False)
         except Interrupted:
             raise
         except MpconvError as error:

@@ -13,7 +13,7 @@ from mpconv.cli.params import Requests
 from mpconv.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
-    from mpconv.compare import Verdict
+    from mpconv.jobs.compare import Verdict
 
 _SAME, _DIFFERENT = 0, 1
 _CANNOT_OPEN, _CANNOT_ASK, _CANNOT_READ = 2, 3, 4
@@ -75,11 +75,12 @@ def compare(
 
     local = click.get_current_context().with_resource(LocalWorkers.preloading([first, second]))
 
-    from mpconv import compare as job  # noqa: PLC0415
+    from mpconv import api  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs.compare import Options  # noqa: PLC0415
 
     display = display_of({"progress": progress, "progress_kind": progress_kind, "quiet": quiet})
-    options = job.Options(
+    options = Options(
         strict=strict,
         requests=parallel,
         workers=workers,
@@ -88,7 +89,7 @@ def compare(
     )
     try:
         with Report(display, quiet=quiet, verbose=False) as report:
-            verdict = run(job.compare((first, second), options, local, report), display, verbose=False)
+            verdict = run(api.compare(first, second, options, local=local, observer=report), display, verbose=False)
     except MpconvError as error:
         codes = {"": _CANNOT_OPEN, "reading block status": _CANNOT_ASK}
         raise _with_code(error, codes.get(error.operation, _CANNOT_READ)) from None

@@ -124,18 +124,13 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     )
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import convert as job  # noqa: PLC0415
+    from mpconv import api  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
 
     display = display_of(options)
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
     chosen = options_of(options, to_place, made, unusable, target, listening)
-    if options["journal"] is None:
-        copy = job.convert(from_places, to_place, chosen, local, report, report.warn)
-    else:
-        from mpconv import journaled  # noqa: PLC0415  (few need it)
-
-        copy = journaled.convert(from_places, to_place, chosen, local, report, report.warn, options["journal"])
+    copy = api.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=report)
     with report:
         run(copy, display, verbose=options["verbose"])
     return 0

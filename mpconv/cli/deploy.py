@@ -17,7 +17,7 @@ from mpconv.errors import Fatal, MpconvError, UsageError
 from mpconv.job import DROP_SECONDS, Place
 
 if TYPE_CHECKING:
-    from mpconv.deploy import Deployment
+    from mpconv.jobs.deploy import Deployment
 
 _SOME = 2
 """The exit code when some targets are written and some are not."""
@@ -152,8 +152,9 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     workers = LocalWorkers.preloading([source, *targets], digesting=digesting)
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import deploy as job  # noqa: PLC0415
+    from mpconv import api  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs import deploy as job  # noqa: PLC0415
     from mpconv.options import Options  # noqa: PLC0415
 
     display = display_of(options)
@@ -179,12 +180,9 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     )
     deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
-    if options["journal"] is None:
-        copy = job.deploy(deployment, chosen, local, report)
-    else:
-        from mpconv import redeploy  # noqa: PLC0415  (few need it)
-
-        copy = redeploy.deploy(deployment, chosen, local, report, options["journal"])
+    copy = api.deploy(
+        source, targets, chosen, journal=options["journal"], local=local, observer=report, deployment=deployment
+    )
     ended: MpconvError | None = None
     try:
         with report:

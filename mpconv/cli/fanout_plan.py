@@ -10,7 +10,6 @@ import click
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
-from mpconv import course as courses
 from mpconv import transports
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.convert import convert
@@ -21,6 +20,7 @@ from mpconv.fanout import plan as plans
 from mpconv.fanout.plan import OWN, JobTable, Problem, checked
 from mpconv.fanout.spec import RETRIES, RETRY_SECONDS, Fanout, Limits, Spec, server_of
 from mpconv.job import Place
+from mpconv.jobs import course as courses
 from mpconv.protocol.keys import Listening
 from mpconv.sharing import anywhere
 

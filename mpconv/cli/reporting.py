@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpconv.cli.image_command import show
 from mpconv.interruption import interruptible
-from mpconv.observer import Observer
+from mpconv.jobs.heard import Heard
 from mpconv.ui.progress import Display, make_display
 from mpconv.units import human
 
@@ -22,29 +22,24 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 
-class Report(Observer):
+class Report(Heard):
     """Passes on what the job tells to the display and, for people, to stderr."""
 
     def __init__(self, display: Display, *, quiet: bool, verbose: bool) -> None:
+        super().__init__()
         self._display = display
         self._quiet = quiet
         self._verbose = verbose
-        self._phase = "copy"
-        self._seen = (0, 1, 0)
-        self._lost: list[tuple[int, int, str]] = []
-        self._checked: tuple[int, int] | None = None
-        self._digest: tuple[str, str] | None = None
 
     def __enter__(self) -> Report:
-        self._display.update(0, 1, 0, "open")
+        self._display.update(0, 0, 0, "open")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        done, total, zeros = self._seen
         if kind is None:
-            self._display.update(total, total, zeros, "done")
+            self._display.update(self.total, self.total, self.zeros, "done")
         else:
-            self._display.update(done, total, zeros, "failed")
+            self._display.update(self.done, self.total, self.zeros, "failed")
         self._display.finish()
         self._tell_lost()
         if kind is None:
@@ -52,13 +47,13 @@ class Report(Observer):
 
     def _tell_results(self) -> None:
         """The digest was asked for, so -q does not silence it. That everything was verified, exit code 0 says."""
-        if self._checked is not None:
-            checked, size = self._checked
+        if self.checked is not None:
+            checked, size = self.checked
             told = self._display.result({"verified": checked, "of": size})
             if not told and (self._verbose or checked < size) and not self._quiet:
                 print(f"mpconv: verified {human(checked)} of {human(size)}", file=sys.stderr)
-        if self._digest is not None:
-            text, image = self._digest
+        if self.found is not None:
+            text, image = self.found
             if not self._display.result({"digest": text, "image": image}):
                 show([f"{text}  {image}"])
 
@@ -73,23 +68,12 @@ class Report(Observer):
             self.warn(f"lost bytes {start} to {start + length - 1} ({length}): {why}")
 
     def progress(self, done: int, total: int, zeros: int) -> None:
-        self._seen = (done, total, zeros)
-        self._display.update(done, total, zeros, self._phase)
+        super().progress(done, total, zeros)
+        self._display.update(done, total, zeros, self.phase_now)
 
     def phase(self, name: str) -> None:
-        self._phase = name
-        if name == "verify":
-            self._seen = (0, self._seen[1], 0)
-        self._display.update(*self._seen, name)
-
-    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
-        self._lost += [(start, length, why) for start, length in ranges]
-
-    def digest(self, text: str, image: str) -> None:
-        self._digest = (text, image)
-
-    def verified(self, checked: int, size: int) -> None:
-        self._checked = (checked, size)
+        super().phase(name)
+        self._display.update(self.done, self.total, self.zeros, name)
 
     def dropped(self, number: int, image: str, why: str) -> None:
         self.warn(f"'{image}' is dropped: {why}")
@@ -102,22 +86,6 @@ class Report(Observer):
         """A line for people. As in qemu-img, -q does not silence it. A broken stderr does not end the job."""
         with contextlib.suppress(OSError, ValueError):
             print(f"mpconv: warning: {text}", file=sys.stderr)
-
-    def lost_ranges(self) -> list[tuple[int, int, str]]:
-        """(start, length, why) of what could not be read, ascending, neighbours joined. What a worker that died lost is
-        told of again by the one that reads it again.
-        """
-        joined: list[tuple[int, int, str]] = []
-        at = 0
-        for lost_from, length, why in sorted(self._lost):
-            start, end = max(at, lost_from), lost_from + length
-            if start >= end:
-                continue
-            if joined and joined[-1][2] == why and at == start:
-                start = joined.pop()[0]
-            joined.append((start, end - start, why))
-            at = end
-        return joined
 
 
 def display_of(options: dict[str, Any]) -> Display:

@@ -13,7 +13,7 @@ from mpconv.cli.params import Duration, Requests, Size, last_of
 from mpconv.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
-    from mpconv.course import Course, Effort
+    from mpconv.jobs.course import Course, Effort
     from mpconv.journal.records import Stored
     from mpconv.protocol.keys import Listening
     from mpconv.workers.launch.local import LocalWorkers
@@ -50,7 +50,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     if options["jobs"] is not None or options["as_json"]:
         raise UsageError("--jobs and --json are for the journal of a fan-out")
 
-    from mpconv import course as courses  # noqa: PLC0415 - --help does without
+    from mpconv.jobs import course as courses  # noqa: PLC0415 - --help does without
     from mpconv.journal.file import peek  # noqa: PLC0415
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
@@ -66,8 +66,8 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     )
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import journaled  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs import journaled  # noqa: PLC0415
 
     display = display_of(options)
     effort = courses.Effort(
@@ -90,8 +90,8 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
 def _fanout(path: str, options: dict[str, Any], listening: Listening | None) -> int:
     """What is left of many jobs. Their own options stay; how much to do at a time may be another."""
     from mpconv.cli.fanout import run_plan, with_limits  # noqa: PLC0415  (few need these)
-    from mpconv.course import check_password_of  # noqa: PLC0415
     from mpconv.fanout.ledger import read, stored  # noqa: PLC0415
+    from mpconv.jobs.course import check_password_of  # noqa: PLC0415
     from mpconv.journal.records import State  # noqa: PLC0415
 
     for name, given in (("-m", options["parallel"]), ("--retry-for", options["retry_for"])):
@@ -114,9 +114,9 @@ def _tell_finished(path: str, options: dict[str, Any]) -> None:
 def _deployment(
     path: str, course: Course, stored: Stored, effort: Effort, local: LocalWorkers, options: dict[str, Any]
 ) -> int:
-    from mpconv import redeploy  # noqa: PLC0415  (few need these)
     from mpconv.cli.deploy import told  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs import redeploy  # noqa: PLC0415  (few need these)
 
     display = display_of(options)
     deployment = redeploy.as_it_was_left(course, stored)

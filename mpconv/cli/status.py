@@ -31,8 +31,8 @@ def status(output: str, names: tuple[str, ...]) -> None:
         show(shown(path, as_json=as_json))
         return
 
-    from mpconv.course import begun  # noqa: PLC0415 - --help does without
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
+    from mpconv.jobs.course import begun  # noqa: PLC0415 - --help does without
     from mpconv.journal.file import peek, resume_with  # noqa: PLC0415
 
     stored, used = peek(path)

@@ -13,9 +13,9 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
-from mpconv import course as courses
 from mpconv.errors import Fatal
 from mpconv.fanout.spec import Fanout, Spec
+from mpconv.jobs import course as courses
 from mpconv.journal.file import PLAN, is_locked, lock, peek
 from mpconv.journal.records import State, Stored
 

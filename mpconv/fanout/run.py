@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from mpconv import convert, journaled, transports
-from mpconv.course import Effort
+from mpconv import transports
 from mpconv.errors import (
     Fatal,
     ImageError,
@@ -26,6 +25,8 @@ from mpconv.fanout.schedule import Entry, Flow, Schedule
 from mpconv.fanout.spec import Fanout, Limits, Outcome, Result, Spec
 from mpconv.fanout.watching import Noting, Watcher
 from mpconv.interruption import Audience, before, heard_by
+from mpconv.jobs import convert, journaled
+from mpconv.jobs.course import Effort
 from mpconv.journal.records import State, Stored
 from mpconv.observer import Observer
 from mpconv.protocol.keys import Listening

@@ -91,7 +91,8 @@ class LiveBar(Display):
         """Percentage, bytes, rate, time and zeros; empty for what is not known."""
         progress, phase = self._progress, self._progress.phase
         elapsed = self._now() - self._started
-        size = f"{human(progress.done)} of {human(progress.total)}" if phase != "open" else ""
+        known = progress.total or phase != "failed"
+        size = f"{human(progress.done)} of {human(progress.total)}" if phase != "open" and known else ""
         speed = self._speed.rate()
         if phase == "done" and elapsed > 0:
             speed = progress.done / elapsed

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -62,10 +62,14 @@ class Lab:
             self.source.write_bytes(os.urandom(size))
         else:
             make_image(self.source, size)
-        with self.target.open("wb") as file:
+        self.lun = self.add_lun(self.target, size)
+
+    def add_lun(self, path: Path, size: int) -> str:
+        """The URL of a LUN whose bytes are those of a new file."""
+        with path.open("wb") as file:
             file.truncate(size)
-        number = self.iscsi.add_lun(IQN, self.target)
-        self.lun = self.iscsi.url(IQN, number).replace("://", f"://mover%{PASSWORD}@")
+        number = self.iscsi.add_lun(IQN, path)
+        return self.iscsi.url(IQN, number).replace("://", f"://mover%{PASSWORD}@")
 
     def host(self) -> Host:
         made = self._stack.enter_context(host())
@@ -83,9 +87,9 @@ class Lab:
     def words(self, at: Host) -> str:
         return self.log(at).read_text()
 
-    def convert(self, *options: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "mpconv", "convert", "-n", "--listen", self.endpoint, "--key-file"]
-        words += [str(self.keys), "--workers", "0", *options, self.nfs.url(self.source.name), self.lun]
+    def convert(self, *options: str, command: str = "convert", more: Sequence[str] = ()) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "mpconv", command, "-n", "--listen", self.endpoint, "--key-file"]
+        words += [str(self.keys), "--workers", "0", *options, self.nfs.url(self.source.name), self.lun, *more]
         pipe = subprocess.PIPE
         made = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True)
         self._stack.callback(made.kill)
@@ -146,6 +150,21 @@ def test_workers_on_two_hosts_copy_what_none_copies_here(lab, order):
         assert secret.encode() not in said.kept
 
 
+def test_a_template_is_read_once_by_all_hosts_together(lab):
+    """Two LUNs, two hosts: what the storage sends to them is one template and what answers to writes take."""
+    lab.image(64 * MiB, random=True)
+    second = lab.directory / "second"
+    hosts = [lab.host(), lab.host()]
+    copy = lab.convert("-W", "-r", "32M", command="deploy", more=[lab.add_lun(second, 64 * MiB)])
+    workers = [lab.worker(at) for at in hosts]
+    assert done(copy) == []
+    assert [ended(worker) for worker in workers] == [0, 0]
+    read = [at.heard_from_storage() for at in hosts]
+    assert min(read) > 8 * MiB
+    assert sum(read) < 1.1 * 64 * MiB
+    assert identical(lab.source, lab.target) and identical(lab.source, second)
+
+
 def test_who_has_no_key_gets_nowhere_and_is_counted(lab, tmp_path):
     """A wrong key, none, a web browser, noise and silence, all while the copy runs."""
     lab.image(24 * MiB, random=True)
@@ -171,6 +190,29 @@ def test_who_has_no_key_gets_nowhere_and_is_counted(lab, tmp_path):
     assert int(warning.split()[2]) >= 6 and "were refused: they had no key of ours" in warning
     assert "does not know the key of this key file" in lab.words(bad)
     assert "does not have the coordinator's key of this key file" in lab.words(bad)
+
+
+def test_what_was_recorded_and_is_said_again_is_worth_nothing(lab):
+    """All that real workers said, from the first byte, on connections of their own, while the copy runs."""
+    lab.image(24 * MiB, random=True)
+    at = lab.host()
+    with Recording(at.to_control, keep=True) as heard:
+        copy = lab.convert("-W", "-r", "8M")
+        worker = lab.worker(at)
+        until(lambda: written(lab.target) > 8 * MiB)
+        longest = bytes(max(heard.said.values(), key=len))
+        for cut in (len(longest), len(longest) // 2, 300):
+            with socket.create_connection((CONTROL, port_of(lab.endpoint))) as connection, suppress(OSError):
+                connection.sendall(longest[:cut])
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(10)
+                while connection.recv(4096):
+                    pass
+        [warning] = done(copy)
+        assert ended(worker) == 0
+    assert len(longest) > 800  # more than the handshake
+    assert int(warning.split()[2]) >= 3 and "were refused: they had no key of ours" in warning
+    assert identical(lab.source, lab.target)
 
 
 def test_hosts_come_and_go(lab):

@@ -84,6 +84,7 @@ from_worker = {
 }
 from_coordinator = {
     m.Open: st.builds(m.Open, jobs, st.floats(0, m.MAX_FENCE)),
+    m.Wait: st.builds(m.Wait, st.floats(0, m.MAX_FENCE, exclude_min=True)),
     m.LeaseGrant: st.builds(m.LeaseGrant, numbers, numbers, numbers, sizes, st.integers(0, 2), st.booleans()),
     m.Token: st.builds(m.Token, numbers, numbers, per_cluster),
     m.Flush: st.builds(m.Flush, numbers),
@@ -99,6 +100,7 @@ EXAMPLES = [
     m.Heard(1),
     m.Wait(0.5),
     m.Refused("why"),
+    m.Wait(0.5),
     m.Want(1),
     m.Ready(1, 2, [3, 0], [1, 0]),
     m.Done(1, 2, 3),

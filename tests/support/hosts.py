@@ -79,6 +79,11 @@ class Host:
         for interface in interfaces:
             _configure(f"ip link set {interface} up")
 
+    def heard_from_storage(self) -> int:
+        """Bytes that came to it so far, headers and all."""
+        counts = Path("/proc/self/net/dev").read_text().partition(f" {self.to_storage}:")[2].split()
+        return int(counts[8])
+
     def processes(self, name: str | None = None) -> list[int]:
         """Those that run there, or those of that name."""
         pids = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False).stdout
@@ -109,13 +114,15 @@ def host() -> Iterator[Host]:
 
 @dataclass
 class Recording:
-    """What came and went over an interface of this side. `kept`: the TCP payload, if it is to be kept; `sent`: when, by
-    the clock of time.monotonic, how many bytes of payload came from the other side.
+    """What came and went over an interface of this side. `kept`: the TCP payload, if it is to be kept; `said`: what of
+    it came from the other side, by the port it came from; `sent`: when, by the clock of time.monotonic, how many bytes
+    of that.
     """
 
     interface: str
     keep: bool = False
     kept: bytearray = field(default_factory=bytearray)
+    said: dict[int, bytearray] = field(default_factory=dict)
     sent: list[tuple[float, int]] = field(default_factory=list)
 
     def __enter__(self) -> Recording:
@@ -142,12 +149,19 @@ class Recording:
             payload = _payload(frame)
             if payload and about[2] != socket.PACKET_OUTGOING:
                 self.sent.append((time.monotonic(), len(payload)))
+                if self.keep:
+                    self.said.setdefault(_port(frame), bytearray()).extend(payload)
             if payload and self.keep:
                 self.kept += payload
 
     def sent_after(self, moment: float) -> int:
         """Bytes of payload that came from the other side since then."""
         return sum(size for when, size in self.sent if when > moment)
+
+
+def _port(frame: bytes) -> int:
+    """That a TCP segment comes from."""
+    return int.from_bytes(frame[14 + (frame[14] & 15) * 4 :][:2])
 
 
 def _payload(frame: bytes) -> bytes:

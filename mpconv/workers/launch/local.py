@@ -45,7 +45,8 @@ def modules_for(
 
 class LocalWorkers(Supply):
     """Starts, watches and ends worker processes. To be made before the first thread, event loop, ZeroMQ context and
-    storage session, because the process is forked; and to be closed. Raises WorkerLost when it cannot be forked.
+    storage session, because the process is forked, unless they are `spawned`; and to be closed. Raises WorkerLost when
+    none can be started.
     """
 
     @classmethod
@@ -56,16 +57,22 @@ class LocalWorkers(Supply):
         *,
         compressing: bool = False,
         digesting: bool = False,
+        spawned: bool = False,
     ) -> LocalWorkers:
         """Workers that have imported what these places need, as far as it is known yet."""
-        return cls(sorted(modules_for(sources, target, compressing=compressing, digesting=digesting)))
+        wanted = modules_for(sources, target, compressing=compressing, digesting=digesting)
+        return cls(sorted(wanted), spawned=spawned)
 
-    def __init__(self, preload: list[str], *, patient: bool = False) -> None:
-        for module in _SHARED:
-            importlib.import_module(module)
-        gc.freeze()  # a collection would write to what the processes share, and so copy it
+    def __init__(self, preload: list[str], *, patient: bool = False, spawned: bool = False) -> None:
+        modules = ["mpconv.workers.process", *preload]
         try:
-            self._nursery = nursery.fork(["mpconv.workers.process", *preload], patient=patient)
+            if spawned:
+                self._nursery = nursery.spawn(modules)
+            else:
+                for module in _SHARED:
+                    importlib.import_module(module)
+                gc.freeze()  # a collection would write to what the processes share, and so copy it
+                self._nursery = nursery.fork(modules, patient=patient)
         except OSError as error:
             raise WorkerLost(f"no worker process can be started: {os.strerror(error.errno or 0)}") from error
         self._running: dict[int, Ended] = {}

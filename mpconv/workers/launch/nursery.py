@@ -1,5 +1,6 @@
 """The process that forks workers. It is itself a fork of the command's process, made while that has neither threads nor
-an event loop, ZeroMQ contexts or storage sessions; and it never has any.
+an event loop, ZeroMQ contexts or storage sessions; and it never has any. In a program that may have them it is a new
+interpreter, which takes a moment longer.
 
 It keeps no descriptors of the command's but stdout and stderr. When the command ends, however it ends, the nursery's
 socket closes: it waits for its workers, kills those that stay, and ends.
@@ -70,6 +71,35 @@ def fork(modules: list[str], *, patient: bool = False) -> Nursery:
     theirs.close()
     os.close(watched)
     return Nursery(pid, control, lifeline)
+
+
+def spawn(modules: list[str]) -> Nursery:
+    """The same in a new interpreter, whatever threads and loops there are here."""
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    watched, lifeline = os.pipe()
+    words = [sys.executable, "-m", __name__, str(theirs.fileno()), str(watched), *modules]
+    for descriptor in (theirs.fileno(), watched):
+        os.set_inheritable(descriptor, True)
+    try:
+        path = os.pathsep.join(word for word in sys.path if word)
+        pid = os.posix_spawn(sys.executable, words, {**os.environ, "PYTHONPATH": path}, setsigmask=_COMMANDS)
+    finally:
+        theirs.close()
+        os.close(watched)
+    return Nursery(pid, control, lifeline)
+
+
+def _main(control: str, watched: str, *modules: str) -> None:
+    """Of the new interpreter."""
+
+    def nurse() -> None:
+        for number in _COMMANDS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _COMMANDS)
+        _close_all_but(int(control), int(watched))
+        _Nurse(socket.socket(fileno=int(control)), int(watched)).serve(list(modules), signal.SIG_DFL)
+
+    _be(nurse)
 
 
 def _be(life: Callable[[], int | None]) -> None:
@@ -186,3 +216,7 @@ class _Nurse:
     def _report(self, what: int, who: int, code: int) -> None:
         with contextlib.suppress(OSError):  # the command is gone: the next thing read says so
             self._control.send(REPORT.pack(what, who, code))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from mpconv.convert import BUFFER, LEASE
 from mpconv.coordinator import Coordinator
 from mpconv.errors import StatusWithdrawn
 from mpconv.formats.image import Image
@@ -16,6 +15,7 @@ from mpconv.formats.pair import Pair
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.status import first_unlike
 from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
+from mpconv.jobs.convert import BUFFER, LEASE
 from mpconv.observer import Observer
 from mpconv.options import workers_for
 from mpconv.transports.retrying import Retry, Sparingly, Tell

@@ -14,7 +14,6 @@ import msgspec
 from msgspec import Struct
 
 from mpconv import transports
-from mpconv.convert import JOURNAL_SECONDS, SETTLE_SECONDS, plan
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.core.digests import Sums
 from mpconv.digest import text
@@ -23,6 +22,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
+from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, plan
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.sharing import anywhere
@@ -294,7 +294,7 @@ async def _finish(deployment: Deployment, targets: dict[int, Target], observer: 
 async def _verify(
     number: int, outcome: Outcome, size: int, sums: Sums, options: Options, local: LocalWorkers, observer: Observer
 ) -> None:
-    from mpconv.verify import verify  # noqa: PLC0415  (few need it)
+    from mpconv.jobs.verify import verify  # noqa: PLC0415  (few need it)
 
     assert options.verify is not None
     where = msgspec.structs.replace(outcome.place, format="raw")

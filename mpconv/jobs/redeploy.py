@@ -7,21 +7,21 @@ import contextlib
 
 from msgspec.structs import replace
 
-from mpconv import course as courses
 from mpconv import transports
-from mpconv.convert import SETTLE_SECONDS
-from mpconv.course import Aim, Course, Effort
-from mpconv.deploy import Deployment, Outcome, copy, deploy_once, failed, open_all
 from mpconv.errors import Fatal, MpconvError, StatusWithdrawn
 from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
+from mpconv.jobs import course as courses
+from mpconv.jobs.convert import SETTLE_SECONDS
+from mpconv.jobs.course import Aim, Course, Effort
+from mpconv.jobs.deploy import Deployment, Outcome, copy, deploy_once, failed, open_all
+from mpconv.jobs.journaled import Noting, anew, tell_again
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Recorder
 from mpconv.journal.records import Begun, State, Stored
-from mpconv.journaled import Noting, anew, tell_again
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.target import Left, Target

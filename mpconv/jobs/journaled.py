@@ -9,16 +9,16 @@ from types import MappingProxyType
 
 from msgspec.structs import replace
 
-from mpconv import course as courses
 from mpconv import transports
-from mpconv.convert import SETTLE_SECONDS, copy_once, open_target, run
-from mpconv.course import Course, Effort
 from mpconv.errors import Fatal, StatusWithdrawn
 from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
+from mpconv.jobs import course as courses
+from mpconv.jobs.convert import SETTLE_SECONDS, copy_once, open_target, run
+from mpconv.jobs.course import Course, Effort
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Entries, Recorder
 from mpconv.journal.records import Happening, State, Stored

@@ -106,7 +106,7 @@ async def copy_once(
         if options.refusal is not None:
             raise UsageError(options.refusal)
         if options.verify is not None:
-            from mpconv.verify import check_readable  # noqa: PLC0415  (few need it)
+            from mpconv.jobs.verify import check_readable  # noqa: PLC0415  (few need it)
 
             await check_readable(place, options)
         if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
@@ -241,6 +241,6 @@ async def run(
                 error.why += f" (the target is incomplete: {written}; {again})"
             raise
         if options.digests:
-            from mpconv.verify import prove  # noqa: PLC0415  (few need it)
+            from mpconv.jobs.verify import prove  # noqa: PLC0415  (few need it)
 
             await prove(source.size, coordinator.digests, place, target, options, local, observer)

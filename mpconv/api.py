@@ -1,0 +1,243 @@
+"""mpconv for programs: one coroutine for each job, with typed results. The commands run the same ones.
+
+Images are named as on the command line, or by a Place. A job's worker processes are started by a fresh interpreter, so
+that it does not matter what threads and loops the program has; it may be cancelled, and then nothing of it is left
+running, but its target is incomplete. Signals are the program's own business. Every failure is an MpconvError, whose
+text is one line without passwords.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from mpconv.errors import UsageError
+from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.interruption import Audience, before
+from mpconv.job import Place
+from mpconv.jobs.heard import Heard
+from mpconv.options import Options
+from mpconv.ui.progress import Progress
+from mpconv.workers.launch.local import LocalWorkers
+
+if TYPE_CHECKING:
+    from mpconv.jobs.checksum import Checksum
+    from mpconv.jobs.checksum import Options as ChecksumOptions
+    from mpconv.jobs.compare import Options as CompareOptions
+    from mpconv.jobs.compare import Verdict
+    from mpconv.jobs.deploy import Deployment
+
+Name = str | Place
+"""A path, an nfs:// or iscsi:// URL, or `null:`."""
+OnProgress = Callable[[Progress], None]
+OnWarning = Callable[[str], None]
+
+_Result = TypeVar("_Result")
+
+
+class Lost(Struct, frozen=True):
+    """`length` bytes from `start` of the source could not be read and became zeros, as `salvage` has it."""
+
+    start: int
+    length: int
+    why: str
+
+
+class Copied(Struct, frozen=True, kw_only=True):
+    """A copy that is complete and, unless the cache mode is unsafe, durable. `size` and `zeros`, what of it is zero, in
+    bytes; `seconds` that it took; `verified`: bytes that were read back and are the source's.
+    """
+
+    size: int
+    zeros: int
+    seconds: float
+    digest: str | None = None
+    verified: int | None = None
+    lost: list[Lost] = []
+
+
+class Listener(Heard):
+    """Passes on to callbacks what a job tells. What they raise ends the job."""
+
+    def __init__(self, on_progress: OnProgress | None, on_warning: OnWarning | None) -> None:
+        super().__init__()
+        self._on_progress = on_progress
+        self._on_warning = on_warning
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        super().progress(done, total, zeros)
+        self._tell()
+
+    def phase(self, name: str) -> None:
+        super().phase(name)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(Progress(self.done, self.total, self.zeros, self.phase_now))
+
+    def dropped(self, number: int, image: str, why: str) -> None:
+        self.warn(f"'{image}' is dropped: {why}")
+
+    def warn(self, text: str) -> None:
+        if self._on_warning is not None:
+            self._on_warning(text)
+
+
+async def convert(
+    sources: Name | Sequence[Name],
+    target: Name,
+    options: Options | None = None,
+    *,
+    source_format: str | None = None,
+    journal: str | None = None,
+    on_progress: OnProgress | None = None,
+    on_warning: OnWarning | None = None,
+    local: LocalWorkers | None = None,
+    observer: Heard | None = None,
+) -> Copied:
+    """Copy one image, or several one after the other. `source_format`: raw or qcow2; None: the header tells. `journal`:
+    a file that lets `mpconv resume` go on after a crash. `local` and `observer`: what a command has of its own.
+    """
+    from mpconv.jobs import convert as job  # noqa: PLC0415  (as the other jobs: who needs one does without the rest)
+
+    chosen = _whole(options or Options())
+    places = [_place(source, source_format) for source in _several(sources)]
+    to = target if isinstance(target, Place) else _target(target, chosen)
+    heard = observer or Listener(on_progress, on_warning)
+    began = time.monotonic()
+    with _workers([*places], to, chosen, local) as workers:
+        if journal is None:
+            copy = job.convert(places, to, chosen, workers, heard, heard.warn)
+        else:
+            from mpconv.jobs import journaled  # noqa: PLC0415  (few need it)
+
+            copy = journaled.convert(places, to, chosen, workers, heard, heard.warn, journal)
+        await _as_asked(copy, observer)
+    return Copied(
+        size=heard.total,
+        zeros=heard.zeros,
+        seconds=time.monotonic() - began,
+        digest=heard.found[0] if heard.found is not None else None,
+        verified=heard.checked[0] if heard.checked is not None else None,
+        lost=[Lost(*one) for one in heard.lost_ranges()],
+    )
+
+
+async def deploy(
+    source: Name,
+    targets: Sequence[Name],
+    options: Options | None = None,
+    *,
+    source_format: str | None = None,
+    journal: str | None = None,
+    on_progress: OnProgress | None = None,
+    on_warning: OnWarning | None = None,
+    local: LocalWorkers | None = None,
+    observer: Heard | None = None,
+    deployment: Deployment | None = None,
+) -> Deployment:
+    """Copy one image to several raw targets, read once. The result has an Outcome for each: `error` is None where it is
+    complete. MpconvError when none can be, or nothing was begun. `deployment`: filled in, for who wants it then too.
+    """
+    from mpconv.jobs import deploy as job  # noqa: PLC0415
+
+    chosen = _whole(options or Options())
+    places = [one if isinstance(one, Place) else _target(one, chosen) for one in targets]
+    if deployment is None:
+        outcomes = [job.Outcome(place) for place in places]
+        deployment = job.Deployment(_place(source, source_format), outcomes)
+    heard = observer or Listener(on_progress, on_warning)
+    with _workers([deployment.source, *places], None, chosen, local) as workers:
+        if journal is None:
+            copy = job.deploy(deployment, chosen, workers, heard)
+        else:
+            from mpconv.jobs import redeploy  # noqa: PLC0415  (few need it)
+
+            copy = redeploy.deploy(deployment, chosen, workers, heard, journal)
+        await _as_asked(copy, observer)
+    return deployment
+
+
+async def compare(
+    first: Name,
+    second: Name,
+    options: CompareOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    on_warning: OnWarning | None = None,
+    local: LocalWorkers | None = None,
+    observer: Heard | None = None,
+) -> Verdict:
+    """Compare what two guests would read. The images are equal when the verdict's `differs_at` is None."""
+    from mpconv.jobs import compare as job  # noqa: PLC0415
+
+    places = (_place(first, None), _place(second, None))
+    heard = observer or Listener(on_progress, on_warning)
+    with _workers([*places], None, Options(), local) as workers:
+        return await _as_asked(job.compare(places, options or job.Options(), workers, heard), observer)
+
+
+async def checksum(
+    image: Name,
+    options: ChecksumOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    on_warning: OnWarning | None = None,
+    local: LocalWorkers | None = None,
+    observer: Heard | None = None,
+) -> Checksum:
+    """The digest of what a guest would read, as docs/digests.md defines it."""
+    from mpconv.jobs import checksum as job  # noqa: PLC0415
+
+    place = _place(image, None)
+    heard = observer or Listener(on_progress, on_warning)
+    with _workers([place], None, Options(digest=True), local) as workers:
+        return await _as_asked(job.checksum(place, options or job.Options(), workers, heard), observer)
+
+
+def _several(sources: Name | Sequence[Name]) -> Sequence[Name]:
+    if isinstance(sources, str | Place):
+        return [sources]
+    if not sources:
+        raise UsageError("a copy needs a source")
+    return sources
+
+
+def _place(name: Name, fmt: str | None) -> Place:
+    return name if isinstance(name, Place) else Place(url=name, format=fmt)
+
+
+def _target(name: str, options: Options) -> Place:
+    return Place(url=name, direct=options.cache.direct, format=options.target_format)
+
+
+def _whole(options: Options) -> Options:
+    """A qcow2 target that is made, and of which nothing was said, is made as qemu-img does."""
+    if options.target_format == "qcow2" and options.create and options.qcow2 is None:
+        return replace(options, qcow2=Qcow2Options())
+    return options
+
+
+@contextlib.contextmanager
+def _workers(
+    sources: list[Place], target: Place | None, options: Options, local: LocalWorkers | None
+) -> Iterator[LocalWorkers]:
+    if local is not None:
+        yield local
+        return
+    made = LocalWorkers.preloading(
+        sources, target, compressing=options.compress, digesting=options.digests, spawned=True
+    )
+    with made:
+        yield made
+
+
+async def _as_asked(job: Coroutine[Any, Any, _Result], observer: Heard | None) -> _Result:
+    """Signals reach a command's job, and nobody else's."""
+    return await (job if observer is not None else before(Audience(), job))
