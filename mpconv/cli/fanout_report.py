@@ -167,7 +167,7 @@ def columns(rows: list[list[str]]) -> list[str]:
 
 
 def display_for(options: dict[str, Any]) -> Many:
-    """What `-p`, `--progress` and `-q` ask for."""
+    """What `-p`, `--progress` and `-q` ask for. What is for programs has stdout alone."""
     kind = options["progress_kind"] or "text"
     if not (options["progress"] or options["progress_kind"]) or options["quiet"]:
         return Many(sys.stdout, sys.stderr)
@@ -175,8 +175,9 @@ def display_for(options: dict[str, Any]) -> Many:
         return JsonOfMany(sys.stdout, sys.stderr)
     if kind != "text":
         raise UsageError(f"Invalid progress kind '{kind}': text or json")
-    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}:
-        return LineOfMany(sys.stdout, sys.stderr)
+    stream = sys.stderr if options["as_json"] else sys.stdout
+    if not stream.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}:
+        return LineOfMany(stream, sys.stderr)
     from mpconv.ui.live_table import LiveTable  # noqa: PLC0415  (rich takes a tenth of a second to import)
 
-    return LiveTable(sys.stdout, sys.stderr)
+    return LiveTable(stream, sys.stderr)

@@ -28,15 +28,19 @@ class Watcher:
 
 
 class Noting(Observer):
-    """Keeps what a job tells in its outcome, and tells another observer."""
+    """Keeps what a job tells in its outcome, and tells another observer. `begun`: its images are open, and its target
+    may have been written to.
+    """
 
     def __init__(self, outcome: Outcome, inner: Observer) -> None:
         self._outcome = outcome
         self._inner = inner
         self._copying = True
+        self.begun = False
         self._lost = Ranges()
 
     def progress(self, done: int, total: int, zeros: int) -> None:
+        self.begun = True
         if self._copying:
             self._outcome.done, self._outcome.size, self._outcome.zeros = done, total, zeros
         self._inner.progress(done, total, zeros)

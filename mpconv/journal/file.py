@@ -91,7 +91,7 @@ class Journal:
     @classmethod
     def _taken(cls, path: str, fd: int, *, fresh: bool) -> Journal:
         try:
-            if not _lock(fd):
+            if not lock(fd):
                 raise Fatal(f"the journal '{path}' is in use by another mpconv{_user(path)}")
             if not fresh:
                 _check(path, fd)
@@ -221,7 +221,7 @@ def peek(path: str) -> tuple[Stored | None, bool]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _check(path, fd)
-            used = _is_locked(fd)
+            used = is_locked(fd)
         finally:
             os.close(fd)
         database = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True)
@@ -322,8 +322,10 @@ def _check(path: str, fd: int) -> None:
         raise Fatal(f"the journal '{path}' is of version {version}, and {why}")
 
 
-def _lock(fd: int) -> bool:
-    """False: another open file has it. A file system without such locks is used without them."""
+def lock(fd: int) -> bool:
+    """Take an open file until it is closed. False: another open file has it. A file system without such locks is used
+    without them.
+    """
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, _LOCKED_BYTE, 1, 0))
     except BlockingIOError:
@@ -333,7 +335,8 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _is_locked(fd: int) -> bool:
+def is_locked(fd: int) -> bool:
+    """Whether another open file has it."""
     try:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, _LOCKED_BYTE, 1, 0))
     except OSError:
