@@ -7,8 +7,8 @@ import os
 import signal
 
 ENDED = signal.SIGUSR2
-"""What comes when the parent ends; by default it ends this process. It may come once for each thread that the parent had,
-so it is none of the signals that mean more the second time.
+"""What comes when the parent ends; by default it ends this process. It may come once for each thread that the parent
+had, so it is none of the signals that mean more the second time.
 """
 _PR_SET_PDEATHSIG = 1
 
