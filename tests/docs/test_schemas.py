@@ -72,6 +72,18 @@ def test_of_a_deployment(image, tmp_path):
     assert [one["outcome"] for one in document["targets"]] == ["written", "failed"]
 
 
+def test_of_many_jobs(image, tmp_path):
+    jobs = [("a", image), ("b", tmp_path / "none.raw")]
+    job = '[[job]]\nname = "{0}"\nsource = "{1}"\ntarget = "{2}/{0}.img"\n'
+    plan = [job.format(name, source, tmp_path) for name, source in jobs]
+    (tmp_path / "plan.toml").write_text("\n".join(plan))
+    done = mpconv("fanout", "--json", tmp_path / "plan.toml")
+    assert done.returncode == 2, done.stderr
+    document = json.loads(done.stdout)
+    assert fits("fanout", document)
+    assert [one["result"] for one in document["jobs"]] == ["written", "failed"]
+
+
 def test_of_a_journal(image, tmp_path):
     assert mpconv("convert", "--journal", tmp_path / "j", "--digest", image, tmp_path / "b.raw").returncode == 0
     document = json.loads(mpconv("status", "--output", "json", tmp_path / "j").stdout)
