@@ -115,7 +115,7 @@ class Coordinator(Reception):
         self._told: set[str] = set()
         self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
         self._walk = Walk(source, job, block, self._found)
-        self._interrupted: Interrupted | None = None
+        self._interrupted: MpconvError | None = None
         self.may_have_written = False
         self.differs_at: int | None = None
         self.failed: dict[int, MpconvError] = {}
@@ -186,6 +186,12 @@ class Coordinator(Reception):
     def _fail(self, error: MpconvError) -> None:
         if not self._over:
             self._outcome.set_exception(error)
+
+    def _give_up(self, error: MpconvError) -> None:
+        """It is no use to wait for workers, if there is none: what is done is kept."""
+        if not self._over and not self._guests and not self._crew.count and self._interrupted is None:
+            self._interrupted = error
+            self._handle(events.Stop())
 
     def _interrupt(self, error: Interrupted) -> None:
         """The first time what is being written ends and is flushed; the second time it ends now."""

@@ -53,6 +53,7 @@ class Interrupted(MpconvError):
 
     def __init__(self, number: int) -> None:
         super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.number = number
         self.exit_code = 128 + number
 
 

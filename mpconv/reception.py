@@ -66,6 +66,9 @@ class Reception:
     def _fail(self, error: MpconvError) -> None:
         raise NotImplementedError
 
+    def _give_up(self, error: MpconvError) -> None:
+        raise NotImplementedError
+
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
         raise NotImplementedError
 
@@ -77,9 +80,14 @@ class Reception:
         """How many workers of other hosts take part."""
         return len(self._guests)
 
+    @property
+    def hiring(self) -> bool:
+        """Whether there will be leases for more workers, as far as is known."""
+        return not self._over and not self._state.stopping
+
     def hire(self, count: int) -> None:
         """So many more processes of this host; those that cannot be started the job goes on without."""
-        if self._over:
+        if not self.hiring:
             return
         self._crew.count += count
         self._state.workers += count
@@ -107,7 +115,7 @@ class Reception:
         from mpconv.protocol.gate import Gate  # noqa: PLC0415  (copies on one host do without)
 
         self._gate = Gate(context, self._listening, self.hear)
-        self._observer.said(f"workers of other hosts may connect to {self._gate.endpoint}")
+        self._observer.listens(self._gate.endpoint, self._give_up)
 
     def _close_gate(self) -> int:
         """How many frames of workers it dropped."""

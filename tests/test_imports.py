@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
-    "observer": set(),
+    "observer": BOTTOM,
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "guests": BOTTOM,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpconv.cache import CACHE_MODES
+from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, trust_of, trust_options
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places
@@ -153,6 +154,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415  (as in convert)
 
     listening = listening_of(options)
+    placement = placement_of(options, listening)
     digesting = options["digest"] or options["verify"] is not None
     workers = LocalWorkers.preloading([source, *targets], digesting=digesting)
     local = click.get_current_context().with_resource(workers)
@@ -184,14 +186,14 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         verify=options["verify"],
     )
     deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
-    report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
+    report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     copy = api.deploy(
         source, targets, chosen, journal=options["journal"], local=local, observer=report, deployment=deployment
     )
     ended: MpconvError | None = None
     try:
         with report:
-            run(copy, display, verbose=options["verbose"])
+            run(copy, display, verbose=options["verbose"], placement=placement)
     except MpconvError as error:
         ended = error
     return told(deployment, ended, as_json=as_json, among_lines=options["progress_kind"] == "json")

@@ -48,8 +48,8 @@ def fanout(names: tuple[str, ...], **options: Any) -> int:
     listening = listening_of(options)
     from mpconv.cli.fanout_plan import resolved  # noqa: PLC0415 - --help does without
 
-    plan, problems = resolved(_read(names[0]), options["journal"], listening)
-    plan = with_limits(plan, options)
+    limits = {"jobs": options["jobs"], "workers": options["workers"]}
+    plan, problems = resolved(_read(names[0]), options["journal"], listening, **limits)
     if problems:
         for problem in problems:
             print(f"mpconv: {names[0]}: {problem}", file=sys.stderr)
@@ -73,13 +73,12 @@ def _read(name: str) -> str:
         raise Fatal(f"the plan '{name}' cannot be read: it is no UTF-8 at byte {error.start}") from None
 
 
-def with_limits(plan: Fanout, options: dict[str, Any]) -> Fanout:
-    """The plan with the limits that the command line sets."""
+def with_limits(plan: Fanout, *, jobs: int | None, workers: int | None, rate: int | None) -> Fanout:
+    """The plan with other limits, where they are given."""
     from msgspec.structs import replace  # noqa: PLC0415
 
-    given = {key: options[key] for key in ("jobs", "workers") if options[key] is not None}
-    if options.get("rate_limit") is not None:
-        given["rate"] = options["rate_limit"]
+    given = {"jobs": jobs, "workers": workers, "rate": rate}
+    given = {key: value for key, value in given.items() if value is not None}
     limits = replace(plan.limits, **given)
     if limits.jobs and limits.workers and limits.jobs > limits.workers:
         raise UsageError(f"{limits.jobs} jobs at once need as many workers, and there are {limits.workers}")

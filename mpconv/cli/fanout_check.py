@@ -30,8 +30,9 @@ def check(plan: Fanout, name: str, *, quiet: bool) -> int:
     if wrong:
         return 1
     if not quiet:
+        count = f"{len(plan.jobs)} jobs" if len(plan.jobs) > 1 else "1 job"
         total = sum(size for _, size in found.values())
-        show([f"{name}: {len(plan.jobs)} jobs, {human(total)}: nothing is wrong with them"])
+        show([f"{name}: {count}, {human(total)}: nothing is wrong"])
     return 0
 
 

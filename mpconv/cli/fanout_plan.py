@@ -28,8 +28,10 @@ _FOR_CONVERT = ("/source", "/target")
 """Names that stand for the images while single options are looked at."""
 
 
-def resolved(text: str, journal: str | None, listening: Listening | None) -> tuple[Fanout, list[Problem]]:
-    """What the plan asks for, and all that is wrong with it."""
+def resolved(
+    text: str, journal: str | None, listening: Listening | None, *, jobs: int | None, workers: int | None
+) -> tuple[Fanout, list[Problem]]:
+    """What the plan asks for, and all that is wrong with it. `jobs`, `workers`: limits in place of the plan's."""
     table, problems = plans.read(text)
     date = time.strftime("%Y-%m-%d")
     specs: list[Spec] = []
@@ -41,7 +43,7 @@ def resolved(text: str, journal: str | None, listening: Listening | None) -> tup
             specs.append(spec)
             if len(problems) == before:
                 problems += [Problem(label, why) for why in _unfit(spec, journal, listening)]
-    limits = _limits(table.limits, specs, problems)
+    limits = _limits(table.limits, specs, problems, jobs, workers)
     problems += _collisions(specs)
     return Fanout(jobs=specs, limits=limits), problems
 
@@ -139,7 +141,9 @@ def _unfit(spec: Spec, journal: str | None, listening: Listening | None) -> list
     return found
 
 
-def _limits(table: plans.LimitsTable, specs: list[Spec], problems: list[Problem]) -> Limits:
+def _limits(
+    table: plans.LimitsTable, specs: list[Spec], problems: list[Problem], jobs: int | None, workers: int | None
+) -> Limits:
     label = "limits"
     used = {server for spec in specs for server in spec.servers}
     servers: dict[str, int] = {}
@@ -148,8 +152,10 @@ def _limits(table: plans.LimitsTable, specs: list[Spec], problems: list[Problem]
         if name.lower() not in used and specs:
             text = plans.unknown(name, used).replace("unknown key", "servers: no job uses")
             problems.append(Problem(label, text))
-    jobs = None if isinstance(table.jobs, UnsetType) else table.jobs
-    workers = None if isinstance(table.workers, UnsetType) else table.workers
+    if jobs is None and not isinstance(table.jobs, UnsetType):
+        jobs = table.jobs
+    if workers is None and not isinstance(table.workers, UnsetType):
+        workers = table.workers
     if jobs is not None and jobs < 1:
         problems.append(Problem(label, "jobs: it must be at least 1"))
     if workers is not None and not 0 <= workers <= 256:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from typing import Any
 
@@ -17,6 +18,7 @@ from mpconv.protocol.keys import check_endpoint
 
 _MOST_WORKERS = 8
 _WAIT = 300.0
+_PR_SET_PDEATHSIG = 1
 
 
 @click.command(cls=ImageCommand)
@@ -27,6 +29,7 @@ _WAIT = 300.0
     "--wait", type=Duration(), default=_WAIT, metavar="TIME", help="How long a coordinator is looked for; default 5m."
 )
 @click.option("--stay", is_flag=True, help="After a job wait for the next one, for ever.")
+@click.option("--parent", type=int, metavar="PID", help="Leave when this process, which started it, ends.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
 @click.argument("names", nargs=-1, metavar="")
 def worker(names: tuple[str, ...], **options: Any) -> int:
@@ -40,6 +43,8 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
         raise UsageError("Must specify --connect tcp://HOST:PORT")
     endpoint = check_endpoint(options["connect"])
     keys = keys_of(options)
+    if options["parent"] is not None and not _bound_to(options["parent"]):
+        return 0
 
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415 - --help does without
 
@@ -55,7 +60,17 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
     async def serve() -> None:
         count = options["workers"] or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
         wait = None if options["stay"] else options["wait"]
-        await Host(endpoint, keys, count, local, tell, wait=wait, stay=options["stay"]).serve()
+        await Host(
+            endpoint, keys, count, local, tell, wait=wait, stay=options["stay"], parent=options["parent"]
+        ).serve()
 
     asyncio.run(serve())
     return 0
+
+
+def _bound_to(parent: int) -> bool:
+    """From now on SIGTERM comes when the parent ends. False: it has ended."""
+    import ctypes  # noqa: PLC0415  (few need it)
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return os.getppid() == parent

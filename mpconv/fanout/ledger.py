@@ -17,10 +17,9 @@ from msgspec.structs import replace
 from mpconv.errors import Fatal
 from mpconv.fanout.spec import Fanout, Spec
 from mpconv.jobs import course as courses
-from mpconv.journal.file import peek
+from mpconv.journal.file import PLAN, peek
 from mpconv.journal.records import State, Stored
 
-PLAN = "plan.json"
 _KIND, _VERSION = "mpconv-fanout", 1
 
 

@@ -165,6 +165,7 @@ class Pool:
     def end(self, lot: Lot) -> None:
         """That job's attempt is over."""
         del self._lots[lot.name]
+        self._division.release(lot.name)
         self.changed()
 
     def allot(self, name: str, most: int, *, guests: bool) -> int:
@@ -274,7 +275,8 @@ class Pool:
         for visitor in list(self._visitors.values()):
             if visitor.lot is None and self._may_work(visitor.host):
                 lots = [lot for lot in self._lots.values() if lot.welcoming and visitor.host not in lot.unwelcome]
-                having = [(lot.employer.guests / lot.flow.weight, lot) for lot in lots if lot.employer is not None]
+                hiring = [lot for lot in lots if lot.employer is not None and lot.employer.hiring]
+                having = [(lot.employer.guests / lot.flow.weight, lot) for lot in hiring if lot.employer is not None]
                 if having:
                     _, visitor.lot = min(having, key=lambda one: one[0])
                     assert visitor.lot.employer is not None

@@ -15,6 +15,7 @@ from mpconv.errors import (
     InUse,
     MpconvError,
     NoSuchImage,
+    Unreachable,
     UsageError,
     one_line,
 )
@@ -110,7 +111,7 @@ class Run:
                 self._by_name[name].result = Result.STOPPED if self._by_name[name].attempts else Result.LEFT
             self._changed.set()
         for audience in list(self._audiences):
-            audience.tell(error)
+            audience.tell(Interrupted(error.number))  # each adds to it how far it came
 
     async def _attempt(self, spec: Spec) -> None:
         """One run of one job; whatever becomes of it, the others go on."""
@@ -150,7 +151,8 @@ class Run:
 
     def _ended(self, spec: Spec, outcome: Outcome, error: MpconvError | None) -> None:
         again = error is not None and self._interrupted is None and not isinstance(error, _WILL_NOT_PASS)
-        wait = self._schedule.ended(spec.name, self._loop.time(), again=again)
+        away = isinstance(error, Unreachable)
+        wait = self._schedule.ended(spec.name, self._loop.time(), again=again, away=away)
         if wait is not None:
             outcome.result = Result.WAITING
             self._watcher.again(outcome, str(error), wait)
@@ -168,6 +170,7 @@ def _entries(specs: Sequence[Spec], outcomes: dict[str, Outcome]) -> list[Entry]
         Entry(
             name=spec.name,
             number=number,
+            patience=spec.options.retry_for,
             priority=spec.priority,
             retries=spec.retries,
             delay=max(spec.retry_delay, 0 if transports.is_local(spec.target.url) else convert.SETTLE_SECONDS),

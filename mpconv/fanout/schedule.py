@@ -11,14 +11,19 @@ _LONGEST_DELAY = 300.0
 
 
 class Entry(Struct, kw_only=True):
-    """A job that is not over. `begun`: how often; `ready_at`: seconds of the caller's clock."""
+    """A job that is not over. `failed`: how often; `away_since`: when its server first did not answer, and did not
+    since; `ready_at`: both in seconds of the caller's clock. `patience`: seconds for which that is no failure.
+    """
 
     name: str
     number: int
     priority: int = 0
     retries: int = 0
     delay: float = 0.0
+    patience: float = 0.0
     begun: int = 0
+    failed: int = 0
+    away_since: float | None = None
     ready_at: float = -math.inf
 
     @property
@@ -62,14 +67,20 @@ class Schedule:
             return None
         return min(entry.ready_at for entry in self._waiting.values())
 
-    def ended(self, name: str, now: float, *, again: bool) -> float | None:
-        """It does not run any more. `again`: it may succeed another time. Seconds until it may begin again, None: it is
-        over.
+    def ended(self, name: str, now: float, *, again: bool, away: bool = False) -> float | None:
+        """It does not run any more. `again`: it may succeed another time; `away`: it could not begin, since its server
+        does not answer. Seconds until it may begin again, None: it is over.
         """
         entry = self._running.pop(name)
-        if not again or entry.begun > entry.retries:
+        if not away:
+            entry.away_since = None
+        elif entry.away_since is None:
+            entry.away_since = now
+        waits = entry.away_since is not None and now - entry.away_since < entry.patience
+        entry.failed += not waits
+        if not again or entry.failed > entry.retries:
             return None
-        wait = min(_LONGEST_DELAY, entry.delay * 2.0 ** min(entry.begun - 1, 30))
+        wait = entry.delay if waits else min(_LONGEST_DELAY, entry.delay * 2.0 ** min(entry.failed - 1, 30))
         entry.ready_at = now + wait
         self._waiting[name] = entry
         return wait

@@ -11,6 +11,7 @@ from mpconv.job import Place
 from mpconv.options import Options
 
 SERVED = ("nfs", "iscsi")
+JOBS = 4
 RETRIES = 2
 RETRY_SECONDS = 5.0
 
@@ -43,8 +44,8 @@ class Spec(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """`jobs`: at once; `workers`: processes on each host, None: on this one `jobs` or one for each core, on others as
-    they like. Bytes a second, 0 for no limit: `rate` over all jobs, `servers` through each of these.
+    """`jobs`: at once, None: 4, or fewer; `workers`: processes on each host, None: here one for each core or job, on
+    others as many as they offer. Bytes a second, 0 for no limit: `rate` over all jobs, `servers` through each of these.
     """
 
     jobs: int | None = None
@@ -100,6 +101,6 @@ def server_of(url: str) -> str | None:
 def workers_and_jobs(limits: Limits, count: int, cores: int, *, listening: bool) -> tuple[int, int]:
     """Processes on this host, and jobs at once, of `count` in all. No job waits for a process of this host."""
     if limits.workers == 0 and listening:
-        return 0, limits.jobs or max(1, min(count, cores))
+        return 0, limits.jobs or min(count, JOBS)
     workers = limits.workers or max(cores, limits.jobs or 1)
-    return workers, min(limits.jobs or workers, workers)
+    return workers, min(limits.jobs or JOBS, workers)

@@ -22,7 +22,7 @@ from mpconv.jobs.checksum import read_sums
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.target import Target
-from mpconv.transports.retrying import Retry, Sparingly
+from mpconv.transports.retrying import AT_ONCE, Retry, Sparingly, keep_trying
 from mpconv.workers.launch.supply import Supply
 
 EVERYTHING = 1.0
@@ -111,7 +111,8 @@ async def _read(
     local: Supply,
     observer: Observer,
 ) -> Sums:
-    image, places = await _open(place, how)
+    # The server was there a moment ago: one that is not may come back.
+    image, places = await keep_trying(lambda: _open(place, how), how.retry or AT_ONCE, how.tell)
     try:
         if image.size < size:
             raise Fatal(f"'{transports.redacted(place.url)}' has {image.size} bytes of {size}")

@@ -26,6 +26,8 @@ from mpconv.journal.records import Begun, Checkpoint, Happening, Identity, State
 VERSION = 1
 APPLICATION = 0x6D70636A
 """SQLite's application id: "mpcj"."""
+PLAN = "plan.json"
+"""A journal that lies beside such a file is one of a fan-out's."""
 _MAGIC = b"SQLite format 3\0"
 _VERSION_AT, _APPLICATION_AT, _HEADER = 60, 68, 100
 _LOCKED_BYTE = 1 << 62
@@ -228,7 +230,10 @@ def peek(path: str) -> tuple[Stored | None, bool]:
 
 
 def resume_with(path: str) -> str:
-    """The command that goes on with a copy."""
+    """The command that goes on with a copy, or with all of those that it was begun with."""
+    beside = os.path.dirname(path)
+    if beside and os.path.exists(os.path.join(beside, PLAN)):
+        path = beside
     return f"mpconv resume {shlex.quote(path)}"
 
 

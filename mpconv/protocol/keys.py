@@ -7,7 +7,7 @@ coordinator's may pass for it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mpconv.errors import UsageError
 
@@ -25,6 +25,11 @@ class Keys:
     coordinator_secret: str = field(default="", repr=False)
     worker_public: str
     worker_secret: str = field(repr=False)
+
+    @property
+    def for_workers(self) -> Keys:
+        """Without the coordinator's secret."""
+        return replace(self, coordinator_secret="")
 
     @property
     def text(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import mpconv
 from tests.conftest import identical
 from tests.support.relay import Relay, relay
 from tests.support.servers import IscsiServer, NfsServer
@@ -250,3 +251,34 @@ def test_both_images_of_a_comparison_outlast_their_servers(server, target_server
     assert (done.returncode, done.stdout) == (0, "Images are identical.\n"), done.stderr
     assert target.counts["cut"] >= 4 and files.counts["cut"] >= 4
     assert only_warnings(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("scheme", ["nfs", "iscsi"])
+def test_a_target_whose_server_is_away_when_it_is_read_back_is_waited_for(
+    server, target_server, relayed, tmp_path, scheme
+):
+    """Everything is written, the server was there a moment ago."""
+    fill(tmp_path / "a.raw", 8 * MiB)
+    if scheme == "nfs":
+        server.path("back.raw").write_bytes(bytes(8 * MiB))
+        url = server.url("back.raw")
+    else:
+        url = lun(target_server, tmp_path / "back.raw", 8 * MiB)
+    url, ways = relayed(url)
+    warned: list[str] = []
+
+    def progress(now: mpconv.Progress) -> None:
+        if now.phase == "verify" and not now.done and not warned:
+            for way in ways:
+                way.refuse()
+
+    def warning(text: str) -> None:
+        if not warned:
+            for way in ways:
+                way.accept()
+        warned.append(text)
+
+    options = mpconv.Options(create=False, verify=1.0, retry_for=30)
+    copied = mpconv.blocking.convert(str(tmp_path / "a.raw"), url, options, on_progress=progress, on_warning=warning)
+    assert copied.verified == 8 * MiB
+    assert any("refused" in text or "does not answer" in text for text in warned), warned

@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from mpconv.protocol.messages import VERSION
+from mpconv.protocol import messages
 from tests.conftest import identical, make_image, mpconv
 from tests.support import namespaces
 from tests.support.hosts import CONTROL, STORAGE, Host, Recording, add_addresses, host
@@ -62,10 +62,14 @@ class Lab:
             self.source.write_bytes(os.urandom(size))
         else:
             make_image(self.source, size)
-        with self.target.open("wb") as file:
+        self.lun = self.add_lun(self.target, size)
+
+    def add_lun(self, path: Path, size: int) -> str:
+        """The URL of a LUN whose bytes are those of a new file."""
+        with path.open("wb") as file:
             file.truncate(size)
-        number = self.iscsi.add_lun(IQN, self.target)
-        self.lun = self.iscsi.url(IQN, number).replace("://", f"://mover%{PASSWORD}@")
+        number = self.iscsi.add_lun(IQN, path)
+        return self.iscsi.url(IQN, number).replace("://", f"://mover%{PASSWORD}@")
 
     def host(self) -> Host:
         made = self._stack.enter_context(host())
@@ -83,9 +87,9 @@ class Lab:
     def words(self, at: Host) -> str:
         return self.log(at).read_text()
 
-    def convert(self, *options: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "mpconv", "convert", "-n", "--listen", self.endpoint, "--key-file"]
-        words += [str(self.keys), "--workers", "0", *options, self.nfs.url(self.source.name), self.lun]
+    def convert(self, *options: str, command: str = "convert", more: Sequence[str] = ()) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "mpconv", command, "-n", "--listen", self.endpoint, "--key-file"]
+        words += [str(self.keys), "--workers", "0", *options, self.nfs.url(self.source.name), self.lun, *more]
         pipe = subprocess.PIPE
         made = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True)
         self._stack.callback(made.kill)
@@ -144,6 +148,21 @@ def test_workers_on_two_hosts_copy_what_none_copies_here(lab, order):
     assert len(said.kept) > 1000
     for secret in (PASSWORD, lab.source.name, IQN, "nfs://", "hello", "lease"):
         assert secret.encode() not in said.kept
+
+
+def test_a_template_is_read_once_by_all_hosts_together(lab):
+    """Two LUNs, two hosts: what the storage sends to them is one template and what answers to writes take."""
+    lab.image(64 * MiB, random=True)
+    second = lab.directory / "second"
+    hosts = [lab.host(), lab.host()]
+    copy = lab.convert("-W", "-r", "32M", command="deploy", more=[lab.add_lun(second, 64 * MiB)])
+    workers = [lab.worker(at) for at in hosts]
+    assert done(copy) == []
+    assert [ended(worker) for worker in workers] == [0, 0]
+    read = [at.heard_from_storage() for at in hosts]
+    assert min(read) > 8 * MiB
+    assert sum(read) < 1.1 * 64 * MiB
+    assert identical(lab.source, lab.target) and identical(lab.source, second)
 
 
 def test_who_has_no_key_gets_nowhere_and_is_counted(lab, tmp_path):
@@ -293,7 +312,7 @@ def test_a_worker_of_another_version_is_told_so_and_the_copy_goes_on(lab, tmp_pa
     worker = lab.worker(new)
     [warning] = done(copy)
     assert "a worker of another version of mpconv was refused" in warning
-    assert f"its coordinator speaks protocol version {VERSION}, not 4" in lab.words(old)
+    assert f"its coordinator speaks protocol version {messages.VERSION}, not 4" in lab.words(old)
     assert ended(worker) == 0
     assert identical(lab.source, lab.target)
 
@@ -315,10 +334,10 @@ def test_files_of_one_host_are_refused_unless_they_are_shared(tmp_path, keys):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["convert", "--workers", "0", "a", "b"], "--workers 0 requires --listen: nobody would copy"),
+        (["convert", "--workers", "0", "a", "b"], "--workers 0 requires --listen or --cluster: nobody would copy"),
         (["convert", "--listen", "tcp://:1", "--key-file", "KEY", "a", "b"], "'tcp://:1' is not of the form"),
         (["convert", "--listen", "tcp://h:1", "a", "b"], "a key file is needed: --key-file FILE"),
-        (["convert", "--key-file", "KEY", "a", "b"], "--key-file requires --listen"),
+        (["convert", "--key-file", "KEY", "a", "b"], "--key-file requires --listen or --cluster"),
         (["convert", "--listen", "tcp://h:1", "--key-file", "WORKERS", "a", "b"], "is for workers alone"),
         (["worker", "--key-file", "KEY"], "Must specify --connect"),
         (

@@ -98,6 +98,7 @@ EXAMPLES = [
     m.Hello(1, 2, "host", 3, [4]),
     m.Alive(1),
     m.Heard(1),
+    m.Wait(0.5),
     m.Refused("why"),
     m.Wait(0.5),
     m.Want(1),

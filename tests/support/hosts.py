@@ -79,6 +79,11 @@ class Host:
         for interface in interfaces:
             _configure(f"ip link set {interface} up")
 
+    def heard_from_storage(self) -> int:
+        """Bytes that came to it so far, headers and all."""
+        counts = Path("/proc/self/net/dev").read_text().partition(f" {self.to_storage}:")[2].split()
+        return int(counts[8])
+
     def processes(self, name: str | None = None) -> list[int]:
         """Those that run there, or those of that name."""
         pids = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False).stdout

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mpconv.errors import WorkerLost
-from mpconv.workers.launch.local import LocalWorkers
+from mpconv.workers.launch.local import LocalWorkers, Squad
 from mpconv.workers.launch.nursery import fork
 
 NOWHERE = "ipc:///nonexistent/link"
@@ -251,3 +251,22 @@ def test_a_command_that_fails_early_has_no_process_left_when_it_ends(tmp_path):
     assert command.wait(60) == 1
     with pytest.raises(ProcessLookupError):
         os.killpg(command.pid, 0)
+
+
+def test_one_job_ends_its_own_workers_alone(workers):
+    async def main() -> None:
+        ended: list[int] = []
+        first, second = Squad(workers), Squad(workers)
+        mine = first.start(2, NOWHERE, lambda pid, _: ended.append(pid))
+        [theirs] = second.start(1, NOWHERE, lambda pid, _: ended.append(pid))
+        second.kill(mine[0])  # none of its own
+        await first.stop(0)
+        assert sorted(ended) == sorted(mine) and all(gone(pid) for pid in mine)
+        assert len(first) == 0 and len(second) == 1 and not gone(theirs)
+        mine = first.start(1, NOWHERE, lambda pid, _: ended.append(pid))
+        await second.stop(0)
+        assert gone(theirs) and not gone(mine[0])
+        await workers.stop(0)
+        assert gone(mine[0]) and len(first) == 0
+
+    asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import socket
@@ -27,6 +28,8 @@ _TRIES = 3
 _SOON = 2.0
 """Seconds without a coordinator after which people are told that it is waited for."""
 _GRACE = 3.0
+_ORPHANED = 10.0
+"""Seconds that workers may take to leave when the process that had them started has ended."""
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -38,6 +41,7 @@ _EVENTS = (
 class Host:
     """Keeps `count` workers at the coordinator's disposal. `wait`: seconds for which a coordinator is looked for, None:
     for ever. `stay`: after a job the next one is waited for, without end. `tell`: hears what people should know.
+    `parent`: a process that is to outlive this one, which leaves for a while and then ends when it does not.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Host:
         *,
         wait: float | None,
         stay: bool,
+        parent: int | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._keys = keys
@@ -58,6 +63,7 @@ class Host:
         self._tell = tell
         self._wait = wait
         self._stay = stay
+        self._parent = parent
         self._name = f"{socket.gethostname()[:200]}/{secrets.token_hex(8)}"
         self._last = 0
         self._running: dict[int, int] = {}
@@ -136,6 +142,8 @@ class Host:
         if self._leaving:
             for pid in self._running:
                 self._local.kill(pid)
+        elif self._parent is not None and os.getppid() != self._parent:
+            asyncio.get_running_loop().call_later(_ORPHANED, self._leave)
         self._leaving = True
         self._local.dismiss()
         self._changed.set()

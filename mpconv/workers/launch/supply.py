@@ -20,6 +20,10 @@ class Employer(Protocol):
     def guests(self) -> int:
         """How many workers of other hosts it has."""
 
+    @property
+    def hiring(self) -> bool:
+        """Whether more could do anything for it."""
+
     def hire(self, count: int) -> None:
         """So many more worker processes of this host are at its disposal."""
 
