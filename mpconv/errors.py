@@ -73,6 +73,10 @@ class StatusWithdrawn(Retryable):
     """What block status said before was wrong: everything must be read."""
 
 
+class Denied(Fatal):
+    """Somebody is there and does not let us in: another user, password or right is needed."""
+
+
 class ImageError(Fatal):
     """An image's own bytes are wrong, or ask for what is refused."""
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from mpconv.errors import MpconvError
+
 
 class Observer:
     """This one listens to nothing."""
@@ -23,6 +27,11 @@ class Observer:
 
     def dropped(self, number: int, image: str, why: str) -> None:
         """Of several targets this one, counted from 0 and named without credentials, failed; the others go on."""
+
+    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+        """Workers of other hosts may connect there from now on. `give_up`: for who knows that none will; it has the job
+        end with that error unless somebody works.
+        """
 
     def said(self, text: str) -> None:
         """How something is done, told once."""

@@ -1,8 +1,6 @@
-"""How to copy, and with how many workers. Pure."""
+"""How to copy. Pure."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -10,21 +8,6 @@ from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.job import DROP_SECONDS, NO_TRUST, RETRY_SECONDS, Trust
 from mpconv.protocol.keys import Listening
-from mpconv.units import MiB
-
-_WORTH_A_WORKER = 64 * MiB
-_MOST_WORKERS = 8
-_REQUESTS_EACH = 4
-_FEWEST_REQUESTS = 8
-
-
-class Effort(Protocol):
-    """How much to do at a time. None: what suits the image and the machine."""
-
-    @property
-    def requests(self) -> int | None: ...
-    @property
-    def workers(self) -> int | None: ...
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -73,22 +56,3 @@ class Options(Struct, frozen=True, kw_only=True):
     def digests(self) -> bool:
         """Whether digests are taken of what passes."""
         return self.digest or self.verify is not None
-
-
-def workers_for(
-    size: int, cores: int, options: Effort, *, alone: bool = False, compressing: bool = False
-) -> tuple[int, int]:
-    """Worker processes, and buffers in flight over all of them, for an image of `size` bytes.
-
-    More than 8 processes on one host gain nothing on one server, and a small image is copied before a second one has
-    started. `alone`: in order, over a connection that keeps the order, one process writes at a time, and alone it need
-    not stop between one lease and the next. qemu-img's 8 requests are the least in flight; each process drives four
-    more without effort. `compressing`: every core has a buffer, and every process two more, that are read or written
-    meanwhile. Where nobody else would work, one does even if none was wanted.
-    """
-    count = options.workers
-    if not count:
-        count = 1 if alone else max(1, min(cores, _MOST_WORKERS, size // _WORTH_A_WORKER + 1))
-    wish = max(_FEWEST_REQUESTS, _REQUESTS_EACH * count, cores + 2 * count if compressing else 0)
-    total = options.requests if options.requests is not None else wish
-    return min(count, total), total

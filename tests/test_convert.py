@@ -17,7 +17,7 @@ from mpconv.jobs.course import decoded
 from mpconv.journal.file import peek
 from mpconv.journal.records import State
 from mpconv.observer import Observer
-from mpconv.options import Options, workers_for
+from mpconv.options import Options
 from mpconv.transports.file import FileTransport
 from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import identical, make_image
@@ -82,31 +82,3 @@ def test_with_a_journal_the_copy_begins_anew_in_the_same_target(tmp_path, monkey
     assert stored is not None and stored.state is State.FINISHED
     assert not decoded(stored, path).trusting
     assert [one.kind for one in stored.happened] == ["began", "began anew", "resumed", "finished"]
-
-
-@pytest.mark.parametrize(
-    ("size", "cores", "options", "expected"),
-    [
-        (0, 64, Options(), (1, 8)),
-        (64 * MiB - 1, 64, Options(), (1, 8)),
-        (1 << 40, 2, Options(), (2, 8)),
-        (1 << 40, 64, Options(), (8, 32)),
-        (1 << 40, 64, Options(workers=20), (20, 80)),
-        (1 << 40, 64, Options(requests=1), (1, 1)),
-        (1 << 40, 4, Options(requests=10), (4, 10)),
-        (1, 1, Options(workers=3), (3, 12)),
-    ],
-)
-def test_workers_and_their_buffers(size, cores, options, expected):
-    assert workers_for(size, cores, options) == expected
-
-
-def test_alone_in_order_there_is_one_worker_unless_more_are_asked_for():
-    assert workers_for(1 << 40, 64, Options(), alone=True) == (1, 8)
-    assert workers_for(1 << 40, 64, Options(workers=3), alone=True) == (3, 12)
-
-
-def test_every_core_compresses() -> None:
-    assert workers_for(1 << 40, 64, Options(), compressing=True) == (8, 80)
-    assert workers_for(1 << 40, 2, Options(), compressing=True) == (2, 8)
-    assert workers_for(1 << 40, 64, Options(requests=16), compressing=True) == (8, 16)

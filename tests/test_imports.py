@@ -27,10 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "journal": BOTTOM | {"core"},
     "workers": BOTTOM | {"protocol", "transports", "formats"},
     "cache": set(),
+    "tuning": BOTTOM,
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
-    "observer": set(),
+    "observer": BOTTOM,
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "guests": BOTTOM,
@@ -43,8 +44,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"placing", "reception", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
-    | {"sharing", "target", "transports", "workers"},
+    | {"sharing", "target", "transports", "tuning", "workers"},
     "inspection": BOTTOM | {"transports", "formats"},
+    "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM | {"formats", "interruption", "jobs", "options", "ui", "workers"},
     "blocking": {"api"},
     "cli": BOTTOM
@@ -60,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "observer",
         "options",
         "protocol",
+        "doctor",
         "fanout",
         "sharing",
     }
@@ -74,6 +77,7 @@ SHELL = {"os", "socket", "asyncio", "time", "logging", "pathlib", "random", "zmq
 CODECS = {"msgspec.json", "msgspec.msgpack"}
 """Records are msgspec's structs everywhere; what travels is the business of few."""
 MUST_NOT: dict[str, set[str]] = {
+    "tuning": SHELL | {"click"},
     "extent": SHELL | {"click"},
     "job": SHELL | {"click"},
     "errors": SHELL | {"click"},

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mpconv.cache import CACHE_MODES
+from mpconv.cli.cluster import placement_of
 from mpconv.cli.copying import options_of, places_of
 from mpconv.cli.image_command import WithProgressKind, retry_option, trust_options
 from mpconv.cli.keys import listen_options, listening_of
@@ -70,7 +71,12 @@ from mpconv.errors import UsageError
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say how zeros are made, and where block status was not to be had.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Say how many workers there are and why, and how zeros are made.",
+)
 @click.option("-c", "--compress", is_flag=True, help="Compress, on all cores (qcow2).")
 @click.option(
     "--compression-level",
@@ -115,6 +121,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     listening = listening_of(options)
+    placement = placement_of(options, listening)
     from_places, to_place, made, unusable = places_of(sources, target, options)
     workers = LocalWorkers.preloading(
         from_places,
@@ -128,9 +135,9 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
 
     display = display_of(options)
-    report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
+    report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     chosen = options_of(options, to_place, made, unusable, target, listening)
     copy = api.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=report)
     with report:
-        run(copy, display, verbose=options["verbose"])
+        run(copy, display, verbose=options["verbose"], placement=placement)
     return 0

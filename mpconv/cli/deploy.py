@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpconv.cache import CACHE_MODES
+from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, trust_of, trust_options
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places
@@ -76,7 +77,12 @@ _NONE = 1
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say how zeros are made, and where block status was not to be had.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Say how many workers there are and why, and how zeros are made.",
+)
 @click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot (qcow2).")
 @click.option("--digest", is_flag=True, help="At the end print the digest of what was copied, as mpconv checksum does.")
 @click.option(
@@ -104,7 +110,7 @@ def deploy(names: tuple[str, ...], **options: Any) -> int:
     if options["listed"] is not None:
         targets += _listed(options["listed"])
     if not targets:
-        raise UsageError("Must specify at least one target")
+        raise UsageError("Must specify at least one target, behind the source or in a file: --targets FILE")
     direct = CACHE_MODES[options["source_cache"]].direct
     [from_place] = places([source], options["source_format"], image_opts=False, direct=direct)
     to_places = [_target(name, options) for name in targets]
@@ -114,7 +120,8 @@ def deploy(names: tuple[str, ...], **options: Any) -> int:
 def _check(options: dict[str, Any]) -> None:
     """What is refused before anything is opened."""
     if options["target_format"] != RAW:
-        raise UsageError(f"mpconv deploy writes raw targets only, not {options['target_format']}")
+        why = f"mpconv deploy writes raw targets only, not {options['target_format']}"
+        raise UsageError(f"{why}: mpconv convert writes qcow2, one at a time")
     if options["journal"] is not None and options["target_cache"] == "unsafe":
         raise UsageError("--journal cannot be used with -t unsafe: nothing would ever be durable")
     if options["target_is_zero"] and not options["no_create"]:
@@ -148,6 +155,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415  (as in convert)
 
     listening = listening_of(options)
+    placement = placement_of(options, listening)
     digesting = options["digest"] or options["verify"] is not None
     workers = LocalWorkers.preloading([source, *targets], digesting=digesting)
     local = click.get_current_context().with_resource(workers)
@@ -179,14 +187,14 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         verify=options["verify"],
     )
     deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
-    report = Report(display, quiet=options["quiet"], verbose=options["verbose"])
+    report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     copy = api.deploy(
         source, targets, chosen, journal=options["journal"], local=local, observer=report, deployment=deployment
     )
     ended: MpconvError | None = None
     try:
         with report:
-            run(copy, display, verbose=options["verbose"])
+            run(copy, display, verbose=options["verbose"], placement=placement)
     except MpconvError as error:
         ended = error
     return told(deployment, ended, as_json=as_json, among_lines=options["progress_kind"] == "json")

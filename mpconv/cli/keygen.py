@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import click
 
 from mpconv.cli.image_command import ImageCommand
-from mpconv.cli.keys import write_keys
+from mpconv.cli.keys import new_keys, write_keys
 from mpconv.errors import UsageError
-from mpconv.protocol.keys import Keys
 
 
 @click.command(cls=ImageCommand)
@@ -20,17 +17,9 @@ def keygen(names: tuple[str, ...], for_workers: str | None) -> int:
     in copies, and learns the passwords of the images.
     """
     if len(names) != 1:
-        raise UsageError("Expecting one file name")
-    import zmq  # noqa: PLC0415  (--help does without)
-
-    coordinator, worker = zmq.curve_keypair(), zmq.curve_keypair()
-    keys = Keys(
-        coordinator_public=coordinator[0].decode(),
-        coordinator_secret=coordinator[1].decode(),
-        worker_public=worker[0].decode(),
-        worker_secret=worker[1].decode(),
-    )
+        raise UsageError("Expecting one file name: mpconv keygen FILE")
+    keys = new_keys()
     write_keys(names[0], keys)
     if for_workers is not None:
-        write_keys(for_workers, replace(keys, coordinator_secret=""))
+        write_keys(for_workers, keys.for_workers)
     return 0

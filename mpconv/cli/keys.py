@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mpconv.cli.cluster import check_cluster, cluster_options, endpoint_for
 from mpconv.cli.params import Duration
 from mpconv.errors import UsageError
 from mpconv.protocol.keys import Keys, Listening, check_endpoint, parse
@@ -21,7 +22,7 @@ _LARGEST = 4096
 
 
 def listen_options(command: _Decorated) -> _Decorated:
-    """--listen, --key-file, --shared-files and --fence."""
+    """--listen, --key-file, --shared-files, --fence, and those of a cluster."""
     for option in reversed(
         (
             click.option("--listen", metavar="tcp://ADDR:PORT", help="Let mpconv worker on other hosts take part."),
@@ -37,7 +38,7 @@ def listen_options(command: _Decorated) -> _Decorated:
         )
     ):
         command = option(command)
-    return command
+    return cluster_options(command)
 
 
 def key_file_option(command: _Decorated) -> _Decorated:
@@ -47,19 +48,22 @@ def key_file_option(command: _Decorated) -> _Decorated:
 
 def listening_of(options: dict[str, Any]) -> Listening | None:
     """Where workers of other hosts may connect; None: nowhere."""
-    if options["listen"] is None:
+    check_cluster(options)
+    if options["listen"] is None and options["cluster"] is None:
         if options["workers"] == 0:
-            raise UsageError("--workers 0 requires --listen: nobody would copy")
+            raise UsageError("--workers 0 requires --listen or --cluster: nobody would copy")
         for given, name in ((options["key_file"], "--key-file"), (options["shared_files"], "--shared-files")):
             if given:
-                raise UsageError(f"{name} requires --listen")
+                raise UsageError(f"{name} requires --listen or --cluster")
         return None
     if not _LEAST_FENCE <= options["fence"] <= MAX_FENCE:
         raise UsageError(f"--fence must be between {_LEAST_FENCE:g} and {MAX_FENCE:g} seconds")
-    keys = keys_of(options)
+    made = options["cluster"] is not None and options["key_file"] is None
+    keys = new_keys() if made else keys_of(options)
     if not keys.coordinator_secret:
-        raise UsageError(f"the key file '{options['key_file']}' is for workers alone")
-    endpoint = check_endpoint(options["listen"])
+        why = "--listen needs the one that has the coordinator's secret"
+        raise UsageError(f"the key file '{options['key_file']}' is for workers alone: {why}")
+    endpoint = check_endpoint(options["listen"] or endpoint_for(options["cluster"]))
     return Listening(endpoint=endpoint, keys=keys, fence=options["fence"], shared_files=options["shared_files"])
 
 
@@ -78,6 +82,19 @@ def keys_of(options: dict[str, Any]) -> Keys:
     except OSError as error:
         raise UsageError(f"Could not open key file '{name}': {os.strerror(error.errno or 0)}") from None
     return parse(content.decode("ascii", "replace"), name)
+
+
+def new_keys() -> Keys:
+    """Nobody has them yet."""
+    import zmq  # noqa: PLC0415  (--help does without)
+
+    coordinator, worker = zmq.curve_keypair(), zmq.curve_keypair()
+    return Keys(
+        coordinator_public=coordinator[0].decode(),
+        coordinator_secret=coordinator[1].decode(),
+        worker_public=worker[0].decode(),
+        worker_secret=worker[1].decode(),
+    )
 
 
 def write_keys(name: str, keys: Keys) -> None:

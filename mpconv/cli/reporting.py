@@ -7,10 +7,11 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpconv.cli.image_command import show
+from mpconv.errors import MpconvError
 from mpconv.interruption import interruptible
 from mpconv.jobs.heard import Heard
 from mpconv.ui.progress import Display, make_display
@@ -18,18 +19,22 @@ from mpconv.units import human
 
 if TYPE_CHECKING:
     from mpconv.ui.many import Many
+    from mpconv.workers.launch.cluster import Placement
 
 _Result = TypeVar("_Result")
 
 
 class Report(Heard):
-    """Passes on what the job tells to the display and, for people, to stderr."""
+    """Passes on what the job tells to the display and, for people, to stderr; and to who has its workers placed."""
 
-    def __init__(self, display: Display, *, quiet: bool, verbose: bool) -> None:
+    def __init__(self, display: Display, *, quiet: bool, verbose: bool, placement: Placement | None = None) -> None:
         super().__init__()
         self._display = display
         self._quiet = quiet
         self._verbose = verbose
+        self._placement = placement
+        if placement is not None:
+            placement.warn, placement.said = self.warn, self.said
 
     def __enter__(self) -> Report:
         self._display.update(0, 0, 0, "open")
@@ -76,7 +81,13 @@ class Report(Heard):
         self._display.update(self.done, self.total, self.zeros, name)
 
     def dropped(self, number: int, image: str, why: str) -> None:
+        why = why.removeprefix(f"{image}: error while converting raw: ")  # it is named already
         self.warn(f"'{image}' is dropped: {why}")
+
+    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+        self.said(f"workers of other hosts may connect to {endpoint}")
+        if self._placement is not None:
+            self._placement.begin(endpoint, give_up)
 
     def said(self, text: str) -> None:
         if self._verbose:
@@ -94,13 +105,25 @@ def display_of(options: dict[str, Any]) -> Display:
     return make_display((options["progress_kind"] or "text") if shown else "none", sys.stdout, sys.stderr)
 
 
-def run(job: Coroutine[Any, Any, _Result], display: Display | Many, *, verbose: bool) -> _Result:
-    """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted."""
+def run(
+    job: Coroutine[Any, Any, _Result], display: Display | Many, *, verbose: bool, placement: Placement | None = None
+) -> _Result:
+    """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted. `placement`: places
+    workers meanwhile.
+    """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
     async def watched() -> _Result:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, display.dump)
-        return await interruptible(job)
+        return await interruptible(job if placement is None else _within(placement, job))
 
     return asyncio.run(watched())
+
+
+async def _within(placement: Placement, job: Coroutine[Any, Any, _Result]) -> _Result:
+    try:
+        async with placement:
+            return await job
+    finally:
+        job.close()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Duration, Requests, Size, last_of
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mpconv.jobs.course import Course, Effort
     from mpconv.journal.records import Stored
     from mpconv.protocol.keys import Listening
+    from mpconv.workers.launch.cluster import Placement
     from mpconv.workers.launch.local import LocalWorkers
 
 
@@ -41,9 +43,10 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     LIBISCSI_CHAP_PASSWORD.
     """
     if len(names) != 1:
-        raise UsageError("Expecting one journal")
+        raise UsageError("Expecting one journal: mpconv resume FILE")
     [path] = names
     listening = listening_of(options)
+    placement = placement_of(options, listening)
     if os.path.isdir(path):
         return _fanout(path, options, listening)
 
@@ -78,10 +81,10 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         listening=listening,
     )
     if course.aims:
-        return _deployment(path, course, courses.begun(stored, path), effort, local, options)
-    with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
+        return _deployment(path, course, courses.begun(stored, path), effort, local, options, placement)
+    with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
         copy = journaled.resume(path, effort, local, report, report.warn)
-        worked = run(copy, display, verbose=options["verbose"])
+        worked = run(copy, display, verbose=options["verbose"], placement=placement)
     if not worked:
         _tell_finished(path, options)
     return 0
@@ -112,7 +115,13 @@ def _tell_finished(path: str, options: dict[str, Any]) -> None:
 
 
 def _deployment(
-    path: str, course: Course, stored: Stored, effort: Effort, local: LocalWorkers, options: dict[str, Any]
+    path: str,
+    course: Course,
+    stored: Stored,
+    effort: Effort,
+    local: LocalWorkers,
+    options: dict[str, Any],
+    placement: Placement | None,
 ) -> int:
     from mpconv.cli.deploy import told  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
@@ -122,9 +131,9 @@ def _deployment(
     deployment = redeploy.as_it_was_left(course, stored)
     ended: MpconvError | None = None
     try:
-        with Report(display, quiet=options["quiet"], verbose=options["verbose"]) as report:
+        with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
             copy = redeploy.resume(deployment, path, effort, local, report)
-            worked = run(copy, display, verbose=options["verbose"])
+            worked = run(copy, display, verbose=options["verbose"], placement=placement)
         if not worked:
             _tell_finished(path, options)
     except MpconvError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from typing import Any
@@ -27,6 +28,7 @@ _WAIT = 300.0
     "--wait", type=Duration(), default=_WAIT, metavar="TIME", help="How long a coordinator is looked for; default 5m."
 )
 @click.option("--stay", is_flag=True, help="After a job wait for the next one, for ever.")
+@click.option("--parent", type=int, metavar="PID", help="Leave when this process, which started it, ends.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
 @click.argument("names", nargs=-1, metavar="")
 def worker(names: tuple[str, ...], **options: Any) -> int:
@@ -40,6 +42,11 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
         raise UsageError("Must specify --connect tcp://HOST:PORT")
     endpoint = check_endpoint(options["connect"])
     keys = keys_of(options)
+    if options["parent"] is not None:
+        from mpconv.workers.launch import parent  # noqa: PLC0415  (few need it)
+
+        if not parent.watched(options["parent"]):
+            return 0
 
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415 - --help does without
 
@@ -50,7 +57,8 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
 
     def tell(text: str) -> None:
         if not options["quiet"]:
-            print(f"mpconv: {text}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # whoever read it may be gone
+                print(f"mpconv: {text}", file=sys.stderr, flush=True)
 
     async def serve() -> None:
         count = options["workers"] or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))

@@ -13,6 +13,7 @@ class Pair:
 
     def __init__(self, first: Image, second: Image) -> None:
         self.size = max(first.size, second.size)
+        self.stores = [*first.stores, *second.stores]
         self._statuses = (_Status(first), _Status(second))
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:

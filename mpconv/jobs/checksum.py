@@ -16,8 +16,8 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
 from mpconv.observer import Observer
-from mpconv.options import Effort, workers_for
 from mpconv.transports.retrying import Retry, Sparingly
+from mpconv.tuning import Effort, workers_for
 from mpconv.units import SECTOR
 from mpconv.workers.launch.supply import Supply
 
@@ -83,7 +83,8 @@ async def read_sums(
     """
     if not part.size:
         return Sums()
-    count, requests = workers_for(part.size, len(os.sched_getaffinity(0)), effort)
+    cores, away = len(os.sched_getaffinity(0)), max(store.origin.round_trip for store in image.stores)
+    count, requests = workers_for(part.size, cores, effort, round_trips=away)
     job = Job(
         id=1,
         sources=places,

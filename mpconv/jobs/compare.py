@@ -15,10 +15,10 @@ from mpconv.formats.pair import Pair
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.status import first_unlike
 from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
-from mpconv.jobs.convert import BUFFER, LEASE
+from mpconv.jobs.convert import LEASE, farthest
 from mpconv.observer import Observer
-from mpconv.options import workers_for
 from mpconv.transports.retrying import Retry, Sparingly, Tell
+from mpconv.tuning import BUFFER, workers_for
 from mpconv.units import SECTOR, align_down
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -106,7 +106,8 @@ async def _first_difference(
 ) -> int | None:
     if not size:
         return None
-    count, requests = workers_for(size, len(os.sched_getaffinity(0)), options)
+    cores = len(os.sched_getaffinity(0))
+    count, requests = workers_for(size, cores, options, round_trips=farthest(pair.stores))
     job = Job(
         id=1,
         sources=[places[0]],

@@ -18,11 +18,13 @@ from mpconv.formats.opening import How, format_at, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Job, Place
 from mpconv.observer import Observer
-from mpconv.options import Options, workers_for
+from mpconv.options import Options
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.sharing import anywhere, places_for_all
 from mpconv.target import Left, Target, open_raw
+from mpconv.transports.base import Transport
 from mpconv.transports.retrying import Retry, Sparingly, Tell
+from mpconv.tuning import BUFFER, words, workers_for
 from mpconv.units import MiB, align_down, align_up, human
 from mpconv.workers.launch.supply import Supply
 
@@ -34,7 +36,6 @@ Begin = Callable[[list[Place], Image, Target, How], Awaitable["Recorder"]]
 LEASE = 16 * MiB
 _LEASE_IN_ORDER = 64 * MiB
 """Larger: between one lease and the next nothing is written for as long as it takes to say so."""
-BUFFER = 2 * MiB
 _COMPRESSED = 8 * MiB
 """A twelfth of the time less than with buffers of 2 MiB: fewer leases, and fewer turns between threads."""
 _COMPRESSED_SHARES = 32
@@ -110,7 +111,7 @@ async def copy_once(
 
             await check_readable(place, options)
         if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
-            raise UsageError("--journal cannot be used with -n and a qcow2 image yet")
+            raise UsageError("--journal cannot be used with -n and a qcow2 image yet: leave out one of the two")
         target = await open_target(source, place, options, tell)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
@@ -143,15 +144,9 @@ def plan(sources: list[Place], source: Image, targets: Sequence[Target], options
     """The job of copying to these targets, which are open, and how many workers it takes. Several targets are raw."""
     alone = options.in_order and all(target.written.ordered for target in targets) and not options.compress
     alone = alone and options.listening is None
-    count, requests = workers_for(
-        source.size, len(os.sched_getaffinity(0)), options, alone=alone, compressing=options.compress
-    )
-    if not all(target.divisible for target in targets):
-        count = 1
     places = [target.place for target in targets]
     if options.listening is not None:
         sources, places = places_for_all(sources, targets, options.listening)
-        count = 0 if options.workers == 0 else count
     clusters = targets[0].clusters
     buffer_size = BUFFER
     lease_size = _LEASE_IN_ORDER if options.in_order else LEASE
@@ -165,6 +160,19 @@ def plan(sources: list[Place], source: Image, targets: Sequence[Target], options
         buffer_size = max(BUFFER, min(_LARGEST_BUFFER, wish))
         if options.digests:
             buffer_size = align_down(buffer_size, BLOCK)
+    count, requests = workers_for(
+        source.size,
+        len(os.sched_getaffinity(0)),
+        options,
+        alone=alone,
+        compressing=options.compress,
+        round_trips=sum(_round_trips(source, targets)),
+        buffer_size=buffer_size,
+    )
+    if not all(target.divisible for target in targets):
+        count = 1
+    if options.listening is not None and options.workers == 0:
+        count = 0
     job = Job(
         id=1,
         sources=sources,
@@ -190,6 +198,22 @@ def plan(sources: list[Place], source: Image, targets: Sequence[Target], options
     return job, count
 
 
+def _round_trips(source: Image, targets: Sequence[Target]) -> tuple[float, float]:
+    """Seconds, of the source and of the slowest target."""
+    return farthest(source.stores), farthest([target.written for target in targets])
+
+
+def farthest(stores: Sequence[Transport]) -> float:
+    """The longest of their round trips, in seconds."""
+    return max((store.origin.round_trip for store in stores), default=0.0)
+
+
+def effort_words(job: Job, count: int, source: Image, targets: Sequence[Target]) -> str:
+    """How many workers and buffers, and why, for `-v`."""
+    cores = len(os.sched_getaffinity(0))
+    return words(count, job.requests, job.buffer_size, cores, *_round_trips(source, targets))
+
+
 async def run(
     sources: list[Place],
     source: Image,
@@ -205,6 +229,7 @@ async def run(
     knows; then prove it, if that was asked for.
     """
     job, count = plan(sources, source, [target], options)
+    observer.said(effort_words(job, count, source, [target]))
     layout = target.writer.layout if target.writer is not None else None
     coordinator = Coordinator(
         job,

@@ -22,7 +22,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
-from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, plan
+from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, plan
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.sharing import anywhere
@@ -131,7 +131,9 @@ async def _check(outcomes: Sequence[Outcome], source: Image, options: Options, o
     if options.verify is not None:
         for outcome in outcomes:
             if outcome.place.url.startswith("null:"):
-                raise UsageError(f"--verify: '{outcome.place.url}' keeps nothing that could be read back")
+                raise UsageError(
+                    f"--verify: '{outcome.place.url}' keeps nothing that could be read back: leave out --verify"
+                )
     left = [outcome for outcome in outcomes if outcome.error is None]
     looks = await asyncio.gather(*(_look(outcome, source, options) for outcome in left), return_exceptions=True)
     seen: set[tuple[object, ...]] = set()
@@ -221,7 +223,9 @@ async def copy(
     """Copy to the targets, which are open, as far as it is not done yet by what `recorder` knows, and prove it if that
     was asked for.
     """
-    job, count = plan(sources, source, [targets[number] for number in sorted(targets)], options)
+    opened = [targets[number] for number in sorted(targets)]
+    job, count = plan(sources, source, opened, options)
+    observer.said(effort_words(job, count, source, opened))
     outcomes = deployment.outcomes
     job = msgspec.structs.replace(
         job,

@@ -304,19 +304,22 @@ def _told(path: str, what: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise Fatal(f"error while {what} the journal '{path}': {error}") from error
     except (ValueError, TypeError, zlib.error) as error:
-        raise Fatal(f"error while {what} the journal '{path}': it is damaged ({error})") from error
+        why = f"it is damaged ({error}): remove it, and begin anew with mpconv convert"
+        raise Fatal(f"error while {what} the journal '{path}': {why}") from error
 
 
 def _check(path: str, fd: int) -> None:
     """Fatal unless it is a journal, and one that we know."""
     header = os.pread(fd, _HEADER, 0)
     if len(header) < _HEADER or not header.startswith(_MAGIC):
-        raise Fatal(f"'{path}' is not a journal of mpconv")
+        raise Fatal(f"'{path}' is not a journal of mpconv: name the file that --journal named")
     if struct.unpack_from(">I", header, _APPLICATION_AT)[0] != APPLICATION:
-        raise Fatal(f"'{path}' is not a journal of mpconv, but another program's database")
+        why = "another program's database: name the file that --journal named"
+        raise Fatal(f"'{path}' is not a journal of mpconv, but {why}")
     version = struct.unpack_from(">I", header, _VERSION_AT)[0]
     if version != VERSION:
-        raise Fatal(f"the journal '{path}' is of version {version}, and this mpconv knows version {VERSION} only")
+        why = f"this mpconv knows version {VERSION} only: use the one that made it, or remove it and begin anew"
+        raise Fatal(f"the journal '{path}' is of version {version}, and {why}")
 
 
 def lock(fd: int) -> bool:

@@ -7,7 +7,7 @@ coordinator's may pass for it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mpconv.errors import UsageError
 
@@ -27,6 +27,11 @@ class Keys:
     worker_secret: str = field(repr=False)
 
     @property
+    def for_workers(self) -> Keys:
+        """Without the coordinator's secret."""
+        return replace(self, coordinator_secret="")
+
+    @property
     def text(self) -> str:
         """As a file's content."""
         values = (self.coordinator_public, self.coordinator_secret, self.worker_public, self.worker_secret)
@@ -43,10 +48,10 @@ def parse(text: str, name: str) -> Keys:
     for line in lines:
         what, _, key = line.partition(" ")
         if what not in _NAMES or what in found or _KEY.fullmatch(key) is None:
-            raise UsageError(f"the key file '{name}' is damaged")
+            raise UsageError(f"the key file '{name}' is damaged: make a new one with mpconv keygen")
         found[what] = key
     if set(_NAMES) - set(found) - {"coordinator-secret"}:
-        raise UsageError(f"the key file '{name}' is damaged")
+        raise UsageError(f"the key file '{name}' is damaged: make a new one with mpconv keygen")
     return Keys(**{what.replace("-", "_"): key for what, key in found.items()})
 
 

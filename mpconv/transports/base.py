@@ -101,6 +101,8 @@ class Transport(abc.ABC):
     """Another one when somebody has changed what is stored, or put something else in its place, as far as that is cheap
     to see. It is that of the moment when the store was opened."""
     limits: Limits = Limits()
+    round_trip: float = 0.0
+    """Seconds that a small request took when it was opened; 0 where nothing is asked over a network."""
     zero_initialised: bool = False
     """A store that was just created and reads as zeros."""
     fixed_size: bool = True

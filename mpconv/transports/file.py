@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-from mpconv.errors import Fatal, InUse, MpconvError, NoSuchImage, Retryable
+from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSuchImage, Retryable
 from mpconv.extent import Extent, Kind
 from mpconv.transports import file_facts, file_locks
 from mpconv.transports.base import (
@@ -226,7 +226,8 @@ class FileTransport(Transport):
         self._file.close()
 
 
-def _path(url: str) -> str:
+def path_of(url: str) -> str:
+    """Of a file: URL, or of a name that is none."""
     if not url.startswith("file:"):
         return url
     path = url.removeprefix("file:")
@@ -249,8 +250,9 @@ async def connect(
     except OSError as error:
         why = os.strerror(error.errno or 0)
         if create_size is not None:
-            raise cannot_create(url, why, _path(url)) from error
-        raise cannot_open(url, why, NoSuchImage if error.errno == errno.ENOENT else Fatal) from error
+            raise cannot_create(url, why, path_of(url)) from error
+        kinds = {errno.ENOENT: NoSuchImage, errno.EACCES: Denied, errno.EPERM: Denied}
+        raise cannot_open(url, why, kinds.get(error.errno or 0, Fatal)) from error
     if create_size is not None:
         try:
             await store.preallocate(opening.preallocation)
@@ -262,7 +264,7 @@ async def connect(
 
 
 def _open(url: str, access: Access, create_size: int | None, opening: Opening) -> FileTransport:
-    path = _path(url)
+    path = path_of(url)
     mode = _mode(path)
     if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):  # to open a FIFO would block
         if not stat.S_ISDIR(mode):

@@ -12,6 +12,8 @@ import contextlib
 import mmap
 from collections.abc import Iterator
 
+from msgspec import Struct
+
 from mpconv.errors import Absent, Fatal, Gone, Retryable, Unreachable
 from mpconv.extent import Extent, Kind
 from mpconv.transports import scsi
@@ -20,7 +22,7 @@ from mpconv.transports.bindings import libiscsi
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
 from mpconv.transports.iscsi_login import Address, Session, login, parse
-from mpconv.transports.iscsi_zero import Zeroing, means_for
+from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
 from mpconv.units import MiB, align_down, align_up
 
 _STATUS_BYTES = 64 * 1024
@@ -29,6 +31,16 @@ _NAMES_BYTES = 252
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 512, PIECE
 _LARGEST_OPTIMAL = 16 * MiB
 _PAGE_BYTES = 252
+
+
+class Traits(Struct, frozen=True):
+    """What a LUN tells of itself. `product`: vendor, model, revision; `means`: of making zeros, the cheapest first."""
+
+    product: str = ""
+    capacity: scsi.Capacity = scsi.Capacity(0, 512, False, False)
+    limits: scsi.BlockLimits = scsi.BlockLimits()
+    provisioning: scsi.Provisioning = scsi.Provisioning(False, False)
+    means: tuple[Means, ...] = ()
 
 
 class IscsiTransport(Transport):
@@ -42,6 +54,7 @@ class IscsiTransport(Transport):
         self._patience = patience
         self._commands = Commands(session, address.wire_lun, patience)
         self._zeroing = Zeroing(self._commands, [])
+        self.traits = Traits()
         self._copying = Copying(self._commands)
         self._tells_status = False
         self._part_blocks = asyncio.Lock()
@@ -53,11 +66,15 @@ class IscsiTransport(Transport):
         """Ask the LUN what it is: a disk, its size, block length and limits. Fatal for what cannot be used."""
         ask, ask_if_known = self._commands.ask, self._commands.ask_if_known
         with self._explained("asking for the kind of device"):
-            other = scsi.not_a_disk(await ask(scsi.inquiry(64), 64))
+            told = await ask(scsi.inquiry(64), 64)
+            other = scsi.not_a_disk(told)
         if other is not None:
             raise (Absent if other == scsi.NO_SUCH_LUN else Fatal)(other)
+        clock = asyncio.get_running_loop().time
+        started = clock()
         with self._explained("reading the capacity"):
             capacity = scsi.parse_capacity(await ask(scsi.read_capacity16(32), 32))
+        self.round_trip = clock() - started
         block = self._block = self._commands.block = capacity.block_size
         if not _SMALLEST_BLOCK <= block <= _LARGEST_BLOCK or block & (block - 1):
             raise Fatal(f"its blocks of {block} bytes are not supported: only powers of two from 512 bytes to 1 MiB")
@@ -69,7 +86,9 @@ class IscsiTransport(Transport):
             self._tells_status = capacity.thin and capacity.zeroes
             page = await ask_if_known(scsi.inquiry_vpd(0xB2, 64), 64) if self._tells_status else bytes(64)
             self.version = (await ask_if_known(scsi.inquiry_vpd(0x83, _NAMES_BYTES), _NAMES_BYTES),)
-        means = means_for(block, self._tells_status, limits, scsi.parse_provisioning(page))
+        provisioning = scsi.parse_provisioning(page)
+        means = means_for(block, self._tells_status, limits, provisioning)
+        self.traits = Traits(scsi.parse_product(told), capacity, limits, provisioning, tuple(means))
         self._zeroing = Zeroing(self._commands, means)
         most = self._commands.piece = align_down(min(limits.largest_transfer * block or PIECE, PIECE), block)
         optimal = min(limits.optimal_transfer * block, _LARGEST_OPTIMAL)
@@ -145,6 +164,19 @@ class IscsiTransport(Transport):
     @property
     def zeroing(self) -> str:
         return self._zeroing.words or super().zeroing
+
+    @property
+    def tells_status(self) -> bool:
+        """Whether GET LBA STATUS is asked: where unmapped blocks are promised to be zeros, until it is refused."""
+        return self._tells_status
+
+    async def zero_by(self, means: Means, offset: int, length: int) -> bool | None:
+        """Zeros in whole blocks by one of its `traits.means` alone. None: the target refuses it; False: it said that it
+        was done, and samples are no zeros.
+        """
+        self._check("writing", offset, length)
+        with self._explained("writing", offset):
+            return await Zeroing(self._commands, [means]).alone(offset // self._block, length // self._block)
 
     async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
         self._check("writing", offset, length)

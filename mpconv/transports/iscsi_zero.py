@@ -31,10 +31,11 @@ _IN_FLIGHT = 4
 
 
 class Means(Struct, frozen=True):
-    """`largest`: blocks in one command. `make`: its bytes and its data, for first block and count. `granule`: blocks
-    that are only zeroed together, counted from block `aligned`.
+    """`name`: for programs; `words`: for people. `largest`: blocks in one command. `make`: its bytes and its data, for
+    first block and count. `granule`: blocks that are only zeroed together, counted from block `aligned`.
     """
 
+    name: str
     words: str
     largest: int
     make: Callable[[int, int], tuple[bytes, bytearray]]
@@ -58,6 +59,7 @@ def means_for(block: int, reads_zeros: bool, limits: scsi.BlockLimits, provision
     if reads_zeros and provisioning.unmap and limits.unmap_descriptors and most:
         found.append(
             Means(
+                "unmap",
                 "blocks are unmapped (UNMAP)",
                 most,
                 lambda lba, blocks: (scsi.unmap(24), bytearray(scsi.unmap_parameters(lba, blocks))),
@@ -68,13 +70,19 @@ def means_for(block: int, reads_zeros: bool, limits: scsi.BlockLimits, provision
         )
     zeros = bytearray(block)
 
-    def write_same(words: str, cap: int, unmaps: bool) -> Means:
+    def write_same(name: str, words: str, cap: int, unmaps: bool) -> Means:
         most = min(cap // block, limits.largest_write_same or cap)
-        return Means(words, most, lambda lba, blocks: (scsi.write_same16(lba, blocks, unmap=unmaps), zeros), unmaps)
+        return Means(
+            name, words, most, lambda lba, blocks: (scsi.write_same16(lba, blocks, unmap=unmaps), zeros), unmaps
+        )
 
     if reads_zeros and provisioning.write_same:
-        found.append(write_same("blocks are unmapped (WRITE SAME)", _LARGEST_WRITE_SAME_UNMAP, True))
-    found.append(write_same("the target repeats a block of zeros (WRITE SAME)", _LARGEST_WRITE_SAME, False))
+        found.append(
+            write_same("write-same-unmap", "blocks are unmapped (WRITE SAME)", _LARGEST_WRITE_SAME_UNMAP, True)
+        )
+    found.append(
+        write_same("write-same", "the target repeats a block of zeros (WRITE SAME)", _LARGEST_WRITE_SAME, False)
+    )
     return found
 
 
@@ -106,6 +114,15 @@ class Zeroing:
             if means in self._means:
                 self._means.remove(means)
         return False
+
+    async def alone(self, lba: int, blocks: int) -> bool | None:
+        """By the first means and no other, and as often as it is asked. None: it is refused."""
+        try:
+            return await self._by(self._means[0], lba, lba + blocks)
+        except Refused as refused:
+            if not refused.how.unsupported:
+                raise
+            return None
 
     async def _by(self, means: Means, lba: int, end: int) -> bool:
         """Whether the samples are zeros."""

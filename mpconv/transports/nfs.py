@@ -38,7 +38,9 @@ from mpconv.transports.retrying import Patience
 
 
 class NfsTransport(Transport):
-    """One mounted export and one open file on it."""
+    """One mounted export and one open file on it. `where`, `facts`: by what NFSv4.2 finds the same file; `largest`:
+    bytes of a read and of a write that the server takes, as far as libnfs goes along.
+    """
 
     ordered = grows = True
 
@@ -46,11 +48,13 @@ class NfsTransport(Transport):
         self.name = name
         self.size = session.size
         self.version = session.modified
+        self.round_trip = session.round_trip
         self._patience = patience
         self.identity = ("nfs", session.address, session.device, session.inode)
         self.limits = Limits(
             largest_read=min(session.largest_read, PIECE), largest_write=min(session.largest_write, PIECE)
         )
+        self.largest = (session.largest_read, session.largest_write)
         self.zero_initialised = session.created
         self._library = session.library
         self._nfs = session.nfs
@@ -59,12 +63,12 @@ class NfsTransport(Transport):
         self._on_answer = ffi.callback("nfs_cb", self._answered)
         self._lost_why: str | None = None
         self._awaited = 0
-        self._where = session.where
+        self.where = session.where
         self._fingerprint = Fingerprint(
             {"its inode": str(session.inode), "its file handle": session.handle()},
             {"its size": str(session.size), "modified at": moment(*session.modified)},
         )
-        self._facts = session.facts
+        self.facts = session.facts
         self._holes: asyncio.Task[HoleMap | None] | None = None
         self._deallocator = Deallocator(
             session.where, size=session.size, fileid=session.inode, read=self.read_into, write=self.write
@@ -210,10 +214,10 @@ class NfsTransport(Transport):
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Holes by NFSv4.2, where the server tells them and proves right; else all of it is data."""
         self._check("reading block status", offset, length)
-        if self._facts is None or not length:
+        if self.facts is None or not length:
             return [Extent(offset, length)] if length else []
         if self._holes is None:
-            self._holes = asyncio.create_task(connect_hole_map(self._where, facts=self._facts, read=self.read_into))
+            self._holes = asyncio.create_task(connect_hole_map(self.where, facts=self.facts, read=self.read_into))
         await asyncio.wait([self._holes])
         self._check("reading block status", offset, length)
         holes = self._holes.result()
@@ -312,6 +316,14 @@ async def connect(
     store = NfsTransport(url, session, opening.patience)
     store.growing = opening.growing
     return store
+
+
+async def directory(url: str, seconds: float) -> tuple[int | None, bool]:
+    """Of the directory that the file of `url` lies in, or would: bytes of room that the server tells of, and whether
+    files may be made there. Fatal, or TimeoutError.
+    """
+    session = Session(url)
+    return await beside(session.directory, seconds=seconds)
 
 
 async def _opened(session: Session, access: Access, create_size: int | None) -> None:

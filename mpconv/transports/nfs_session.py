@@ -10,10 +10,14 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import socket
+import time
 from typing import Any
 
-from mpconv.errors import Absent, Fatal, NoSuchImage, Retryable, Unreachable
+from msgspec import Struct
+
+from mpconv.errors import Absent, Denied, Fatal, NoSuchImage, Retryable, Unreachable
 from mpconv.transports.base import Access, cannot_create, cannot_open
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.nfs4 import FileFacts, Where
@@ -51,23 +55,51 @@ _QUESTION_MARK = re.compile("%3f", re.IGNORECASE)
 """The one character that a URL's path cannot hold; libnfs 4 does not decode it."""
 
 
+class Address(Struct, frozen=True):
+    """A URL, taken apart. `host`: as it stands there; `path`: of the file, with its export."""
+
+    host: str
+    path: str
+    parameters: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        """As libnfs takes it: a port is a parameter."""
+        query = "&".join(f"{name}={value}" for name, value in self.parameters.items())
+        return f"nfs://{self.host}{self.path}" + (f"?{query}" if query else "")
+
+    @property
+    def server(self) -> str:
+        """The host's name or address alone."""
+        return self.host.rpartition("@")[2].removeprefix("[").removesuffix("]")
+
+    @property
+    def directory(self) -> str:
+        """What is mounted."""
+        return _QUESTION_MARK.sub("?", self.path).rpartition("/")[0] or "/"
+
+
+def parse(url: str) -> Address:
+    """Fatal when it is none."""
+    match = _URL.fullmatch(url)
+    if match is None or not match["host"]:
+        raise cannot_open(url, "not of the form nfs://host[:port]/export/file[?parameter=value&...]")
+    parameters = dict(part.partition("=")[::2] for part in (match["query"] or "").split("&") if part)
+    for parameter in parameters:
+        if parameter not in _URL_PARAMETERS:
+            raise cannot_open(url, f"unknown URL parameter '{parameter}' (a '?' in a file's name is written %3F)")
+    if match["port"] and "nfsport" not in parameters:
+        parameters["nfsport"] = match["port"]
+    return Address(match["host"], match["path"], parameters)
+
+
 class Session:
     """A context of libnfs. `facts`: of a file that is only read, for the map of its holes."""
 
     def __init__(self, url: str) -> None:
         self.library = Library()
-        match = _URL.fullmatch(url)
-        if match is None or not match["host"]:
-            raise cannot_open(url, "not of the form nfs://host[:port]/export/file[?parameter=value&...]")
-        query = match["query"] or ""
-        self.parameters = dict(part.partition("=")[::2] for part in query.split("&") if part)
-        for parameter in self.parameters:
-            if parameter not in _URL_PARAMETERS:
-                raise cannot_open(url, f"unknown URL parameter '{parameter}' (a '?' in a file's name is written %3F)")
-        if match["port"] and "nfsport" not in self.parameters:
-            self.parameters["nfsport"] = match["port"]
-        query = "&".join(f"{name}={value}" for name, value in self.parameters.items())
-        self.url = f"nfs://{match['host']}{match['path']}" + (f"?{query}" if query else "")
+        address = parse(url)
+        self.parameters, self.url = address.parameters, address.url
         self.name = url
         self.created = False
         self.nfs = self.library.lib.nfs_init_context()
@@ -77,6 +109,8 @@ class Session:
         kind, _ = meaning(status, text)
         if status == -errno.ENOENT:
             return cannot_open(self.name, _short(text, status), NoSuchImage)
+        if status in (-errno.EACCES, -errno.EPERM):
+            return cannot_open(self.name, _short(text, status), Denied)
         passing = Unreachable if issubclass(kind, Retryable) else Fatal
         return cannot_open(self.name, _short(text, status), Absent if kind is Absent else passing)
 
@@ -89,7 +123,8 @@ class Session:
         if status == -errno.ENOENT:
             return cannot_open(self.name, f"No such file or directory: '{path}' on the server", Absent)
         if "Program is not available" in text:
-            return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}", Unreachable)
+            why = "is it up? Ports may be named: ?nfsport=N&mountport=N"
+            return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}: {why}", Unreachable)
         if "timed out" in text:
             return cannot_open(self.name, "the server does not answer", Unreachable)
         named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
@@ -107,7 +142,20 @@ class Session:
             self.library.lib.nfs_destroy_context(self.nfs)
             raise
 
-    def _open(self, access: Access, create_size: int | None) -> None:
+    def directory(self) -> tuple[int | None, bool]:
+        """Mount, and end: bytes of room that the server tells of, and whether files may be made in the directory."""
+        lib = self.library.lib
+        try:
+            self._mount()
+            room = ffi.new("struct nfs_statvfs_64 *")
+            told = lib.nfs_statvfs64(self.nfs, b"/", room) == 0
+            free = int(room.f_bavail) * int(room.f_frsize or room.f_bsize) if told else None
+            return free, lib.nfs_access(self.nfs, b"/", os.W_OK) == 0
+        finally:
+            lib.nfs_destroy_context(self.nfs)
+
+    def _mount(self) -> tuple[str, str]:
+        """The directory that is mounted, and the file's name in it."""
         lib = self.library.lib
         parsed = lib.nfs_parse_url_full(self.nfs, self.url.encode())
         if parsed == ffi.NULL:
@@ -117,9 +165,23 @@ class Session:
         server = server.removeprefix("[").removesuffix("]")
         lib.nfs_set_autoreconnect(self.nfs, 0)
         lib.nfs_set_timeout(self.nfs, int(CONNECT_SECONDS * 1000))
+        # libnfs names an NFSv4 client by process number and second: to the server another connection with the same name
+        # is the same client after a reboot, and all that the first one has open ends (NFS4ERR_EXPIRED).
+        lib.nfs4_set_client_name(self.nfs, f"mpconv {secrets.token_hex(16)}".encode())
         status = lib.nfs_mount(self.nfs, server.encode(), path.encode())
         if status != 0:
             raise self.not_mounted(status, server, path)
+        return path, file
+
+    def _open(self, access: Access, create_size: int | None) -> None:
+        lib = self.library.lib
+        if self.parameters.get("version") == "4" and not self.library.writes_version_4:
+            why = "libnfs 4 cannot write by NFSv4: leave 'version=4' out, or install libnfs 5 or later"
+            if create_size is not None:
+                raise cannot_create(self.name, why)
+            if access is Access.WRITE:
+                raise cannot_open(self.name, why)
+        path, file = self._mount()
         handle = ffi.new("struct nfsfh **")
         if not file.strip("/"):
             raise cannot_open(self.name, "Is a directory")
@@ -138,7 +200,9 @@ class Session:
                 raise self.fail(status)
         self.fh = handle[0]
         info = ffi.new("struct nfs_stat_64 *")
+        started = time.monotonic()
         status = lib.nfs_fstat64(self.nfs, self.fh, info)
+        self.round_trip = time.monotonic() - started
         if status != 0:
             raise self.fail(status)
         if info.nfs_mode & 0o170000 == 0o040000:

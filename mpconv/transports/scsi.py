@@ -78,6 +78,11 @@ def inquiry_vpd(page: int, allocation: int) -> bytes:
     return struct.pack(">BBBHB", 0x12, 1, page, allocation, 0)
 
 
+def report_luns(allocation: int) -> bytes:
+    """Of the target, by any of its LUNs."""
+    return struct.pack(">BBB3xIBB", 0xA0, 0, 0, allocation, 0, 0)
+
+
 def unmap(parameter_length: int) -> bytes:
     return struct.pack(">BBIBHB", 0x42, 0, 0, 0, parameter_length, 0)
 
@@ -136,6 +141,20 @@ def parse_designator(data: bytes) -> bytes | None:
             found.setdefault(kind, bytes([code_set, kind, 0, length]) + name)
         at += 4 + length
     return found.get(_NAA) or found.get(_EUI64)
+
+
+_SINGLE_LEVEL = (0x00, 0x40)
+"""Peripheral and flat space addressing, in the first byte's upper bits."""
+
+
+def parse_luns(data: bytes) -> list[int]:
+    """Numbers of REPORT LUNS's answer, but for LUN 0 and those on several levels."""
+    found = []
+    for at in range(8, min(struct.unpack_from(">I", data)[0] + 8, len(data)) - 7, 8):
+        word = struct.unpack_from(">H", data, at)[0]
+        if word >> 8 & 0xC0 in _SINGLE_LEVEL and any(data[at : at + 2]):
+            found.append(word & 0x3FFF)
+    return sorted(found)
 
 
 def parse_serial(data: bytes) -> str:
@@ -224,6 +243,12 @@ def not_a_disk(data: bytes) -> str | None:
     if kind == _DISK:
         return None
     return f"it is not a disk but {_DEVICES.get(kind, f'a device of type {kind:#04x}')}"
+
+
+def parse_product(data: bytes) -> str:
+    """From standard INQUIRY data: vendor, product and revision."""
+    words = (data[8:16], data[16:32], data[32:36])
+    return " ".join(filter(None, (word.decode("ascii", errors="replace").strip(" \0") for word in words)))
 
 
 def parse_write_protected(data: bytes) -> bool:

@@ -30,6 +30,7 @@ class Window(Transport):
         self.identity = inner.identity
         self.size = left if size is None else min(left, size)
         self.limits = inner.limits
+        self.round_trip = inner.origin.round_trip
         self.fixed_size = inner.fixed_size
         self.ordered = inner.ordered
         self.rewrites = inner.rewrites if inner.rewrites and start % inner.rewrites == 0 else 0

@@ -334,10 +334,10 @@ def test_files_of_one_host_are_refused_unless_they_are_shared(tmp_path, keys):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["convert", "--workers", "0", "a", "b"], "--workers 0 requires --listen: nobody would copy"),
+        (["convert", "--workers", "0", "a", "b"], "--workers 0 requires --listen or --cluster: nobody would copy"),
         (["convert", "--listen", "tcp://:1", "--key-file", "KEY", "a", "b"], "'tcp://:1' is not of the form"),
         (["convert", "--listen", "tcp://h:1", "a", "b"], "a key file is needed: --key-file FILE"),
-        (["convert", "--key-file", "KEY", "a", "b"], "--key-file requires --listen"),
+        (["convert", "--key-file", "KEY", "a", "b"], "--key-file requires --listen or --cluster"),
         (["convert", "--listen", "tcp://h:1", "--key-file", "WORKERS", "a", "b"], "is for workers alone"),
         (["worker", "--key-file", "KEY"], "Must specify --connect"),
         (

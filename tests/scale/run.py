@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import msgspec
 from zmq import curve_keypair
 
 from mpconv.coordinator import Coordinator
+from mpconv.errors import MpconvError
 from mpconv.formats.raw import RawImage
 from mpconv.job import Job, Place
 from mpconv.observer import Observer
@@ -155,6 +156,5 @@ class _Heard(Observer):
     def __init__(self) -> None:
         self.endpoint: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    def said(self, text: str) -> None:
-        if "tcp://" in text and not self.endpoint.done():
-            self.endpoint.set_result(text.rpartition(" ")[2])
+    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+        self.endpoint.set_result(endpoint)

@@ -193,7 +193,8 @@ class NfsServer(Server):
         config.write_text(text)
         command = [binary("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"), "-F", "-f", str(config)]
         command += ["-L", str(self.directory / "ganesha.log"), "-p", str(self.directory / "ganesha.pid")]
-        self._launch(command, lambda: all(_listening(port, self.address) for port in (self.port, self.mount_port)))
+        ports = [self.port, self.mount_port] if "3" in self._offers["protocols"] else [self.port]
+        self._launch(command, lambda: all(_listening(port, self.address) for port in ports))
 
     def stop(self) -> None:
         """Asked to end it would take longer than the usual wait, and nothing of it is kept."""

@@ -16,6 +16,7 @@ import pytest
 from mpconv import transports
 from mpconv.extent import Extent
 from mpconv.transports.base import Access
+from mpconv.transports.bindings.libnfs import Library
 from mpconv.units import MiB
 from tests.conftest import identical, mpconv
 from tests.support.servers import NfsServer
@@ -139,3 +140,28 @@ def test_a_disk_size_that_nobody_tells(tmp_path: Path) -> None:
             await store.close()
 
         asyncio.run(run())
+
+
+def test_nfs_4_connections_of_one_second_leave_each_other_alone(nfs: NfsServer) -> None:
+    """To the server they would be one client that has begun anew, and what the first one has open would be closed."""
+    path = sparse(nfs.path("four.img"))
+
+    async def run() -> None:
+        stores = [await transports.connect(f"{nfs.url(path.name)}&version=4", Access.READ) for _ in range(4)]
+        for store in stores:
+            buffer = bytearray(MiB)
+            await store.read_into(3 * MiB, memoryview(buffer))
+            assert buffer == path.read_bytes()[3 * MiB : 4 * MiB]
+            await store.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(Library().writes_version_4, reason="this libnfs can")
+def test_nfs_4_targets_are_refused_where_libnfs_cannot_write_them(nfs: NfsServer, tmp_path: Path) -> None:
+    source, there = sparse(tmp_path / "source.img"), sparse(nfs.path("there.img"))
+    before = there.read_bytes()
+    for flags, name in (((), "new.img"), (("-n",), "there.img")):
+        done = mpconv("convert", *flags, "-f", "raw", "-O", "raw", source, f"{nfs.url(name)}&version=4")
+        assert done.returncode == 1 and "leave 'version=4' out" in done.stderr and done.stderr.count("\n") == 1
+    assert not nfs.path("new.img").exists() and there.read_bytes() == before

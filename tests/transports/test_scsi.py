@@ -188,3 +188,17 @@ def test_words(status: int, key: int, ascq: int, text: str) -> None:
 def test_what_passes(status: int, key: int, ascq: int, put_off: bool, interrupted: bool) -> None:
     assert scsi.is_put_off(status, key, ascq) == put_off
     assert scsi.is_interrupted(status, key) == interrupted
+
+
+def test_luns_of_a_target() -> None:
+    """Peripheral and flat addressing; LUN 0, and one behind a bridge, are left out."""
+    told = ["0000", "0002", "0001", "412c", "8001"]
+    data = bytes.fromhex("00000028" + "00000000" + "".join(f"{lun:0<16}" for lun in told)) + bytes(8)
+    assert scsi.parse_luns(data) == [1, 2, 300]
+    assert scsi.parse_luns(data[:20]) == [], "an answer that was cut"
+    assert scsi.report_luns(4096).hex() == "a0000000000000001000" + "0000"
+
+
+def test_what_a_lun_is_called() -> None:
+    assert scsi.parse_product(bytes(8) + b"IET     VIRTUAL-DISK    0001" + bytes(28)) == "IET VIRTUAL-DISK 0001"
+    assert scsi.parse_product(bytes(64)) == ""

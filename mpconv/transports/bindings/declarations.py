@@ -17,6 +17,9 @@ struct nfs_stat_64 {
     uint64_t nfs_gid; uint64_t nfs_rdev; uint64_t nfs_size; uint64_t nfs_blksize; uint64_t nfs_blocks;
     uint64_t nfs_atime; uint64_t nfs_mtime; uint64_t nfs_ctime; uint64_t nfs_atime_nsec;
     uint64_t nfs_mtime_nsec; uint64_t nfs_ctime_nsec; uint64_t nfs_used; };
+struct nfs_statvfs_64 {
+    uint64_t f_bsize; uint64_t f_frsize; uint64_t f_blocks; uint64_t f_bfree; uint64_t f_bavail; uint64_t f_files;
+    uint64_t f_ffree; uint64_t f_favail; uint64_t f_fsid; uint64_t f_flag; uint64_t f_namemax; };
 typedef void (*nfs_cb)(int, struct nfs_context *, void *, void *);
 struct nfs_context *nfs_init_context(void);
 void nfs_destroy_context(struct nfs_context *);
@@ -25,7 +28,10 @@ void nfs_destroy_url(struct nfs_url *);
 char *nfs_get_error(struct nfs_context *);
 void nfs_set_autoreconnect(struct nfs_context *, int);
 void nfs_set_timeout(struct nfs_context *, int);
+void nfs4_set_client_name(struct nfs_context *, const char *);
 int nfs_mount(struct nfs_context *, const char *, const char *);
+int nfs_access(struct nfs_context *, const char *, int);
+int nfs_statvfs64(struct nfs_context *, const char *, struct nfs_statvfs_64 *);
 int nfs_open(struct nfs_context *, const char *, int, struct nfsfh **);
 int nfs_creat(struct nfs_context *, const char *, int, struct nfsfh **);
 int nfs_close(struct nfs_context *, struct nfsfh *);
@@ -39,6 +45,7 @@ int nfs_which_events(struct nfs_context *);
 int nfs_service(struct nfs_context *, int);
 int nfs_fsync_async(struct nfs_context *, struct nfsfh *, nfs_cb, void *);
 int nfs_set_retrans(struct nfs_context *, int);
+void nfs_set_readmax(struct nfs_context *, size_t);
 int nfs_pread_async(struct nfs_context *, struct nfsfh *, uint64_t, uint64_t, nfs_cb, void *);
 int nfs_pwrite_async(struct nfs_context *, struct nfsfh *, uint64_t, uint64_t, const void *, nfs_cb, void *);
 """

@@ -23,6 +23,8 @@ class Library:
     def __init__(self) -> None:
         names = [f"libnfs.so.{number}" for number in (13, 14, 15, 16, 17, 18)] + ["libnfs.so"]
         self.lib: Any = load(ffi, names, "libnfs", "libnfs13")
+        # Before version 5 an NFSv4 request has room for 4 KiB, and a WRITE with more than that is never sent.
+        self.writes_version_4 = has(ffi, self.lib, "nfs_set_readmax")
         self.reads_in_place = has(ffi, self.lib, "nfs_set_retrans")
         if self.reads_in_place:
             self._pread = ffi.cast(_PREAD_6, ffi.addressof(self.lib, "nfs_pread_async"))

@@ -165,6 +165,11 @@ class Client:
 
 
 async def dial(host: str, port: int, uid: int, gid: int, seconds: float) -> Client:
+    """A client that is connected and has said nothing yet."""
+    return Client(*await stream(host, port), uid, gid, seconds)
+
+
+async def stream(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect, from a port below 1024 where this process may: many servers take no others."""
     loop = asyncio.get_running_loop()
     last: OSError = ConnectionRefusedError(errno.ECONNREFUSED, "no address")
@@ -177,8 +182,7 @@ async def dial(host: str, port: int, uid: int, gid: int, seconds: float) -> Clie
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 _take_low_port(connection)
                 await loop.sock_connect(connection, address)
-                reader, writer = await asyncio.open_connection(sock=connection)
-                return Client(reader, writer, uid, gid, seconds)
+                return await asyncio.open_connection(sock=connection)
             except OSError as error:
                 connection.close()
                 last = error

@@ -92,12 +92,12 @@ def credential(uid: int, gid: int) -> bytes:
     return words(_AUTH_SYS) + opaque(body) + words(_AUTH_NONE, 0)
 
 
-def call(xid: int, who: bytes, operations: list[bytes]) -> bytes:
-    """A whole record: mark, RPC header, compound."""
+def call(xid: int, who: bytes, operations: list[bytes], *, minor: int = _MINOR) -> bytes:
+    """A whole record: mark, RPC header, compound. `minor`: of which version it is, 4.0 to 4.2."""
     return record(
         words(xid, _CALL, _RPC_VERSION, _PROGRAM, _VERSION, _COMPOUND)
         + who
-        + words(0, _MINOR, len(operations))
+        + words(0, minor, len(operations))
         + b"".join(operations)
     )
 

@@ -16,6 +16,7 @@ from mpconv.errors import Fatal, Unreachable, WorkerLost
 from mpconv.protocol.keys import Keys
 from mpconv.protocol.link import Link
 from mpconv.protocol.messages import MAX_DEAD
+from mpconv.workers.launch import parent
 from mpconv.workers.launch.local import LocalWorkers
 from mpconv.workers.remote import AGAIN, BYE, CUT_OFF, REFUSED, Summons, prepare
 
@@ -27,6 +28,8 @@ _TRIES = 3
 _SOON = 2.0
 """Seconds without a coordinator after which people are told that it is waited for."""
 _GRACE = 3.0
+_ORPHANED = 10.0
+"""Seconds that workers may take to leave when the process that wanted them has ended."""
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -58,6 +61,7 @@ class Host:
         self._tell = tell
         self._wait = wait
         self._stay = stay
+        self._orphaned = False
         self._name = f"{socket.gethostname()[:200]}/{secrets.token_hex(8)}"
         self._last = 0
         self._running: dict[int, int] = {}
@@ -75,6 +79,7 @@ class Host:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave)
+        loop.add_signal_handler(parent.ENDED, self._leave_soon)
         try:
             await self._serve()
         finally:
@@ -129,7 +134,17 @@ class Host:
             why = f"signal {-code}" if code < 0 else f"exit code {code}"
             self._tell(f"worker {number} (pid {pid}) ended ({why})")
             if self._deaths > max(_FEWEST, _EACH * self._count):
-                self._error = WorkerLost(f"{self._deaths} workers ended before their work was done")
+                self._error = WorkerLost(
+                    f"{self._deaths} workers ended before their work was done: see dmesg, was memory short?"
+                )
+
+    def _leave_soon(self) -> None:
+        """The process that wanted these workers has ended, and they are not to outlive it for long."""
+        if not self._orphaned:
+            self._orphaned = True
+            if not self._leaving:
+                self._leave()
+            asyncio.get_running_loop().call_later(_ORPHANED, self._leave)
 
     def _leave(self) -> None:
         """The second time without ceremony."""
@@ -184,14 +199,17 @@ class Host:
             if not hearing.done():
                 hearing.cancel()
                 if not idle.done():
-                    raise Unreachable(f"no coordinator at {self._endpoint} for {self._wait:.0f} seconds")
+                    why = "is mpconv convert --listen running there, and the port open? --wait and --stay wait longer"
+                    raise Unreachable(f"no coordinator at {self._endpoint} for {self._wait:.0f} seconds: {why}")
                 break
             event = hearing.result()
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return True
             tries += 1
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                raise Fatal(f"the coordinator at {self._endpoint} does not know the key of this key file")
+                why = "copy the coordinator's key file to this host"
+                raise Fatal(f"the coordinator at {self._endpoint} does not know the key of this key file: {why}")
             if tries == _TRIES:
-                raise Fatal(f"whoever listens at {self._endpoint} does not have the coordinator's key of this key file")
+                why = f"whoever listens at {self._endpoint} does not have the coordinator's key of this key file"
+                raise Fatal(f"{why}: is it the right address, and the coordinator's own key file?")
         return False

@@ -1,0 +1,49 @@
+"""`mpconv doctor`: what a storage URL can do, and what is in the way."""
+
+from __future__ import annotations
+
+import click
+
+from mpconv.cli.image_command import ImageCommand, is_json, show
+from mpconv.cli.params import Duration
+from mpconv.errors import UsageError
+
+_PROBLEM = 2
+"""The exit code where something is in the way; 1 is for the command line."""
+
+
+@click.command(cls=ImageCommand)
+@click.option("-f", "--format", "fmt", metavar="FMT", help="The source's format (default: looked at).")
+@click.option("--output", default="human", metavar="human|json", help="For people or for programs.")
+@click.option(
+    "--seconds", type=Duration(), default=3.0, metavar="TIME", help="How long each URL is measured; default 3."
+)
+@click.option("--write-test", metavar="URL", help="This target is scratch: a part of it may be OVERWRITTEN to test it.")
+@click.argument("names", nargs=-1, metavar="URL...")
+def doctor(fmt: str | None, output: str, seconds: float, write_test: str | None, names: tuple[str, ...]) -> int:
+    """Tell what a storage URL can do and what is in the way; several: the first is the source, the others are targets.
+
+    Nothing is written, but with --write-test. Exit code 0: nothing is in the way, 2: something is, 1: the command line
+    is wrong.
+    """
+    if write_test is not None and write_test not in names:
+        names = (*names, write_test)
+    if not names:
+        raise UsageError("Expecting the URL of an image, or those of a source and its targets")
+    as_json = is_json(output)
+
+    import asyncio  # noqa: PLC0415 - --help does without
+
+    from mpconv.doctor.examination import How, examine  # noqa: PLC0415
+    from mpconv.doctor.findings import Examination  # noqa: PLC0415
+    from mpconv.doctor.texts import lines, summary  # noqa: PLC0415
+    from mpconv.inspection.texts import json_text  # noqa: PLC0415
+
+    def tell(one: Examination) -> None:
+        if not as_json:
+            show([*lines(one), ""])
+
+    found = asyncio.run(examine(names, How(seconds=seconds, format=fmt, scratch=write_test), tell))
+    ok = all(one.ok for one in found)
+    show([json_text({"ok": ok, "images": [one.as_json() for one in found]})] if as_json else [summary(found)])
+    return 0 if ok else _PROBLEM

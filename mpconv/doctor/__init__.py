@@ -1,0 +1,1 @@
+"""What a storage URL can do, and what is in the way: `mpconv doctor` (docs/doctor.md)."""
