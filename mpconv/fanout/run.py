@@ -73,6 +73,7 @@ class Run:
             each=limits.workers or None,
             rate=limits.rate,
             servers=limits.servers,
+            listens=self._watcher.listens,
             warn=self._watcher.warn,
         )
 
