@@ -187,7 +187,7 @@ class Coordinator(Reception):
         if not self._over:
             self._outcome.set_exception(error)
 
-    def give_up(self, error: MpconvError) -> None:
+    def _give_up(self, error: MpconvError) -> None:
         """It is no use to wait for workers, if there is none: what is done is kept."""
         if not self._over and not self._guests and not self._crew.count and self._interrupted is None:
             self._interrupted = error

@@ -66,7 +66,7 @@ class Reception:
     def _fail(self, error: MpconvError) -> None:
         raise NotImplementedError
 
-    def give_up(self, error: MpconvError) -> None:
+    def _give_up(self, error: MpconvError) -> None:
         raise NotImplementedError
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
@@ -115,7 +115,7 @@ class Reception:
         from mpconv.protocol.gate import Gate  # noqa: PLC0415  (copies on one host do without)
 
         self._gate = Gate(context, self._listening, self.hear)
-        self._observer.listens(self._gate.endpoint, self.give_up)
+        self._observer.listens(self._gate.endpoint, self._give_up)
 
     def _close_gate(self) -> int:
         """How many frames of workers it dropped."""

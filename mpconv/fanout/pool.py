@@ -10,7 +10,6 @@ from typing import Self
 import zmq
 from msgspec import Struct
 
-from mpconv.errors import MpconvError
 from mpconv.fanout.schedule import Division, Flow, divide
 from mpconv.guests import SILENCE
 from mpconv.protocol import messages
@@ -85,8 +84,7 @@ class Lot(Squad):
 
 class Pool:
     """`total` processes of this host; `listening`: where those of other hosts may come in, `each` of a host at most if
-    not None. `expected`: tells how many jobs run or are about to. `listens`: as Observer's. `rate` and `servers`: as
-    Limits'.
+    not None. `expected`: tells how many jobs run or are about to. `rate` and `servers`: as Limits'.
     """
 
     def __init__(
@@ -99,7 +97,6 @@ class Pool:
         each: int | None = None,
         rate: int = 0,
         servers: Mapping[str, int] | None = None,
-        listens: Callable[[str, Callable[[MpconvError], None]], None] = lambda endpoint, give_up: None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._local = local
@@ -109,7 +106,6 @@ class Pool:
         self._each = each
         self._rate = rate
         self._servers = servers or {}
-        self._listens = listens
         self._warn = warn
         self._lots: dict[str, Lot] = {}
         self._visitors: dict[bytes, Visitor] = {}
@@ -128,7 +124,6 @@ class Pool:
             except BaseException:
                 self._context.term()
                 raise
-            self._listens(self._gate.endpoint, self._give_up)
             self._ticking = self._loop.create_task(self._tick())
         return self
 
@@ -161,12 +156,6 @@ class Pool:
         """Where workers of other hosts connect."""
         assert self._gate is not None
         return self._gate.endpoint
-
-    def _give_up(self, error: MpconvError) -> None:
-        """None will come from other hosts, as often as that is seen."""
-        for lot in list(self._lots.values()):
-            if lot.employer is not None and not self._visitors:
-                lot.employer.give_up(error)
 
     def lot(self, name: str, flow: Flow) -> Lot:
         """For a job that begins."""

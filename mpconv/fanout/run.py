@@ -73,7 +73,6 @@ class Run:
             each=limits.workers or None,
             rate=limits.rate,
             servers=limits.servers,
-            listens=self._watcher.listens,
             warn=self._watcher.warn,
         )
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from mpconv.errors import MpconvError
 from mpconv.extent import Ranges
 from mpconv.fanout.spec import Outcome
 from mpconv.observer import Observer
@@ -25,9 +22,6 @@ class Watcher:
 
     def ended(self, outcome: Outcome) -> None:
         """It is over."""
-
-    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
-        """As Observer's, of all jobs together."""
 
     def warn(self, text: str) -> None:
         """People should know it, and it is no job's."""
@@ -71,9 +65,6 @@ class Noting(Observer):
 
     def dropped(self, number: int, image: str, why: str) -> None:
         self._inner.dropped(number, image, why)
-
-    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
-        self._inner.listens(endpoint, give_up)
 
     def said(self, text: str) -> None:
         self._inner.said(text)

@@ -278,31 +278,3 @@ def test_what_is_wrong_is_one_line(tmp_path, options, why):
     [line] = made.stderr.splitlines()
     assert line.startswith("mpconv: ") and why in line
     assert not (tmp_path / "target").exists()
-
-
-def test_a_fan_out_has_its_workers_placed(lab):
-    """They serve one job after the other, and end with the last."""
-    lab.image(6 * MiB)
-    job = '[[job]]\nname = "{0}"\nsource = "{1}"\ntarget = "{2}-{0}"\noob_writes = true\n'
-    plan = lab.directory / "plan.toml"
-    plan.write_text("[limits]\njobs = 2\n" + "".join(job.format(name, lab.source, lab.target) for name in "abc"))
-    with closing(LocalDask(lab.directory)) as local:
-        done = mpconv("fanout", "--cluster", local.address, "--workers", "0", "--shared-files", "-v", plan)
-        until(lambda: not copying(local.process.pid))
-    assert done.returncode == 0, done.stderr
-    assert "mpconv: workers are placed on 127.0.0.1" in done.stderr.splitlines()
-    assert all(identical(lab.source, f"{lab.target}-{name}") for name in "abc")
-
-
-def test_a_fan_out_for_which_there_is_no_host_ends(lab):
-    """Those that there are have another version."""
-    lab.image(MiB)
-    plan = lab.directory / "plan.toml"
-    plan.write_text(f'[[job]]\nname = "a"\nsource = "{lab.source}"\ntarget = "{lab.target}"\nretries = 0\n')
-    (lab.directory / "sitecustomize.py").write_text("from mpconv.protocol import messages\nmessages.VERSION = 4\n")
-    dask = lab.dask()
-    dask.worker("old", env={"PYTHONPATH": str(lab.directory)})
-    done = mpconv("fanout", "--cluster", dask.address, "--workers", "0", "--shared-files", plan)
-    assert done.returncode == 1
-    assert "127.0.0.1 does not take part: the coordinator at tcp://" in done.stderr
-    assert "mpconv: a: failed: no host of the Dask cluster takes part" in done.stderr

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from mpconv.errors import MpconvError
     from mpconv.protocol.gate import Door
 
 Ended = Callable[[int, int | None], None]
@@ -33,9 +32,6 @@ class Employer(Protocol):
 
     def hear(self, frames: list[bytes]) -> None:
         """A frame from a worker of another host, after its name."""
-
-    def give_up(self, error: MpconvError) -> None:
-        """None will come from other hosts: without any the job ends with that error."""
 
     def reaped(self, host: str, numbers: list[int]) -> None:
         """These workers of another host are known to have ended."""
