@@ -24,7 +24,7 @@ from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
 from mpconv.crew import SILENCE, Crew
 from mpconv.digest import BLOCK
-from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
+from mpconv.errors import Deserted, Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
@@ -115,7 +115,7 @@ class Coordinator(Reception):
         self._told: set[str] = set()
         self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
         self._walk = Walk(source, job, block, self._found)
-        self._interrupted: MpconvError | None = None
+        self._interrupted: Interrupted | None = None
         self.may_have_written = False
         self.differs_at: int | None = None
         self.failed: dict[int, MpconvError] = {}
@@ -187,8 +187,8 @@ class Coordinator(Reception):
         if not self._over:
             self._outcome.set_exception(error)
 
-    def _give_up(self, error: MpconvError) -> None:
-        """It is no use to wait for workers, if there is none: what is done is kept."""
+    def _give_up(self, error: Deserted) -> None:
+        """Unless somebody works: what is done is kept, as at an interruption."""
         if not self._over and not self._guests and not self._crew.count and self._interrupted is None:
             self._interrupted = error
             self._handle(events.Stop())

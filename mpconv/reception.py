@@ -13,7 +13,7 @@ from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.core.leases import LeaseState
 from mpconv.crew import Crew
-from mpconv.errors import Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
+from mpconv.errors import Deserted, Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
 from mpconv.guests import SILENCE, Guest, Guests
 from mpconv.job import Job
 from mpconv.observer import Observer
@@ -66,7 +66,7 @@ class Reception:
     def _fail(self, error: MpconvError) -> None:
         raise NotImplementedError
 
-    def _give_up(self, error: MpconvError) -> None:
+    def _give_up(self, error: Deserted) -> None:
         raise NotImplementedError
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.errors import (
+    Deserted,
     Fatal,
     ImageError,
     Interrupted,
@@ -74,6 +75,7 @@ class Run:
             rate=limits.rate,
             servers=limits.servers,
             warn=self._watcher.warn,
+            listens=lambda endpoint: self._watcher.listens(endpoint, self._give_up),
         )
 
     async def run(self) -> None:
@@ -103,6 +105,10 @@ class Run:
         if wake is not None:
             wake.cancel()
 
+    def _give_up(self, error: Deserted) -> None:
+        if self._interrupted is None and self._pool.deserted:
+            self._interrupt(error)
+
     def _interrupt(self, error: Interrupted) -> None:
         """The first time all that run end what they are writing; each knows what the second time means."""
         if self._interrupted is None:
@@ -112,7 +118,7 @@ class Run:
                 outcome.result = Result.STOPPED if outcome.attempts or outcome.done else Result.LEFT
             self._changed.set()
         for audience in list(self._audiences):
-            audience.tell(Interrupted(error.number))  # each adds to it how far it came
+            audience.tell(error.anew())  # each adds to it how far it came
 
     async def _attempt(self, spec: Spec) -> None:
         """One run of one job; whatever becomes of it, the others go on."""

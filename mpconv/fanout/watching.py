@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from mpconv.errors import Deserted
 from mpconv.extent import Ranges
 from mpconv.fanout.spec import Outcome
 from mpconv.observer import Observer
@@ -22,6 +25,9 @@ class Watcher:
 
     def ended(self, outcome: Outcome) -> None:
         """It is over."""
+
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
+        """As an Observer's, for all jobs."""
 
     def warn(self, text: str) -> None:
         """People should know it, and it is no job's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -95,8 +96,8 @@ def test_a_local_cluster_copies_what_none_copies_here(lab):
         assert words[words.index("--key-file") + 1] == "/dev/stdin"
         assert [environment(pid) for pid in placed] == [environment(parent_of(command))] * len(placed)
         words = done(copy)
-        assert not copying(local.process.pid)
-        assert not any(map(alive, placed))
+        assert not alive(command)
+        until(lambda: not any(map(alive, placed)), 5)
     assert identical(lab.source, lab.target)
     assert "mpconv: workers are placed on 127.0.0.1" in words
     assert [line for line in words if "warning" in line] == []
@@ -166,6 +167,33 @@ def test_deploy_and_resume_place_workers_too(lab):
     assert identical(lab.source, lab.target)
 
 
+def test_a_fanout_places_workers_for_all_of_its_jobs(lab):
+    """And it ends when no host takes part; what is done then, and by whom, the journal keeps."""
+    names = ("one", "two", "three")
+    for seed, name in enumerate(names):
+        make_image(lab.directory / name, 4 * MiB, seed)
+    plan = lab.directory / "plan.toml"
+    jobs = [f'[[job]]\nname = "{name}"\nsource = "{lab.directory / name}"\n' for name in names]
+    plan.write_text(f'[defaults]\ntarget = "{lab.directory}/{{name}}.copy"\noob_writes = true\n' + "".join(jobs))
+    with closing(LocalDask(lab.directory)) as local:
+        made = mpconv("fanout", "--cluster", local.address, "--workers", "0", "--shared-files", plan)
+    assert made.returncode == 0, made.stderr
+    for name in names:
+        assert identical(lab.directory / name, lab.directory / f"{name}.copy")
+    old = lab.dask()
+    old.worker("old", env=of_another_version(lab.directory))
+    made = mpconv("fanout", "--cluster", old.address, "--workers", "0", "--shared-files", "--json", plan)
+    assert made.returncode == 1
+    assert made.stderr.splitlines()[-1] == "mpconv: no host of the Dask cluster takes part"
+    assert {job["result"] for job in json.loads(made.stdout)["jobs"]} <= {"stopped", "left", "failed"}
+
+
+def of_another_version(directory: Path) -> dict[str, str]:
+    """What has the commands of an environment speak another version of the protocol."""
+    (directory / "sitecustomize.py").write_text("from mpconv.protocol import messages\nmessages.VERSION = 4\n")
+    return {"PYTHONPATH": str(directory)}
+
+
 def test_a_dask_worker_is_killed_and_its_children_with_it(lab):
     """Its nanny starts another one, which gets its share."""
     lab.image(24 * MiB)
@@ -218,9 +246,8 @@ def test_the_command_ends_and_those_it_placed_do(lab, number):
 def test_hosts_of_another_version_do_not_take_part(lab):
     """There is no other one, so the copy ends."""
     lab.image(MiB)
-    (lab.directory / "sitecustomize.py").write_text("from mpconv.protocol import messages\nmessages.VERSION = 4\n")
     dask = lab.dask()
-    dask.worker("old", env={"PYTHONPATH": str(lab.directory)})
+    dask.worker("old", env=of_another_version(lab.directory))
     copy = lab.convert(dask.address)
     _, words = copy.communicate(timeout=30)
     assert copy.returncode == 1

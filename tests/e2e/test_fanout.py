@@ -214,7 +214,7 @@ def test_a_job_that_is_tried_again_goes_on_where_it_was(plan, tmp_path):
     plan.iscsi.add_target(GUARDED, chap=("mover", PASSWORD))
     for name in ("one", "two"):
         backing = plan.luns[name] = tmp_path / f"{name}.lun"
-        backing.write_bytes(os.urandom(10 * MiB))
+        backing.write_bytes(os.urandom(24 * MiB))
         url = plan.iscsi.url(GUARDED, plan.iscsi.add_lun(GUARDED, backing)).replace("://", f"://mover%{PASSWORD}@")
         plan.parts.append(f'[[job]]\nname = "{name}"\nsource = "{url}"\n')
     plan.head('jobs = 2\nworkers = 2\nrate = "8M"', "retry_for = 0\nretries = 20")

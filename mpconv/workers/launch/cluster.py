@@ -17,7 +17,7 @@ from typing import Any, Self, TypeAlias
 
 import msgspec
 
-from mpconv.errors import Fatal, MpconvError, Unreachable, one_line
+from mpconv.errors import Deserted, Fatal, MpconvError, Unreachable, one_line
 from mpconv.transports.reach import why_unreachable
 from mpconv.workers.launch.addresses import is_loopback, is_unspecified
 from mpconv.workers.launch.placed import Call, Outcome, end, serve
@@ -96,7 +96,7 @@ class Placement:
         self._cluster = cluster
         self.warn: Callable[[str], None] = _silently
         self.said: Callable[[str], None] = _silently
-        self._give_up: Callable[[MpconvError], None] = lambda error: None
+        self._give_up: Callable[[Deserted], None] = lambda error: None
         self._client: Client | None = None
         self._run = ""
         self._endpoint = ""
@@ -131,7 +131,7 @@ class Placement:
         finally:
             await self._disconnect()
 
-    def begin(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+    def begin(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         """A coordinator listens there from now on; and no more where one did before. `give_up`: is called when no host
         takes part, as often as that is seen.
         """
@@ -346,7 +346,7 @@ class Placement:
             self._alone_since = None
             return
         if any(host.refused for host in self._hosts.values()) or self._unfit:
-            self._give_up(Fatal("no host of the Dask cluster takes part"))
+            self._give_up(Deserted("no host of the Dask cluster takes part"))
         now = asyncio.get_running_loop().time()
         self._alone_since = now if self._alone_since is None else self._alone_since
         if now - self._alone_since > _PATIENCE and not self._hosts and not self._told_alone:
