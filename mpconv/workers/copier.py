@@ -25,8 +25,8 @@ One at a time, each ends in a stop of a round trip or two, and on a busy link th
 behind what is read. At 1 Gbit/s each way that was 99 MiB/s of 114.
 """
 _WRITES_SHARE = 4
-"""Where more is in flight than usual, because an image is far away, a quarter of it may be written at a time: with 50 ms
-to source and target four buffers make 22 MiB/s.
+"""Where more is in flight than usual, because an image is far away, a quarter of it may be written at a time: with
+50 ms to source and target four buffers make 22 MiB/s.
 """
 
 
