@@ -24,7 +24,7 @@ from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
 from mpconv.crew import SILENCE, Crew
 from mpconv.digest import BLOCK
-from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
+from mpconv.errors import Deserted, Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
 from mpconv.extent import Extent
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
@@ -115,7 +115,7 @@ class Coordinator(Reception):
         self._told: set[str] = set()
         self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
         self._walk = Walk(source, job, block, self._found)
-        self._interrupted: MpconvError | None = None
+        self._interrupted: Interrupted | None = None
         self.may_have_written = False
         self.differs_at: int | None = None
         self.failed: dict[int, MpconvError] = {}
@@ -187,8 +187,8 @@ class Coordinator(Reception):
         if not self._over:
             self._outcome.set_exception(error)
 
-    def _give_up(self, error: MpconvError) -> None:
-        """It is no use to wait for workers, if there is none: what is done is kept."""
+    def _give_up(self, error: Deserted) -> None:
+        """Unless somebody works: what is done is kept, as at an interruption."""
         if not self._over and not self._guests and not self._crew.count and self._interrupted is None:
             self._interrupted = error
             self._handle(events.Stop())
@@ -225,10 +225,13 @@ class Coordinator(Reception):
     def _replace(self, pid: int, code: int | None) -> None:
         """A worker is reaped: what it held and what it did not flush is done again, and another takes its place."""
         if code is None:
-            raise WorkerLost("the process that starts the workers ended before their work was done")
+            raise WorkerLost(
+                "the process that starts the workers ended before their work was done: see dmesg, was memory short?"
+            )
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
         if not self._crew.replacements:
-            raise WorkerLost(f"a worker process (pid {pid}) ended before its work was done ({why})")
+            told = f"a worker process (pid {pid}) ended before its work was done ({why}), as others did before it"
+            raise WorkerLost(f"{told}: see dmesg, was memory short?")
         self._observer.warn(f"a worker process (pid {pid}) ended ({why}): its work is done again by others")
         name = self._crew.ended(pid)
         if name is not None:
@@ -296,7 +299,8 @@ class Coordinator(Reception):
         match message:
             case messages.Hello(version, pid):
                 if version != messages.VERSION:
-                    self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}"))
+                    why = "mpconv was changed while it ran: begin again"
+                    self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}: {why}"))
                 if self._over:
                     self._send(name, messages.Bye())
                     return

@@ -13,7 +13,7 @@ from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.core.leases import LeaseState
 from mpconv.crew import Crew
-from mpconv.errors import Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
+from mpconv.errors import Deserted, Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
 from mpconv.guests import SILENCE, Guest, Guests
 from mpconv.job import Job
 from mpconv.observer import Observer
@@ -66,7 +66,7 @@ class Reception:
     def _fail(self, error: MpconvError) -> None:
         raise NotImplementedError
 
-    def _give_up(self, error: MpconvError) -> None:
+    def _give_up(self, error: Deserted) -> None:
         raise NotImplementedError
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
@@ -123,8 +123,8 @@ class Reception:
             return 0
         if self._gate.refused:
             at = self._gate.endpoint
-            self._observer.warn(f"{self._gate.refused} connections to {at} were refused: they had no key of ours")
-
+            why = "they had no key of ours: do all hosts have this key file?"
+            self._observer.warn(f"{self._gate.refused} connections to {at} were refused: {why}")
         self._gate.close()
         return self._gate.dropped
 
@@ -221,7 +221,8 @@ class Reception:
             await asyncio.sleep(_LOOK)
             now = self._loop.time()
             if now > told and writing:
-                self._observer.warn(f"waiting for {len(left)} workers on other hosts to stop")
+                wait = f"{self._guests.silence:g} seconds at most"
+                self._observer.warn(f"waiting for {len(left)} workers on other hosts to stop, {wait}")
                 told = math.inf
             for guest in self._guests.silent(now):
                 self._guests.ended(guest.name)
@@ -234,4 +235,4 @@ def _wire(name: str) -> bytes:
 
 def internal(error: Exception) -> Fatal:
     """A defect of ours ends the job: nobody would notice the part that it stopped."""
-    return Fatal(f"internal error in the coordinator: {type(error).__name__}: {error}")
+    return Fatal(f"internal error in the coordinator: {type(error).__name__}: {error}; please report it")

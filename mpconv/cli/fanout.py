@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind, is_json
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.errors import Fatal, Interrupted, UsageError
@@ -91,7 +92,7 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     from mpconv.workers.launch.local import LocalWorkers, modules_for  # noqa: PLC0415
 
     if plan.limits.workers == 0 and listening is None:
-        raise UsageError("workers = 0 requires --listen: nobody would copy")
+        raise UsageError("workers = 0 requires --listen or --cluster: nobody would copy")
     cores = len(os.sched_getaffinity(0))
     workers, jobs = workers_and_jobs(plan.limits, len(plan.jobs), cores, listening=listening is not None)
     wanted: set[str] = set()
@@ -106,12 +107,13 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
 
     ledger = click.get_current_context().with_resource(_ledger(plan, resumed, options))
     display = display_for(options)
-    report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"])
+    placement = placement_of(options, listening)
+    report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     work = Run(plan, workers, jobs, local, report, listening=listening, ledger=ledger)
     ended: Interrupted | None = None
     try:
         with report:
-            run(work.run(), display, verbose=options["verbose"])
+            run(work.run(), display, verbose=options["verbose"], placement=placement)
     except Interrupted as error:
         ended = error
     left = report.tell(work.outcomes, as_json=options["as_json"], journal=ledger.path if ledger is not None else None)

@@ -21,7 +21,7 @@ _SHOWN = 10
 def status(output: str, names: tuple[str, ...]) -> None:
     """Tell how far a copy is whose journal is FILE, or a fan-out whose journal it is, while it runs and afterwards."""
     if len(names) != 1:
-        raise UsageError("Expecting one journal")
+        raise UsageError("Expecting one journal: mpconv status FILE")
     as_json = is_json(output)
     [path] = names
 

@@ -99,7 +99,7 @@ class Worker(Reports):
             except MpconvError as error:
                 self._report(error)
             except Exception as error:
-                self._report(Fatal(f"internal error in a worker: {type(error).__name__}: {error}"))
+                self._report(Fatal(f"internal error in a worker: {type(error).__name__}: {error}; please report it"))
 
         task = asyncio.get_running_loop().create_task(guarded())
         among.add(task)
