@@ -69,7 +69,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | {"transports", "ui", "watch", "workers", ""},
     "fanout": BOTTOM
-    | {"guests", "interruption", "jobs", "journal", "observer", "options", "protocol", "transports", "workers"},
+    | {
+        "guests",
+        "interruption",
+        "jobs",
+        "journal",
+        "observer",
+        "options",
+        "protocol",
+        "transports",
+        "watch",
+        "workers",
+    },
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""
