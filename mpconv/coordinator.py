@@ -88,6 +88,7 @@ class Coordinator(Reception):
         self._most = count
         self._crew = Crew(workers.allot(count, guests=listening is not None))
         self._observer = observer
+        self._listener = observer.listener
         self._tell = tell
         self._state = core.CoordinatorState(
             job.size,
@@ -136,6 +137,8 @@ class Coordinator(Reception):
             failed = True
             walk = loop.create_task(self._walk_on())
             ticking = loop.create_task(self._tick())
+            if self._listener is not None:
+                self._listener.began(self._job, self._state)
             try:
                 self._open_gate(context, self._workers.employ(self, guests=self._listening is not None))
                 self._start(self._crew.count)
@@ -334,6 +337,8 @@ class Coordinator(Reception):
                 self._told.add(text)
                 self._observer.said(text)
             case messages.Trouble(of, text) if of == job:
+                if self._listener is not None:
+                    self._listener.trouble(name)
                 self._tell(text)
 
     def _drop(self, target: int, error: MpconvError) -> None:
@@ -356,6 +361,8 @@ class Coordinator(Reception):
         member = self._crew.hello(name, pid, self._loop.time())
         if member is None:
             return
+        if self._listener is not None:
+            self._listener.hello(name, f"pid {pid}")
         if again:
             self._lose(events.Restarted(name))
         share, dropped = self._share(member.number), sorted(self._dropped)
@@ -370,8 +377,12 @@ class Coordinator(Reception):
     def _done(self, name: str, epoch: int, zeros: int, digests: bytes) -> None:
         lease = self._state.leases.current(epoch, name)
         self._handle(events.LeaseDone(name, epoch, zeros, digests))
-        if self._placing is not None and lease is not None and lease.state is LeaseState.DONE:
+        if lease is None or lease.state is not LeaseState.DONE:
+            return
+        if self._placing is not None:
             self._placing.done(epoch, lease.extent)
+        if self._listener is not None:
+            self._listener.wrote(name, lease.extent, zeros)
 
     def _token(self, name: str, epoch: int) -> None:
         places: list[int] = []
@@ -407,7 +418,10 @@ class Coordinator(Reception):
         if self._over:
             return
         before = self._state.bytes_done
-        for action in self._state.handle(event, self._loop.time()):
+        actions = self._state.handle(event, self._loop.time())
+        if self._listener is not None:
+            self._listener.took(event, actions)
+        for action in actions:
             match action:
                 case events.Grant(name, epoch, extent, token):
                     self.may_have_written |= token

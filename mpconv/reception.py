@@ -16,7 +16,7 @@ from mpconv.crew import Crew
 from mpconv.errors import Deserted, Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
 from mpconv.guests import SILENCE, Guest, Guests
 from mpconv.job import Job
-from mpconv.observer import Observer
+from mpconv.observer import Listener, Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker
 
@@ -42,6 +42,7 @@ class Reception:
     _state: CoordinatorState
     _crew: Crew
     _observer: Observer
+    _listener: Listener | None
     _dropped: set[int]
     _loop: asyncio.AbstractEventLoop
 
@@ -179,6 +180,8 @@ class Reception:
         if self._over:
             self._send(name, messages.Bye(again=self._again))
             return
+        if self._listener is not None:
+            self._listener.hello(name, guest.label)
         for dead in self._guests.outlived(guest, hello.dead):
             self._part(dead)
         if again:

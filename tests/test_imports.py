@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
-    "observer": BOTTOM,
+    "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "guests": BOTTOM,
@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},
+    "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM | {"formats", "interruption", "jobs", "options", "ui", "workers"},
@@ -66,9 +67,20 @@ MAY_IMPORT: dict[str, set[str]] = {
         "fanout",
         "sharing",
     }
-    | {"transports", "ui", "workers", ""},
+    | {"transports", "ui", "watch", "workers", ""},
     "fanout": BOTTOM
-    | {"guests", "interruption", "jobs", "journal", "observer", "options", "protocol", "transports", "workers"},
+    | {
+        "guests",
+        "interruption",
+        "jobs",
+        "journal",
+        "observer",
+        "options",
+        "protocol",
+        "transports",
+        "watch",
+        "workers",
+    },
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from mpconv.fanout.plan import read
 from tests.conftest import make_image, mpconv
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "schemas"
@@ -77,11 +78,28 @@ def test_of_many_jobs(image, tmp_path):
     job = '[[job]]\nname = "{0}"\nsource = "{1}"\ntarget = "{2}/{0}.img"\n'
     plan = [job.format(name, source, tmp_path) for name, source in jobs]
     (tmp_path / "plan.toml").write_text("\n".join(plan))
-    done = mpconv("fanout", "--json", tmp_path / "plan.toml")
+    done = mpconv("fanout", "--json", "--journal", tmp_path / "j", tmp_path / "plan.toml")
     assert done.returncode == 2, done.stderr
     document = json.loads(done.stdout)
     assert fits("fanout", document)
     assert [one["result"] for one in document["jobs"]] == ["written", "failed"]
+    status = json.loads(mpconv("status", "--output", "json", tmp_path / "j").stdout)
+    assert fits("status-fanout", status) and status["finished"] == 1
+
+
+def test_of_a_storage_url(image, tmp_path):
+    done = mpconv("doctor", "--output", "json", "--seconds", "0.2", image, "/no/such/directory/b.raw")
+    assert done.returncode == 2, done.stderr
+    document = json.loads(done.stdout)
+    assert fits("doctor", document) and [one["ok"] for one in document["images"]] == [True, False]
+
+
+def test_the_plan_of_the_nightly_backups_is_one():
+    page = (SCHEMAS.parents[1] / "how-to" / "nightly-backups.md").read_text()
+    [plan] = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found, problems = read(plan)
+    assert problems == []
+    assert [job.name for job in found.jobs] == ["mail", "files"]
 
 
 def test_of_a_journal(image, tmp_path):

@@ -87,6 +87,11 @@ EXITS: dict[str, list[tuple[str, str]]] = {
         ("0", "the job is over, well or badly, or the worker was asked to leave"),
         ("1", "there is no coordinator, it knows another key or is of another version, or no image can be opened"),
     ],
+    "doctor": [
+        ("0", "nothing is in the way"),
+        ("1", "a mistake on the command line"),
+        ("2", "something is in the way: each problem is told with what to do"),
+    ],
     "info": _READ,
     "map": _READ,
     "measure": _READ,
