@@ -35,13 +35,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "guests": BOTTOM,
+    "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
-    | {"placing", "reception", "walk"},
+    | {"placing", "reception", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},
@@ -69,7 +70,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | {"transports", "ui", "watch", "workers", ""},
     "fanout": BOTTOM
-    | {"guests", "interruption", "jobs", "journal", "observer", "options", "protocol", "transports", "workers"},
+    | {
+        "guests",
+        "interruption",
+        "jobs",
+        "journal",
+        "observer",
+        "options",
+        "protocol",
+        "transports",
+        "watch",
+        "workers",
+    },
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""
