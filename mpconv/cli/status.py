@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from mpconv.cli.image_command import ImageCommand, is_json, show
 from mpconv.cli.watching import check_installed, tell, web_option
 from mpconv.errors import Interrupted, UsageError
 from mpconv.journal.records import Happening, Stored
+
+if TYPE_CHECKING:
+    from mpconv.watch.journals import Kept
 
 _SHOWN = 10
 """Of what happened, the last; all of it with --output=json."""
@@ -60,7 +64,7 @@ def _serve(web: str, paths: list[str]) -> None:
     from mpconv.watch.server import serving  # noqa: PLC0415
 
     address = parse(web, "--web")
-    journals = Journals(paths)
+    journals = Journals([one for path in paths for one in _kept(path)])
 
     async def serve() -> None:
         async with serving(journals.facts, None, address, journals=True) as told:
@@ -70,6 +74,17 @@ def _serve(web: str, paths: list[str]) -> None:
 
     with contextlib.suppress(Interrupted):
         asyncio.run(serve())
+
+
+def _kept(path: str) -> list[Kept]:
+    """The journal, or those of a fan-out's jobs."""
+    from mpconv.watch.journals import Kept  # noqa: PLC0415
+
+    if not os.path.isdir(path):
+        return [Kept(path)]
+    from mpconv.fanout.ledger import is_used, journal_of, read  # noqa: PLC0415  (few need these)
+
+    return [Kept(journal_of(path, spec.name), lambda: is_used(path)) for spec in read(path).plan.jobs]
 
 
 def state_of(stored: Stored, used: bool) -> str:

@@ -35,12 +35,21 @@ class DiskMap:
         for extent in extents:
             self._add(layers[extent.kind], extent.start, extent.length)
 
-    def wrote(self, extent: Extent, zeros: int) -> None:
-        """It is written. What is nothing but zeros, though the source did not say so, is shown as that."""
-        self._add(self._done, extent.start, extent.length)
-        if zeros == extent.length and extent.kind is Kind.DATA:
-            self._add(self._data, extent.start, extent.length, -1)
-            self._add(self._zero, extent.start, extent.length)
+    def wrote(self, leases: Iterable[tuple[object, Extent, int]]) -> None:
+        """They are written, so many bytes of each are zeros. What is nothing but zeros, though the source did not say
+        so, is shown as that.
+        """
+        size, layer = self.bin, self._done
+        for _, extent, zeros in leases:
+            start, length = extent.start, extent.length
+            first = start // size
+            if start + length <= (first + 1) * size:
+                layer[first] += length
+            else:
+                self._add(layer, start, length)
+            if zeros == length and extent.kind is Kind.DATA:
+                self._add(self._data, start, length, -1)
+                self._add(self._zero, start, length)
 
     def done(self, extents: Iterable[Extent], *, durable: bool = False) -> None:
         """It needs no more work; if it is `durable`, not after a crash either."""
@@ -59,9 +68,10 @@ class DiskMap:
         for extent in extents:
             self._add(self._done, extent.start, extent.length, -1)
 
-    def verified(self, start: int, length: int) -> None:
-        """It was read back."""
-        self._add(self._verified, start, length)
+    def verified(self, extents: Iterable[Extent]) -> None:
+        """They were read back."""
+        for extent in extents:
+            self._add(self._verified, extent.start, extent.length)
 
     def all_durable(self) -> None:
         """Whatever is done is flushed."""

@@ -60,8 +60,9 @@ class Map(Struct, frozen=True):
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """A job as it stands. `state`: opening, running, finished, failed, stopped or, of a journal, killed. `stage`: what
-    it is at. `why`: of what it failed. `begun`, `updated`: seconds since 1970; `elapsed`: seconds it has worked.
+    """A job as it stands. `state`: waiting, opening, running, finished, failed, stopped or, of a journal, killed.
+    `stage`: what it is at. `why`: of what it failed. `begun`, `updated`: seconds since 1970; `elapsed`: seconds in
+    which it has worked.
 
     `done`: of `size`, what is complete; `done_zero`: of that, zeros; `durable`: of that, what a flush has covered.
     `read`, `written`, `zero`: what was done, twice where it was done again. `lost`: could not be read.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
 
 from mpconv.errors import Fatal
 from mpconv.extent import Extent
@@ -21,25 +24,37 @@ _DROPPED = "dropped"
 _KILLED = "the command was killed, or its host went down"
 
 
-class Journals:
-    """Of these paths, looked at whenever somebody asks. Fatal when one of them cannot be read at first."""
+class Kept(Struct, frozen=True):
+    """A journal at `path`. A fan-out's may not be there yet; `in_use` tells whether a program is at all of that."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._latest = {path: job_of(path, _SHOWN) for path in paths}
+    path: str
+    in_use: Callable[[], bool] | None = None
+
+
+class Journals:
+    """Of these, looked at whenever somebody asks. Fatal when one that is no fan-out's cannot be read at first."""
+
+    def __init__(self, kept: Sequence[Kept]) -> None:
+        self._kept = kept
+        self._latest: dict[str, Job] = {}
+        for one in kept:
+            if one.in_use is None:
+                self._latest[one.path] = job_of(one.path, _SHOWN)
 
     def facts(self) -> Sequence[Job]:
         """As they stand; of one that cannot be read any more, as it last was."""
-        for path in self._latest:
-            try:
-                self._latest[path] = job_of(path, _SHOWN)
-            except Fatal:
-                continue
+        for one in self._kept:
+            with contextlib.suppress(Fatal):
+                self._latest[one.path] = job_of(one.path, _SHOWN, in_use=one.in_use is not None and one.in_use())
         return list(self._latest.values())
 
 
-def job_of(path: str, most: int = REPORTED) -> Job:
-    """What the journal at `path` tells, with `most` events at most. Fatal when it cannot be read, or no copy began."""
+def job_of(path: str, most: int = REPORTED, *, in_use: bool = False) -> Job:
+    """What the journal at `path` tells, with `most` events at most. Fatal when it cannot be read, or no copy began.
+    `in_use`: a program is at it, though it may not have it open just now.
+    """
     stored, used = peek(path)
+    used |= in_use
     if stored is None:
         raise Fatal(f"no copy that the journal '{path}' tells of ever began: run mpconv convert again")
     return facts_of(path, stored, used, most)

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from mpconv.watch.facts import Job
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-STATES = ("opening", "running", "finished", "failed", "stopped")
+STATES = ("waiting", "opening", "running", "finished", "failed", "stopped")
 
 _JOB_GAUGES = {
     "size_bytes": "What is to be done in all.",

@@ -14,8 +14,11 @@ from msgspec.structs import replace
 
 from mpconv.core.events import (
     Action,
+    AskFlush,
     Durable,
     Event,
+    GiveToken,
+    Grant,
     LeaseDone,
     LeaseWanted,
     Leaving,
@@ -42,13 +45,13 @@ if TYPE_CHECKING:
     from mpconv.job import Job as CopyJob
 
 _EVENTS = 50
-_NOTED = 8192
-"""Notes that may wait to be reckoned up: some megabytes."""
+_NOTED = 1024
+"""Notes that may wait to be reckoned up: few, so that they are still at hand in the processor then."""
 _ROWS = 128
 _SAMPLE_SECONDS = 1.0
-_DULL = (LeaseWanted, LeaseDone, SignOfLife, TokenWanted)
-"""Events that say nothing by themselves, and come often."""
-RUNNING = ("opening", "running")
+_DULL = frozenset({LeaseWanted, LeaseDone, SignOfLife, TokenWanted, Grant, GiveToken, AskFlush})
+"""Events and actions that come often, and of which nothing is to be told."""
+RUNNING = ("waiting", "opening", "running")
 
 Clock = Callable[[], float]
 
@@ -65,6 +68,7 @@ class Record(Listener):
         self._source, self._target, self._targets = plain(source), plain(target), targets
         self._now, self._wall = now, wall
         self._began_at, self._begun = now(), wall()
+        self._started = False
         self._stage = "open"
         self._why: str | None = None
         self._ended_at: float | None = None
@@ -77,7 +81,8 @@ class Record(Listener):
         self._map: DiskMap | None = None
         self._only_reads = False
         self._copying: CoordinatorState | None = None
-        self._noted: list[tuple[str, Extent, int] | tuple[Event, Sequence[Action]]] = []
+        self._noted: list[tuple[Event, Sequence[Action]]] = []
+        self._leases: list[tuple[str, Extent, int]] = []
         self._rows = Rows()
         self._events: deque[Happened] = deque(maxlen=_EVENTS)
         self._timeline = Timeline()
@@ -90,6 +95,7 @@ class Record(Listener):
         self._reckon()
         self._copying = state
         self._only_reads = not job.targets or job.compare
+        self._rows.copies = not self._only_reads
         self.state = "running"
         if self._map is None or not self._only_reads:
             self._size = job.size
@@ -105,14 +111,20 @@ class Record(Listener):
         self._rows.hello(worker, where)
 
     def took(self, event: Event, actions: Sequence[Action]) -> None:
-        if type(event) in _DULL and not actions:
-            return
+        if type(event) in _DULL:
+            for action in actions:
+                if type(action) not in _DULL:
+                    break
+            else:
+                return
         self._noted.append((event, actions))
         if len(self._noted) > _NOTED:
             self._reckon()
 
     def wrote(self, worker: str, extent: Extent, zeros: int) -> None:
-        self._noted.append((worker, extent, zeros))
+        self._leases.append((worker, extent, zeros))
+        if len(self._leases) > _NOTED:
+            self._reckon()
 
     def trouble(self, worker: str) -> None:
         self._troubles += 1
@@ -161,6 +173,20 @@ class Record(Listener):
         """The same."""
         self._happened("warning", text)
 
+    def waits(self) -> None:
+        """Its turn has not come, or not come again."""
+        self._reckon()
+        self.state = "waiting"
+        self._rows.part()
+        self._copying = None
+
+    def starts(self) -> None:
+        """Its turn has come. It is as old as its first turn."""
+        if not self._started:
+            self._started = True
+            self._began_at, self._begun = self._now(), self._wall()
+        self.state, self._stage = "opening", "open"
+
     def ended(self, why: str | None, *, stopped: bool = False) -> None:
         """It is over. `why`: of what it failed; `stopped`: somebody wanted it to end."""
         if self.state not in RUNNING:
@@ -184,7 +210,7 @@ class Record(Listener):
 
     def tick(self) -> None:
         """Time has passed: to be called about once a second."""
-        if self.state in RUNNING:
+        if self.state in RUNNING and self.state != "waiting":
             self._reckon()
             self._sample()
 
@@ -195,11 +221,11 @@ class Record(Listener):
         self._reckon()
         now = self._now()
         leased, in_doubt, open_leases, doubtful = self._open()
-        elapsed = (self._ended_at or now) - self._began_at
-        rate = rate_of(self._recent, now) if self.state in RUNNING else 0.0
+        unborn = self.state == "waiting" and not self._started
+        elapsed = 0.0 if unborn else (self._ended_at or now) - self._began_at
+        rate = rate_of(self._recent, now) if self.state == "running" else 0.0
         missing = self._size - self._done
         workers = self._rows.facts(open_leases, doubtful, now)
-        live = bool(self._map) and self.state in RUNNING
         return Job(
             name=self.name,
             source=self._source,
@@ -218,7 +244,7 @@ class Record(Listener):
             written=self._written,
             zero=self._zero,
             rate=round(rate),
-            left=round(missing / rate, 1) if live and rate > 0 else None,
+            left=round(missing / rate, 1) if rate > 0 else None,
             lost=self._lost,
             leases=len(leased) + len(in_doubt),
             in_doubt=len(in_doubt),
@@ -255,33 +281,40 @@ class Record(Listener):
     # --- reckoning -----------------------------------------------------------------------------------------------
 
     def _reckon(self) -> None:
-        """Take in what was noted."""
-        noted, self._noted = self._noted, []
+        """Take in what was noted. In whatever order: all of it adds up."""
         disk = self._map
         if disk is None:
             return
-        for note in noted:
-            if len(note) == 3:
-                self._wrote(disk, *note)
-            else:
-                self._took(disk, *note)
+        noted, self._noted = self._noted, []
+        for event, actions in noted:
+            self._took(disk, event, actions)
+        leases, self._leases = self._leases, []
+        if leases:
+            self._wrote(disk, leases)
 
-    def _wrote(self, disk: DiskMap, worker: str, extent: Extent, zeros: int) -> None:
-        length = extent.length
-        read = length if extent.kind is Kind.DATA else 0
-        self._read += read
-        row = self._rows.get(worker)
-        if row is not None:
-            row.read += read
-            row.zero += zeros
-        self._zero += zeros
+    def _wrote(self, disk: DiskMap, leases: Sequence[tuple[str, Extent, int]]) -> None:
+        rows = self._rows
+        data, row, last = Kind.DATA, rows.any, ""
+        all_read = all_length = all_zeros = 0
+        for worker, extent, zeros in leases:
+            if worker != last:
+                row, last = rows.get(worker) or rows.any, worker
+            length = extent.length
+            all_length += length
+            if extent.kind is data:
+                all_read += length
+                row.read += length
+            if zeros:
+                all_zeros += zeros
+                row.zero += zeros
+            row.done += length
+        self._read += all_read
+        self._zero += all_zeros
         if self._only_reads:
-            disk.verified(extent.start, length)
-            return
-        self._written += length - zeros
-        if row is not None:
-            row.written += length - zeros
-        disk.wrote(extent, zeros)
+            disk.verified(extent for _, extent, _ in leases)
+        else:
+            self._written += all_length - all_zeros
+            disk.wrote(leases)
 
     def _took(self, disk: DiskMap, event: Event, actions: Sequence[Action]) -> None:
         for action in actions:

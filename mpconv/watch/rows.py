@@ -16,13 +16,14 @@ _OFF = frozenset({"gone", "lost"})
 
 
 class Row(Struct):
-    """`recent`: (when, bytes completed), for its rate. The rest is as Worker's."""
+    """`done`: bytes completed; `recent`: (when, as many), for its rate. The rest is as Worker's."""
 
     name: str
     state: str = "waiting"
     read: int = 0
-    written: int = 0
     zero: int = 0
+    done: int = 0
+    copies: bool = True
     troubles: int = 0
     restarts: int = 0
     recent: deque[tuple[float, int]] = field(default_factory=deque)
@@ -32,6 +33,10 @@ class Rows:
     """Workers are known by the names that events carry, and shown by others."""
 
     def __init__(self) -> None:
+        self.any = Row("")
+        """Of workers that nobody has heard of."""
+        self.copies = True
+        """Whether what they complete is written, or only read."""
         self._rows: dict[str, Row] = {}
         self._past: deque[Row] = deque(maxlen=_KEPT)
         """Workers that an earlier part of the job had, or that have made room for others."""
@@ -45,7 +50,7 @@ class Rows:
         while name in taken:
             number += 1
             name = f"{where} #{number}"
-        self._rows[worker] = Row(name)
+        self._rows[worker] = Row(name, copies=self.copies)
         if len(self._rows) > _KEPT:
             off = next((key for key, row in self._rows.items() if row.state in _OFF), None)
             if off is not None:
@@ -76,7 +81,7 @@ class Rows:
     def sample(self, now: float) -> None:
         """How much each has done by now."""
         for row in self._rows.values():
-            row.recent.append((now, max(row.read, row.written + row.zero)))
+            row.recent.append((now, row.done))
 
     def facts(self, leases: Mapping[str, int], in_doubt: Mapping[str, int], now: float) -> list[Worker]:
         """As they stand, those that take part first. `leases`, `in_doubt`: how many each holds."""
@@ -92,7 +97,7 @@ def _facts(row: Row, held: int, in_doubt: int, now: float) -> Worker:
         name=row.name,
         state=state,
         read=row.read,
-        written=row.written,
+        written=row.done - row.zero if row.copies else 0,
         zero=row.zero,
         rate=0.0 if state in _OFF else round(rate_of(row.recent, now)),
         leases=held,

@@ -238,3 +238,57 @@ def test_a_port_that_is_taken_is_an_error_in_one_line(tmp_path: Path):
         found = mpconv("convert", "--web", port, "a.raw", "b.raw", cwd=tmp_path)
     assert found.returncode == 1 and len(found.stderr.splitlines()) == 1
     assert f"--web: cannot listen on 127.0.0.1:{port}: Address already in use" in found.stderr
+
+
+PLAN = """
+[limits]
+jobs = 2
+[defaults]
+oob_writes = true
+rate_limit = "4M"
+retries = 0
+[[job]]
+name = "alpha"
+source = "a.raw"
+target = "alpha.raw"
+[[job]]
+name = "beta"
+source = "a.raw"
+target = "beta.raw"
+rate_limit = "3M"
+[[job]]
+name = "gamma"
+source = "a.raw"
+target = "small/gamma.raw"
+sparse_size = "0"
+"""
+
+
+def test_a_fan_out_shows_each_of_its_jobs(tmp_path: Path, page: Page):
+    """And so does its journal, while it runs and afterwards."""
+    make_image(tmp_path / "a.raw", SIZE)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", small], check=True)
+    try:
+        words = ["fanout", "--workers", "2", "--web", "0", "--metrics", "0", "--journal", "j", "plan.toml"]
+        with Watched(tmp_path, *words, count=2) as run:
+            [url] = [url for url in run.urls if url.endswith("/")]
+            page.goto(url)
+            expect(page.locator(".job")).to_have_count(3)
+            expect(page.locator(".state")).to_have_text(["running", "running", "waiting"])
+            expect(page.locator(".job h2").first).to_have_text("a.raw → alpha.raw")
+            expect(page.locator(".job").first.locator("tbody")).to_contain_text("pid")
+            assert fits(page)
+            expect(page.locator("#link")).to_have_text("the command has ended: 1 of 3 did not finish")
+            expect(page.locator(".state")).to_have_text(["finished", "finished", "failed"])
+            expect(page.locator(".job.failed .why")).to_contain_text("No space left on device")
+            assert run.end()[0] == 2
+    finally:
+        subprocess.run(["umount", small], check=True)
+    for name in ("alpha", "beta"):
+        assert identical(tmp_path / "a.raw", tmp_path / f"{name}.raw")
+    with Watched(tmp_path, "status", "--web", "0", "j") as status:
+        page.goto(status.urls[0])
+        expect(page.locator(".state")).to_have_text(["finished", "finished", "failed"])

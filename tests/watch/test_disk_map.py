@@ -19,8 +19,8 @@ def test_a_bin_tells_what_lies_there_and_how_far_it_is():
     disk = DiskMap(5 * 4096)
     disk.found([Extent(0, 8192), Extent(8192, 4096, Kind.ZERO), Extent(12288, 8192, Kind.UNALLOCATED)])
     disk.done([Extent(8192, 12288, Kind.ZERO)], durable=True)
-    disk.wrote(Extent(0, 4096), 0)
-    disk.wrote(Extent(4096, 2048), 0)
+    disk.wrote([("", Extent(0, 4096), 0)])
+    disk.wrote([("", Extent(4096, 2048), 0)])
     found = disk.facts()
     assert (found.bin, found.kinds, found.marks, found.levels) == (4096, "ddzuu", "wpsss", "94999")
     disk.durable([Extent(0, 6144)])
@@ -36,8 +36,8 @@ def test_a_bin_tells_what_lies_there_and_how_far_it_is():
 def test_zeros_that_workers_find_are_shown_as_zeros():
     disk = DiskMap(8192)
     disk.found([Extent(0, 8192)])
-    disk.wrote(Extent(0, 4096), 4096)
-    disk.wrote(Extent(4096, 4096), 512)
+    disk.wrote([("", Extent(0, 4096), 4096)])
+    disk.wrote([("", Extent(4096, 4096), 512)])
     assert disk.facts().kinds == "zd"
 
 
@@ -49,8 +49,7 @@ def test_all_of_a_disk_written_piece_by_piece_is_all_of_each_bin(size):
     chance.shuffle(pieces)
     disk = DiskMap(size)
     disk.found(pieces)
-    for piece in pieces:
-        disk.wrote(piece, 0)
+    disk.wrote(("", piece, 0) for piece in pieces)
     found = disk.facts()
     assert set(found.marks) == {"w"} and set(found.levels) == {"9"} and set(found.kinds) == {"d"}
     assert len(found.marks) <= MAP_BINS and (len(found.marks) - 1) * found.bin < size <= len(found.marks) * found.bin
@@ -63,7 +62,6 @@ def test_16_tib_in_small_extents_cost_a_step_each():
     disk = DiskMap(16 * TiB)
     extents = [Extent(index * 64 * KiB, 64 * KiB) for index in range(20_000)]
     began = time.process_time()
-    for extent in extents:
-        disk.wrote(extent, 0)
+    disk.wrote(("", extent, 0) for extent in extents)
     assert time.process_time() - began < 2
     assert disk.facts().marks.startswith("p.")

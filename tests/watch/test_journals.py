@@ -8,7 +8,7 @@ from mpconv.errors import Fatal
 from mpconv.extent import Ranges
 from mpconv.journal.file import Journal
 from mpconv.journal.records import Begun, Checkpoint, Happening, State, Stored
-from mpconv.watch.journals import Journals, facts_of, job_of, timeline_of
+from mpconv.watch.journals import Journals, Kept, facts_of, job_of, timeline_of
 
 MiB = 1 << 20
 SIZE = 8 * MiB
@@ -85,14 +85,14 @@ def test_a_journal_that_goes_away_shows_as_it_last_was(tmp_path):
     path = str(tmp_path / "j")
     journal = Journal.for_new_copy(path)
     journal.begin(Begun(source="a", target="b", size=SIZE, course="{}", identities=[]))
-    watched = Journals([path])
+    watched = Journals([Kept(path)])
     journal.commit(Checkpoint(ranges=[(0, MiB)], zeros=0, written=MiB))
     assert [job.done for job in watched.facts()] == [MiB]
     journal.close()
     (tmp_path / "j").unlink()
     assert [job.done for job in watched.facts()] == [MiB]
     with pytest.raises(Fatal, match="No such file"):
-        Journals([path])
+        Journals([Kept(path)])
 
 
 def test_a_journal_of_no_copy_is_refused(tmp_path):

@@ -184,3 +184,25 @@ def test_a_long_time_takes_no_more_room_than_a_short_one():
     assert times == sorted(times) and times[0] == 0 and times[-1] == 99_999
     assert times[-1] - times[-2] == 1 and times[1] - times[0] > 100
     assert all(sample.written == 2 * sample.read == 2 * sample.at for sample in line.samples)
+
+
+def test_a_job_that_waits_for_its_turn_grows_no_older_and_holds_nothing():
+    machine = Machine()
+    machine.record.waits()
+    machine.time += 50
+    facts = machine.record.facts()
+    assert (facts.state, facts.elapsed, facts.leases) == ("waiting", 0.0, 0)
+    machine.record.starts()
+    machine.state = machine.begin(["b"])
+    machine.record.hello("w3", "pid w3")
+    machine.event(events.StatusFound((Extent(0, SIZE),)))
+    machine.take("w3")
+    machine.time += 5
+    assert (machine.record.facts().state, machine.record.facts().elapsed, machine.record.facts().leases) == (
+        "running",
+        5.0,
+        1,
+    )
+    machine.record.waits()
+    facts = machine.record.facts()
+    assert (facts.state, facts.elapsed, facts.leases, machine.worker("w3").state) == ("waiting", 5.0, 0, "gone")

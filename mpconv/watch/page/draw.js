@@ -111,7 +111,7 @@ function nowOf(job) {
   const told = [`${human(job.done)} of ${human(job.size)}`];
   if (running && job.rate) told.push(`${human(job.rate)}/s`);
   if (running && job.left !== null) told.push(`${duration(job.left)} left`);
-  told.push(`${running ? "for" : "in"} ${duration(job.elapsed)}`);
+  if (job.state !== "waiting" || job.elapsed) told.push(`${running ? "for" : "in"} ${duration(job.elapsed)}`);
   const share = job.size ? 100 * job.done / job.size : (job.state === "finished" ? 100 : 0);
   const percent = made("b", "percent", `${Math.min(100, Math.floor(share * 10) / 10).toFixed(1)} %`);
   return [percent, ...told.map((text) => made("span", "", text))];
