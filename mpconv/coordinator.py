@@ -22,9 +22,9 @@ from mpconv.core import events
 from mpconv.core.digests import Sums
 from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
-from mpconv.crew import SILENCE, Crew
+from mpconv.crew import Crew
 from mpconv.digest import BLOCK
-from mpconv.errors import Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
+from mpconv.errors import Deserted, Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost, internal
 from mpconv.extent import Extent
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
@@ -35,7 +35,8 @@ from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
-from mpconv.reception import GUEST, STOP_TOLD, Reception, internal
+from mpconv.reception import GUEST, STOP_TOLD, Reception
+from mpconv.staff import Staff
 from mpconv.transports.retrying import Tell, silently
 from mpconv.walk import Walk
 from mpconv.workers.launch.supply import Supply
@@ -53,7 +54,7 @@ _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 
 
-class Coordinator(Reception):
+class Coordinator(Staff, Reception):
     """Runs one job with `count` local workers, or fewer if no more are supplied, and with those of other hosts if it is
     `listening`.
 
@@ -79,7 +80,7 @@ class Coordinator(Reception):
         recorder: Recorder | None = None,
         listening: Listening | None = None,
     ) -> None:
-        super().__init__(listening)
+        Reception.__init__(self, listening)
         if job.digest:
             block = math.lcm(block, BLOCK)
         self._job = job
@@ -116,7 +117,7 @@ class Coordinator(Reception):
         self._told: set[str] = set()
         self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
         self._walk = Walk(source, job, block, self._found)
-        self._interrupted: MpconvError | None = None
+        self._interrupted: Interrupted | None = None
         self.may_have_written = False
         self.differs_at: int | None = None
         self.failed: dict[int, MpconvError] = {}
@@ -190,8 +191,8 @@ class Coordinator(Reception):
         if not self._over:
             self._outcome.set_exception(error)
 
-    def _give_up(self, error: MpconvError) -> None:
-        """It is no use to wait for workers, if there is none: what is done is kept."""
+    def _give_up(self, error: Deserted) -> None:
+        """Unless somebody works: what is done is kept, as at an interruption."""
         if not self._over and not self._guests and not self._crew.count and self._interrupted is None:
             self._interrupted = error
             self._handle(events.Stop())
@@ -210,40 +211,6 @@ class Coordinator(Reception):
     def _say_it_stops(self) -> None:
         if not self._over:
             self._observer.warn("stopping: what is being written ends, and is flushed; once more stops at once")
-
-    def _start(self, count: int) -> None:
-        for pid in self._workers.start(count, self._endpoint, self._ended):
-            self._crew.started(pid, self._loop.time())
-
-    def _ended(self, pid: int, code: int | None) -> None:
-        if self._over:
-            return
-        try:
-            self._replace(pid, code)
-        except MpconvError as error:
-            self._fail(error)
-        except Exception as error:
-            self._fail(internal(error))
-
-    def _replace(self, pid: int, code: int | None) -> None:
-        """A worker is reaped: what it held and what it did not flush is done again, and another takes its place."""
-        if code is None:
-            raise WorkerLost("the process that starts the workers ended before their work was done")
-        why = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if not self._crew.replacements:
-            raise WorkerLost(f"a worker process (pid {pid}) ended before its work was done ({why})")
-        self._observer.warn(f"a worker process (pid {pid}) ended ({why}): its work is done again by others")
-        name = self._crew.ended(pid)
-        if name is not None:
-            self._lose(events.WorkerDead(name))
-        while not self._over:
-            self._crew.replacements -= 1
-            try:
-                self._start(1)
-                return
-            except WorkerLost:
-                if not self._crew.replacements:
-                    raise
 
     def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
         self._handle(event)
@@ -264,12 +231,7 @@ class Coordinator(Reception):
         except MpconvError as error:
             self._fail(error)
         except Exception as error:
-            self._fail(internal(error))
-
-    def _kill(self, pid: int) -> None:
-        """It may still write, until it is reaped; then its work is done again."""
-        self._observer.warn(f"a worker process (pid {pid}) was silent for {SILENCE:.0f} seconds: it is killed")
-        self._workers.kill(pid)
+            self._fail(internal(error, "the coordinator"))
 
     async def _walk_on(self) -> None:
         try:
@@ -277,7 +239,7 @@ class Coordinator(Reception):
         except MpconvError as error:
             self._fail(error)
         except Exception as error:
-            self._fail(internal(error))
+            self._fail(internal(error, "the coordinator"))
 
     def _found(self, extents: tuple[Extent, ...]) -> int:
         self._handle(events.StatusFound(extents))
@@ -290,7 +252,7 @@ class Coordinator(Reception):
         except ProtocolError as error:
             self._fail(WorkerLost(f"a worker process broke the rules: {error}"))
         except Exception as error:
-            self._fail(internal(error))
+            self._fail(internal(error, "the coordinator"))
 
     def _take(self, name: str, message: messages.FromWorker) -> None:
         heard = self._crew.heard(name, self._loop.time())
@@ -299,7 +261,8 @@ class Coordinator(Reception):
         match message:
             case messages.Hello(version, pid):
                 if version != messages.VERSION:
-                    self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}"))
+                    why = "mpconv was changed while it ran: begin again"
+                    self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}: {why}"))
                 if self._over:
                     self._send(name, messages.Bye())
                     return

@@ -94,7 +94,8 @@ class Crew:
                 member.heard = now
             if member.killed is not None:
                 if not paused and now - member.killed > _UNKILLABLE:
-                    raise WorkerLost(f"a worker process (pid {member.pid}) does not end, though it was killed")
+                    told = f"a worker process (pid {member.pid}) does not end, though it was killed"
+                    raise WorkerLost(f"{told}: it waits in the kernel, for a disk or a mounted server")
             elif now - member.heard > SILENCE:
                 member.killed = now
                 to_kill.append(member.pid)

@@ -56,6 +56,20 @@ class Interrupted(MpconvError):
         self.number = number
         self.exit_code = 128 + number
 
+    def anew(self) -> Interrupted:
+        """Another one of the same, to which somebody else adds how far it came."""
+        return Interrupted(self.number)
+
+
+class Deserted(Interrupted):
+    """Nobody works, and nobody will: to go on is no use."""
+
+    def __init__(self, why: str) -> None:
+        MpconvError.__init__(self, why)
+
+    def anew(self) -> Deserted:
+        return Deserted(self.why)
+
 
 class Retryable(MpconvError):
     """The same request may be tried again, on a new connection."""
@@ -63,6 +77,11 @@ class Retryable(MpconvError):
 
 class Fatal(MpconvError):
     """Trying again would fail again: bad credentials, no space, no such image."""
+
+
+def internal(error: BaseException, where: str) -> Fatal:
+    """A defect of ours ends the job: nobody would notice the part that it stopped."""
+    return Fatal(f"internal error in {where}: {type(error).__name__}: {error}; please report it")
 
 
 class Busy(Retryable):

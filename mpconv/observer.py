@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mpconv.errors import MpconvError
+from mpconv.errors import Deserted
 
 if TYPE_CHECKING:
     from mpconv.core.coordination import CoordinatorState
@@ -58,7 +58,7 @@ class Observer:
     def dropped(self, number: int, image: str, why: str) -> None:
         """Of several targets this one, counted from 0 and named without credentials, failed; the others go on."""
 
-    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         """Workers of other hosts may connect there from now on. `give_up`: for who knows that none will; it has the job
         end with that error unless somebody works.
         """

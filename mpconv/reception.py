@@ -12,8 +12,7 @@ import zmq
 from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.core.leases import LeaseState
-from mpconv.crew import Crew
-from mpconv.errors import Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
+from mpconv.errors import Deserted, Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost, internal
 from mpconv.guests import SILENCE, Guest, Guests
 from mpconv.job import Job
 from mpconv.observer import Listener, Observer
@@ -40,7 +39,6 @@ class Reception:
 
     _job: Job
     _state: CoordinatorState
-    _crew: Crew
     _observer: Observer
     _listener: Listener | None
     _dropped: set[int]
@@ -67,35 +65,16 @@ class Reception:
     def _fail(self, error: MpconvError) -> None:
         raise NotImplementedError
 
-    def _give_up(self, error: MpconvError) -> None:
+    def _give_up(self, error: Deserted) -> None:
         raise NotImplementedError
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
-        raise NotImplementedError
-
-    def _start(self, count: int) -> None:
         raise NotImplementedError
 
     @property
     def guests(self) -> int:
         """How many workers of other hosts take part."""
         return len(self._guests)
-
-    @property
-    def hiring(self) -> bool:
-        """Whether there will be leases for more workers, as far as is known."""
-        return not self._over and not self._state.stopping
-
-    def hire(self, count: int) -> None:
-        """So many more processes of this host; those that cannot be started the job goes on without."""
-        if not self.hiring:
-            return
-        self._crew.count += count
-        self._state.workers += count
-        try:
-            self._start(count)
-        except WorkerLost as error:
-            self._observer.warn(f"{error}: the job goes on with fewer")
 
     def limit(self, per_second: int, *, refunds: bool) -> None:
         """As CoordinatorState's."""
@@ -124,8 +103,8 @@ class Reception:
             return 0
         if self._gate.refused:
             at = self._gate.endpoint
-            self._observer.warn(f"{self._gate.refused} connections to {at} were refused: they had no key of ours")
-
+            why = "they had no key of ours: do all hosts have this key file?"
+            self._observer.warn(f"{self._gate.refused} connections to {at} were refused: {why}")
         self._gate.close()
         return self._gate.dropped
 
@@ -137,7 +116,7 @@ class Reception:
         except ProtocolError as error:
             self._fail(WorkerLost(f"a worker on another host broke the rules: {error}"))
         except Exception as error:
-            self._fail(internal(error))
+            self._fail(internal(error, "the coordinator"))
 
     def _take_guest(self, name: str, message: messages.FromWorker) -> None:
         guest = self._guests.heard(name, self._loop.time())
@@ -224,7 +203,8 @@ class Reception:
             await asyncio.sleep(_LOOK)
             now = self._loop.time()
             if now > told and writing:
-                self._observer.warn(f"waiting for {len(left)} workers on other hosts to stop")
+                wait = f"{self._guests.silence:g} seconds at most"
+                self._observer.warn(f"waiting for {len(left)} workers on other hosts to stop, {wait}")
                 told = math.inf
             for guest in self._guests.silent(now):
                 self._guests.ended(guest.name)
@@ -233,8 +213,3 @@ class Reception:
 def _wire(name: str) -> bytes:
     """What the gate's socket calls it."""
     return name.removeprefix(GUEST).encode("latin-1")
-
-
-def internal(error: Exception) -> Fatal:
-    """A defect of ours ends the job: nobody would notice the part that it stopped."""
-    return Fatal(f"internal error in the coordinator: {type(error).__name__}: {error}")

@@ -22,7 +22,7 @@ def places_for_all(
     """
     for target in targets:
         if not target.divisible:
-            raise UsageError(f"--listen: only one worker at a time may write to '{target.written.name}'")
+            raise UsageError(f"only one worker at a time may write to '{target.written.name}': leave out --listen")
     return (
         [anywhere(place, listening) for place in sources],
         [anywhere(target.place, listening) for target in targets],
@@ -33,7 +33,7 @@ def anywhere(place: Place, listening: Listening) -> Place:
     """A place by a name that does not depend on where one stands. UsageError as above."""
     url = place.url
     if url.startswith("memory:"):
-        raise UsageError(f"--listen: '{url}' is in one process alone")
+        raise UsageError(f"--listen: '{url}' is in one process alone, and no other host has it")
     if transports.is_local(url):
         if not listening.shared_files:
             raise UsageError(f"--listen: '{url}' is a file of this host; if all hosts have the same: --shared-files")

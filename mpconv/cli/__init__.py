@@ -53,6 +53,10 @@ class Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         found: click.Command = getattr(importlib.import_module(f"mpconv.cli.{cmd_name}"), _COMMANDS[cmd_name])
+        if ctx.resilient_parsing:  # TAB was pressed
+            from mpconv.cli.completion import completing  # noqa: PLC0415
+
+            return completing(found)
         return found
 
 

@@ -46,7 +46,7 @@ def check(
     """
     as_json = is_json(output)
     if repair is not None:
-        raise UsageError("mpconv check does not repair")
+        raise UsageError("mpconv check does not repair: qemu-img check -r does")
     name = one_name(names)
     if cache not in CACHE_MODES:
         raise UsageError(f"Invalid source cache option: {cache}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import re
@@ -63,7 +62,7 @@ def check_cluster(options: dict[str, Any]) -> None:
     if not _installed("distributed"):
         raise Fatal("--cluster needs dask.distributed, which is not installed: pip install 'mpconv[dask]'")
     if options["key_file"] is None and scheme == "tcp":
-        from mpconv.workers.launch.cluster import on_loopback  # noqa: PLC0415  (few need it)
+        from mpconv.workers.launch.addresses import on_loopback  # noqa: PLC0415  (few need it)
 
         if not on_loopback(host):
             raise UsageError(
@@ -106,7 +105,7 @@ def _parts(address: str) -> tuple[str, str, int]:
 
 
 def _near(cluster: str) -> str:
-    from mpconv.workers.launch.cluster import local_address_to  # noqa: PLC0415  (few need it)
+    from mpconv.workers.launch.addresses import local_address_to  # noqa: PLC0415  (few need it)
 
     _, host, port = _parts(cluster)
     return local_address_to(host, port)
@@ -127,6 +126,8 @@ def _resources(text: str | None) -> list[tuple[str, float]]:
 
 
 def _installed(module: str) -> bool:
+    import importlib.util  # noqa: PLC0415  (few need it)
+
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

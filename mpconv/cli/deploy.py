@@ -112,7 +112,7 @@ def deploy(names: tuple[str, ...], **options: Any) -> int:
     if options["listed"] is not None:
         targets += _listed(options["listed"])
     if not targets:
-        raise UsageError("Must specify at least one target")
+        raise UsageError("Must specify at least one target, behind the source or in a file: --targets FILE")
     direct = CACHE_MODES[options["source_cache"]].direct
     [from_place] = places([source], options["source_format"], image_opts=False, direct=direct)
     to_places = [_target(name, options) for name in targets]
@@ -122,7 +122,8 @@ def deploy(names: tuple[str, ...], **options: Any) -> int:
 def _check(options: dict[str, Any]) -> None:
     """What is refused before anything is opened."""
     if options["target_format"] != RAW:
-        raise UsageError(f"mpconv deploy writes raw targets only, not {options['target_format']}")
+        why = f"mpconv deploy writes raw targets only, not {options['target_format']}"
+        raise UsageError(f"{why}: mpconv convert writes qcow2, one at a time")
     if options["journal"] is not None and options["target_cache"] == "unsafe":
         raise UsageError("--journal cannot be used with -t unsafe: nothing would ever be durable")
     if options["target_is_zero"] and not options["no_create"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind, is_json
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.watching import watch_of, watch_options
@@ -17,6 +18,7 @@ from mpconv.errors import Fatal, Interrupted, UsageError
 if TYPE_CHECKING:
     from mpconv.fanout.ledger import Ledger
     from mpconv.fanout.spec import Fanout
+    from mpconv.fanout.watching import Watcher
     from mpconv.protocol.keys import Listening
 
 _SOME, _NONE = 2, 1
@@ -29,8 +31,8 @@ _SOME, _NONE = 2, 1
     "--workers", type=click.IntRange(0, 256), help="Worker processes of a host, in place of the plan's limit."
 )
 @listen_options
-@watch_options
 @click.option("--journal", metavar="DIR", help="Keep in DIR what is done and durable: mpconv resume DIR goes on.")
+@watch_options
 @click.option("-p", "--progress", is_flag=True, help="Show how far each job is; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
@@ -92,9 +94,9 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     from mpconv.fanout.spec import workers_and_jobs  # noqa: PLC0415 - --help does without
     from mpconv.workers.launch.local import LocalWorkers, modules_for  # noqa: PLC0415
 
-    if plan.limits.workers == 0 and listening is None:
-        raise UsageError("workers = 0 requires --listen: nobody would copy")
     watch = watch_of(options)
+    if plan.limits.workers == 0 and listening is None:
+        raise UsageError("workers = 0 requires --listen or --cluster: nobody would copy")
     cores = len(os.sched_getaffinity(0))
     workers, jobs = workers_and_jobs(plan.limits, len(plan.jobs), cores, listening=listening is not None)
     wanted: set[str] = set()
@@ -106,17 +108,21 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     from mpconv.cli.fanout_report import FanoutReport, display_for  # noqa: PLC0415  (after the fork, side by side)
     from mpconv.cli.reporting import run  # noqa: PLC0415
     from mpconv.fanout.run import Run  # noqa: PLC0415
-    from mpconv.transports import redacted  # noqa: PLC0415
 
     ledger = click.get_current_context().with_resource(_ledger(plan, resumed, options))
     display = display_for(options)
-    sources = {spec.name: ", ".join(redacted(place.url) for place in spec.sources) for spec in plan.jobs}
-    report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"], watch=watch, sources=sources)
-    work = Run(plan, workers, jobs, local, report, listening=listening, ledger=ledger)
+    placement = placement_of(options, listening)
+    report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
+    watcher: Watcher = report
+    if watch is not None:
+        from mpconv.fanout.watched import Watched  # noqa: PLC0415  (few watch)
+
+        watcher = Watched(watch, report, plan.jobs)
+    work = Run(plan, workers, jobs, local, watcher, listening=listening, ledger=ledger)
     ended: Interrupted | None = None
     try:
         with report:
-            run(work.run(), display, verbose=options["verbose"], watch=watch)
+            run(work.run(), display, verbose=options["verbose"], placement=placement, watch=watch)
     except Interrupted as error:
         ended = error
     left = report.tell(work.outcomes, as_json=options["as_json"], journal=ledger.path if ledger is not None else None)

@@ -7,11 +7,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mpconv.cli.image_command import show
-from mpconv.errors import UsageError, one_line
+from mpconv.errors import Deserted, UsageError, one_line
 from mpconv.fanout.ledger import resume_with
 from mpconv.fanout.spec import Outcome, Result
 from mpconv.fanout.watching import Watcher
@@ -20,25 +20,20 @@ from mpconv.ui.many import JsonOfMany, LineOfMany, Many
 from mpconv.units import human
 
 if TYPE_CHECKING:
-    from mpconv.watch.record import Record
-    from mpconv.watch.watch import Watch
+    from mpconv.workers.launch.cluster import Placement
 
 
 class FanoutReport(Watcher):
-    """Passes on what the jobs tell to the display and, for people, to stderr; and to who watches. `sources`: of each
-    job, for people.
-    """
+    """Passes on what the jobs tell to the display and, for people, to stderr."""
 
-    def __init__(
-        self, display: Many, *, quiet: bool, verbose: bool, watch: Watch | None = None, sources: Mapping[str, str]
-    ) -> None:
-        self._watch = watch
-        self._sources = sources
-        self._records: dict[str, Record] = {}
+    def __init__(self, display: Many, *, quiet: bool, verbose: bool, placement: Placement | None = None) -> None:
         self._display = display
         self._quiet = quiet
         self._verbose = verbose
         self._began = time.monotonic()
+        self._placement = placement
+        if placement is not None:
+            placement.warn, placement.said = self.warn, self.said
 
     def __enter__(self) -> FanoutReport:
         return self
@@ -48,40 +43,28 @@ class FanoutReport(Watcher):
 
     def job(self, outcome: Outcome) -> Observer:
         self._display.add(outcome.name, outcome.done, outcome.size, over=outcome.result is Result.WRITTEN)
-        report = _JobReport(outcome, self._display, self)
-        if self._watch is None:
-            return report
-        watching = self._watch.job(outcome.name, report, source=self._sources[outcome.name], target=outcome.target)
-        self._records[outcome.name] = watching.record
-        watching.record.waits()
-        if outcome.result is Result.WRITTEN:
-            watching.record.progress(outcome.done, outcome.size, outcome.zeros)
-            watching.record.ended(None)
-        return watching
+        return _JobReport(outcome, self._display, self)
 
     def began(self, outcome: Outcome) -> None:
-        if outcome.name in self._records:
-            self._records[outcome.name].starts()
         self._display.update(outcome.name, outcome.done, outcome.size, outcome.zeros, "open")
 
     def again(self, outcome: Outcome, why: str, seconds: float) -> None:
         self.warn(f"{outcome.name}: {why}; it begins again in {seconds:.0f} s")
-        if outcome.name in self._records:
-            self._records[outcome.name].warned(f"{why}; it begins again in {seconds:.0f} s")
-            self._records[outcome.name].waits()
         self._display.update(outcome.name, outcome.done, outcome.size, outcome.zeros, "waiting")
 
     def ended(self, outcome: Outcome) -> None:
         phase = "done" if outcome.result is Result.WRITTEN else "failed"
-        if outcome.name in self._records:
-            why = None if outcome.result is Result.WRITTEN else outcome.why or outcome.result.value
-            self._records[outcome.name].ended(why, stopped=outcome.result is Result.STOPPED)
         self._display.update(outcome.name, outcome.done, outcome.size, outcome.zeros, phase)
         if outcome.result is Result.WRITTEN:
             if not self._quiet:
                 self.say(f"{outcome.name}: written to '{one_line(outcome.target)}' ({_amount(outcome)})")
         else:
             self.say(f"{outcome.name}: {outcome.result.value}: {outcome.why}")
+
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
+        self.said(f"workers of other hosts may connect to {endpoint}")
+        if self._placement is not None:
+            self._placement.begin(endpoint, give_up)
 
     def say(self, text: str) -> None:
         """A broken stderr does not end the jobs."""
@@ -195,7 +178,7 @@ def columns(rows: list[list[str]]) -> list[str]:
 
 
 def display_for(options: dict[str, Any]) -> Many:
-    """What `-p`, `--progress` and `-q` ask for."""
+    """What `-p`, `--progress` and `-q` ask for. What is for programs has stdout alone."""
     kind = options["progress_kind"] or "text"
     if not (options["progress"] or options["progress_kind"]) or options["quiet"]:
         return Many(sys.stdout, sys.stderr)
@@ -203,8 +186,9 @@ def display_for(options: dict[str, Any]) -> Many:
         return JsonOfMany(sys.stdout, sys.stderr)
     if kind != "text":
         raise UsageError(f"Invalid progress kind '{kind}': text or json")
-    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}:
-        return LineOfMany(sys.stdout, sys.stderr)
+    stream = sys.stderr if options["as_json"] else sys.stdout
+    if not stream.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}:
+        return LineOfMany(stream, sys.stderr)
     from mpconv.ui.live_table import LiveTable  # noqa: PLC0415  (rich takes a tenth of a second to import)
 
-    return LiveTable(sys.stdout, sys.stderr)
+    return LiveTable(stream, sys.stderr)

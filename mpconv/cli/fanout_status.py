@@ -5,11 +5,11 @@ from __future__ import annotations
 from mpconv.cli.fanout_report import columns, size_of
 from mpconv.cli.status import state_of, when
 from mpconv.errors import one_line
-from mpconv.fanout.ledger import is_used, read, resume_with, stored
+from mpconv.fanout.ledger import is_used, read, resume_with, standing
 from mpconv.fanout.run import outcome_of
 from mpconv.fanout.spec import Spec
 from mpconv.inspection.texts import json_text
-from mpconv.journal.records import State
+from mpconv.journal.records import State, Stored
 
 _NOT_BEGUN = "not begun"
 
@@ -17,27 +17,25 @@ _NOT_BEGUN = "not begun"
 def shown(path: str, *, as_json: bool) -> list[str]:
     """How far each job is, in lines."""
     kept, used = read(path), is_used(path)
-    found = [(spec, stored(path, spec.name)) for spec in kept.plan.jobs]
-    finished = sum(one is not None and one.state is State.FINISHED for _, one in found)
+    found = [(spec, *standing(path, spec.name)) for spec in kept.plan.jobs]
+    finished = sum(one is not None and one.state is State.FINISHED for _, one, _ in found)
     state = "running" if used else "finished" if finished == len(found) else "stopped"
-    jobs = [
-        _fact(
-            spec,
-            _NOT_BEGUN if one is None else state_of(one, used),
-            one.bytes_done if one else 0,
-            one.begun.size if one else None,
-        )
-        for spec, one in found
-    ]
+    jobs = [_fact(*one) for one in found]
     if as_json:
         return [json_text({"state": state, "begun": round(kept.begun, 3), "finished": finished, "jobs": jobs})]
     rows = [["job", "state", "durable", "target"]]
-    for (spec, one), job in zip(found, jobs, strict=True):
+    for (spec, one, _), job in zip(found, jobs, strict=True):
         outcome = outcome_of(spec, one)
         rows.append([spec.name, str(job["state"]), size_of(outcome) if one else "-", one_line(outcome.target)])
     lines = [f"state: {state}, {finished} of {len(found)} jobs finished", f"begun: {when(kept.begun)}", *columns(rows)]
     return lines if used or finished == len(found) else [*lines, f"go on with: {resume_with(path)}"]
 
 
-def _fact(spec: Spec, state: str, done: int, size: int | None) -> dict[str, object]:
-    return {"job": spec.name, "state": state, "target": spec.target.url, "durable": done, "size": size}
+def _fact(spec: Spec, one: Stored | None, runs: bool) -> dict[str, object]:
+    return {
+        "job": spec.name,
+        "state": _NOT_BEGUN if one is None else state_of(one, runs),
+        "target": spec.target.url,
+        "durable": one.bytes_done if one is not None else 0,
+        "size": one.begun.size if one is not None else None,
+    }

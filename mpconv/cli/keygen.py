@@ -17,7 +17,7 @@ def keygen(names: tuple[str, ...], for_workers: str | None) -> int:
     in copies, and learns the passwords of the images.
     """
     if len(names) != 1:
-        raise UsageError("Expecting one file name")
+        raise UsageError("Expecting one file name: mpconv keygen FILE")
     keys = new_keys()
     write_keys(names[0], keys)
     if for_workers is not None:

@@ -61,7 +61,8 @@ def listening_of(options: dict[str, Any]) -> Listening | None:
     made = options["cluster"] is not None and options["key_file"] is None
     keys = new_keys() if made else keys_of(options)
     if not keys.coordinator_secret:
-        raise UsageError(f"the key file '{options['key_file']}' is for workers alone")
+        why = "--listen needs the one that has the coordinator's secret"
+        raise UsageError(f"the key file '{options['key_file']}' is for workers alone: {why}")
     endpoint = check_endpoint(options["listen"] or endpoint_for(options["cluster"]))
     return Listening(endpoint=endpoint, keys=keys, fence=options["fence"], shared_files=options["shared_files"])
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpconv.cli.image_command import show
-from mpconv.errors import MpconvError
+from mpconv.errors import Deserted
 from mpconv.interruption import interruptible
 from mpconv.jobs.heard import Heard
 from mpconv.ui.progress import Display, make_display
@@ -82,9 +82,10 @@ class Report(Heard):
         self._display.update(self.done, self.total, self.zeros, name)
 
     def dropped(self, number: int, image: str, why: str) -> None:
+        why = why.removeprefix(f"{image}: error while converting raw: ")  # it is named already
         self.warn(f"'{image}' is dropped: {why}")
 
-    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         self.said(f"workers of other hosts may connect to {endpoint}")
         if self._placement is not None:
             self._placement.begin(endpoint, give_up)

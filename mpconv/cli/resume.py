@@ -45,12 +45,12 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     LIBISCSI_CHAP_PASSWORD.
     """
     if len(names) != 1:
-        raise UsageError("Expecting one journal")
+        raise UsageError("Expecting one journal: mpconv resume FILE")
     [path] = names
     listening = listening_of(options)
-    placement = placement_of(options, listening)
     if os.path.isdir(path):
         return _fanout(path, options, listening)
+    placement = placement_of(options, listening)
 
     if options["jobs"] is not None or options["as_json"]:
         raise UsageError("--jobs and --json are for the journal of a fan-out")

@@ -33,7 +33,7 @@ def status(output: str, web: str | None, names: tuple[str, ...]) -> None:
         _serve(web, list(dict.fromkeys(names)))
         return
     if len(names) != 1:
-        raise UsageError("Expecting one journal")
+        raise UsageError("Expecting one journal: mpconv status FILE")
     as_json = is_json(output)
     [path] = names
 

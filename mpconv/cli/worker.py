@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import signal
 import sys
 from typing import Any
 
@@ -18,7 +18,6 @@ from mpconv.protocol.keys import check_endpoint
 
 _MOST_WORKERS = 8
 _WAIT = 300.0
-_PR_SET_PDEATHSIG = 1
 
 
 @click.command(cls=ImageCommand)
@@ -43,8 +42,11 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
         raise UsageError("Must specify --connect tcp://HOST:PORT")
     endpoint = check_endpoint(options["connect"])
     keys = keys_of(options)
-    if options["parent"] is not None and not _bound_to(options["parent"]):
-        return 0
+    if options["parent"] is not None:
+        from mpconv.workers.launch import parent  # noqa: PLC0415  (few need it)
+
+        if not parent.watched(options["parent"]):
+            return 0
 
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415 - --help does without
 
@@ -55,22 +57,13 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
 
     def tell(text: str) -> None:
         if not options["quiet"]:
-            print(f"mpconv: {text}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # whoever read it may be gone
+                print(f"mpconv: {text}", file=sys.stderr, flush=True)
 
     async def serve() -> None:
         count = options["workers"] or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
         wait = None if options["stay"] else options["wait"]
-        await Host(
-            endpoint, keys, count, local, tell, wait=wait, stay=options["stay"], parent=options["parent"]
-        ).serve()
+        await Host(endpoint, keys, count, local, tell, wait=wait, stay=options["stay"]).serve()
 
     asyncio.run(serve())
     return 0
-
-
-def _bound_to(parent: int) -> bool:
-    """From now on SIGTERM comes when the parent ends. False: it has ended."""
-    import ctypes  # noqa: PLC0415  (few need it)
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    return os.getppid() == parent

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -17,9 +16,10 @@ from msgspec.structs import replace
 from mpconv.errors import Fatal
 from mpconv.fanout.spec import Fanout, Spec
 from mpconv.jobs import course as courses
-from mpconv.journal.file import PLAN, peek
+from mpconv.journal.file import PLAN, is_locked, lock, peek
 from mpconv.journal.records import State, Stored
 
+_LOCK = "lock"
 _KIND, _VERSION = "mpconv-fanout", 1
 
 
@@ -47,6 +47,8 @@ class Ledger:
         with _told(path, "making"), contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
             _sync(os.path.dirname(os.path.abspath(path)))
+        if not os.path.exists(os.path.join(path, PLAN)):
+            _empty(path)
         fd = _taken(path)
         try:
             _empty(path)
@@ -62,6 +64,7 @@ class Ledger:
     @classmethod
     def take_up(cls, path: str) -> Ledger:
         """One that is there. Fatal when it is no fan-out's, or somebody is at it."""
+        read(path)  # before a lock is made in a directory of something else
         fd = _taken(path)
         try:
             return cls(path, fd, read(path).plan, MappingProxyType({}))
@@ -90,10 +93,13 @@ def is_ledger(path: str) -> bool:
 def is_used(path: str) -> bool:
     """Whether a program is at it."""
     try:
-        os.close(_taken(path))
-    except Fatal:
-        return True
-    return False
+        fd = os.open(os.path.join(path, _LOCK), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return is_locked(fd)
+    finally:
+        os.close(fd)
 
 
 def resume_with(path: str) -> str:
@@ -123,13 +129,18 @@ def journal_of(path: str, name: str) -> str:
 
 def stored(path: str, name: str) -> Stored | None:
     """How far a job is; None: it never began."""
+    return standing(path, name)[0]
+
+
+def standing(path: str, name: str) -> tuple[Stored | None, bool]:
+    """The same, and whether it runs."""
     where = journal_of(path, name)
     try:
         if not os.path.getsize(where):
-            return None
+            return None, False
     except FileNotFoundError:
-        return None
-    return peek(where)[0]
+        return None, False
+    return peek(where)
 
 
 def _kept(spec: Spec) -> Spec:
@@ -142,32 +153,30 @@ def _kept(spec: Spec) -> Spec:
 def _empty(path: str) -> None:
     """Of a fan-out that is over nothing stays. Fatal when it is not over, or something else lies there."""
     with _told(path, "reading"):
-        names = os.listdir(path)
+        names = [name for name in os.listdir(path) if name != _LOCK]
     if not names:
         return
     if PLAN not in names and any(not name.startswith(PLAN) for name in names):
         raise Fatal(f"the directory '{path}' is not empty, and no journal of mpconv fanout")
+    ours = [PLAN]
     if PLAN in names:
         for spec in read(path).plan.jobs:
+            ours.append(os.path.basename(journal_of(path, spec.name)))
             found = stored(path, spec.name)
             if found is None or found.state is not State.FINISHED:
                 raise Fatal(f"the journal '{path}' has an unfinished fan-out: {resume_with(path)}, or remove it")
     with _told(path, "writing"):
-        for name in names:
+        for name in [name for name in names if name.startswith(tuple(ours))]:
             os.unlink(os.path.join(path, name))
 
 
 def _taken(path: str) -> int:
-    """A lock on the directory; a file system without such locks is used without them."""
+    """The open file whose lock is the directory's."""
     with _told(path, "opening"):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fd = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not lock(fd):
         os.close(fd)
-        raise Fatal(f"the journal '{path}' is in use by another mpconv") from None
-    except OSError:
-        pass
+        raise Fatal(f"the journal '{path}' is in use by another mpconv")
     return fd
 
 

@@ -184,7 +184,7 @@ def _with_defaults(job: JobTable, defaults: JobTable | None) -> JobTable:
     if defaults is None:
         return job
     values = asdict(defaults) | {key: value for key, value in asdict(job).items() if value is not UNSET}
-    if not isinstance(job.options, UnsetType) and not isinstance(defaults.options, UnsetType):
+    if not isinstance(job.options, UnsetType) and job.options and not isinstance(defaults.options, UnsetType):
         values["options"] = defaults.options | job.options
     return JobTable(**values)
 

@@ -84,7 +84,8 @@ class Lot(Squad):
 
 class Pool:
     """`total` processes of this host; `listening`: where those of other hosts may come in, `each` of a host at most if
-    not None. `expected`: tells how many jobs run or are about to. `rate` and `servers`: as Limits'.
+    not None. `expected`: tells how many jobs run or are about to. `rate` and `servers`: as Limits'. `listens`: hears
+    where those of other hosts may come in from now on.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Pool:
         rate: int = 0,
         servers: Mapping[str, int] | None = None,
         warn: Callable[[str], None] = lambda text: None,
+        listens: Callable[[str], None] = lambda endpoint: None,
     ) -> None:
         self._local = local
         self._division = Division(total)
@@ -107,6 +109,8 @@ class Pool:
         self._rate = rate
         self._servers = servers or {}
         self._warn = warn
+        self._listens = listens
+        self._total = total
         self._lots: dict[str, Lot] = {}
         self._visitors: dict[bytes, Visitor] = {}
         self._over: set[bytes] = set()
@@ -125,6 +129,7 @@ class Pool:
                 self._context.term()
                 raise
             self._ticking = self._loop.create_task(self._tick())
+            self._listens(self._gate.endpoint)
         return self
 
     async def __aexit__(
@@ -137,6 +142,11 @@ class Pool:
         if self._gate is not None:
             await self._dismiss(self._gate)
         await self._local.stop(0)
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody works, here or elsewhere."""
+        return not self._total and not self._visitors
 
     async def _dismiss(self, gate: Gate) -> None:
         for name in self._visitors:

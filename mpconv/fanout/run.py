@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.errors import (
-    Fatal,
+    Deserted,
     ImageError,
     Interrupted,
     InUse,
@@ -17,7 +17,7 @@ from mpconv.errors import (
     NoSuchImage,
     Unreachable,
     UsageError,
-    one_line,
+    internal,
 )
 from mpconv.fanout.ledger import Ledger
 from mpconv.fanout.pool import Lot, Pool
@@ -58,7 +58,7 @@ class Run:
         self._ledger = ledger
         self.outcomes = [outcome_of(spec, ledger.stored(spec.name) if ledger else None) for spec in plan.jobs]
         self._by_name = {outcome.name: outcome for outcome in self.outcomes}
-        self._observers: dict[str, Observer] = {}
+        self._observers: dict[str, Noting] = {}
         self._schedule = Schedule(_entries(plan.jobs, self._by_name), at_once)
         self._pool = self._made_pool(plan.limits, workers)
         self._audiences: set[Audience] = set()
@@ -74,6 +74,7 @@ class Run:
             rate=limits.rate,
             servers=limits.servers,
             warn=self._watcher.warn,
+            listens=lambda endpoint: self._watcher.listens(endpoint, self._give_up),
         )
 
     async def run(self) -> None:
@@ -103,15 +104,20 @@ class Run:
         if wake is not None:
             wake.cancel()
 
+    def _give_up(self, error: Deserted) -> None:
+        if self._interrupted is None and self._pool.deserted:
+            self._interrupt(error)
+
     def _interrupt(self, error: Interrupted) -> None:
         """The first time all that run end what they are writing; each knows what the second time means."""
         if self._interrupted is None:
             self._interrupted = error
             for name in self._schedule.stop():
-                self._by_name[name].result = Result.STOPPED if self._by_name[name].attempts else Result.LEFT
+                outcome = self._by_name[name]
+                outcome.result = Result.STOPPED if outcome.attempts or outcome.done else Result.LEFT
             self._changed.set()
         for audience in list(self._audiences):
-            audience.tell(Interrupted(error.number))  # each adds to it how far it came
+            audience.tell(error.anew())  # each adds to it how far it came
 
     async def _attempt(self, spec: Spec) -> None:
         """One run of one job; whatever becomes of it, the others go on."""
@@ -129,7 +135,7 @@ class Run:
         except MpconvError as raised:
             error = raised
         except Exception as raised:
-            error = Fatal(f"internal error: {type(raised).__name__}: {one_line(str(raised))}")
+            error = internal(raised, "a job")
         finally:
             self._audiences.discard(audience)
             outcome.seconds += self._loop.time() - began
@@ -151,6 +157,10 @@ class Run:
 
     def _ended(self, spec: Spec, outcome: Outcome, error: MpconvError | None) -> None:
         again = error is not None and self._interrupted is None and not isinstance(error, _WILL_NOT_PASS)
+        if again and self._observers[spec.name].begun and not self._can_be_begun_anew(spec):
+            again = False
+            assert error is not None
+            error.why += "; it is not tried again, since only with --journal that would be safe"
         away = isinstance(error, Unreachable)
         wait = self._schedule.ended(spec.name, self._loop.time(), again=again, away=away)
         if wait is not None:
@@ -163,6 +173,14 @@ class Run:
             outcome.result = Result.STOPPED if isinstance(error, Interrupted) else Result.FAILED
             outcome.why = str(error)
         self._watcher.ended(outcome)
+
+    def _can_be_begun_anew(self, spec: Spec) -> bool:
+        """Whether it does no harm when a write of the last attempt lands yet: a server that stood still may have some
+        in its socket. In a raw image it puts the same bytes at the same place. In a qcow2 image another attempt would
+        have put others there, unless it begins behind all places that were given out, which the journal knows.
+        """
+        raw = spec.options.target_format == "raw" and not spec.options.probe_target
+        return self._ledger is not None or raw or transports.is_local(spec.target.url)
 
 
 def _entries(specs: Sequence[Spec], outcomes: dict[str, Outcome]) -> list[Entry]:

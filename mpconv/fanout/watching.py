@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from mpconv.errors import Deserted
 from mpconv.extent import Ranges
 from mpconv.fanout.spec import Outcome
 from mpconv.observer import Observer
@@ -23,21 +26,28 @@ class Watcher:
     def ended(self, outcome: Outcome) -> None:
         """It is over."""
 
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
+        """As an Observer's, for all jobs."""
+
     def warn(self, text: str) -> None:
         """People should know it, and it is no job's."""
 
 
 class Noting(Observer):
-    """Keeps what a job tells in its outcome, and tells another observer."""
+    """Keeps what a job tells in its outcome, and tells another observer. `begun`: its images are open, and its target
+    may have been written to.
+    """
 
     def __init__(self, outcome: Outcome, inner: Observer) -> None:
         self._outcome = outcome
         self._inner = inner
         self.listener = inner.listener
         self._copying = True
+        self.begun = False
         self._lost = Ranges()
 
     def progress(self, done: int, total: int, zeros: int) -> None:
+        self.begun = True
         if self._copying:
             self._outcome.done, self._outcome.size, self._outcome.zeros = done, total, zeros
         self._inner.progress(done, total, zeros)

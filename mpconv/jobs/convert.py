@@ -111,7 +111,7 @@ async def copy_once(
 
             await check_readable(place, options)
         if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
-            raise UsageError("--journal cannot be used with -n and a qcow2 image yet")
+            raise UsageError("--journal cannot be used with -n and a qcow2 image yet: leave out one of the two")
         target = await open_target(source, place, options, tell)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")

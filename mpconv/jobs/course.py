@@ -21,6 +21,8 @@ from mpconv.protocol.keys import Listening
 from mpconv.target import Target
 from mpconv.transports.base import Transport
 
+_ANEW = "begin anew, with mpconv convert or deploy"
+
 
 class Aim(Struct, frozen=True, kw_only=True):
     """One of a deployment's targets. `zero_initialised`: where nothing was written it reads as zeros. `why`: it failed
@@ -69,7 +71,7 @@ def decoded(stored: Stored, path: str) -> Course:
     try:
         return msgspec.convert(json.loads(stored.begun.course), Course)
     except (ValueError, msgspec.ValidationError) as error:
-        raise Fatal(f"error while reading the journal '{path}': it is damaged ({error})") from error
+        raise Fatal(f"error while reading the journal '{path}': it is damaged ({error}): {_ANEW}") from error
 
 
 class Effort(Struct, frozen=True, kw_only=True):
@@ -94,7 +96,8 @@ def check_journal(path: str, places: Iterable[Place], options: Options) -> None:
     made = options.qcow2
     for name in (made.backing_file, made.data_file) if made is not None else ():
         if name is not None and without_password(name) != name:
-            raise UsageError("the name of a file that the image is made of has a password, which no journal may keep")
+            why = "the name of a file that the image is made of has a password, which no journal may keep"
+            raise UsageError(f"{why}: set LIBISCSI_CHAP_PASSWORD")
 
 
 def _same_file(one: str, other: str) -> bool:
@@ -165,7 +168,8 @@ def drop_of(number: int) -> str:
 async def _check(stored: Stored, role: str, stores: Sequence[Transport]) -> None:
     known = [identity for identity in stored.begun.identities if identity.role == role]
     if len(known) != len(stores):
-        raise Fatal(f"the {role} consists of {len(stores)} files, and of {len(known)} when the copy began")
+        was = f"the {role} consists of {len(stores)} files, and of {len(known)} when the copy began"
+        raise Fatal(f"{was}: {_ANEW}")
     for identity, store in zip(known, stores, strict=True):
         now = await store.fingerprint()
         then, found = (identity.same, now.same)
@@ -174,7 +178,8 @@ async def _check(stored: Stored, role: str, stores: Sequence[Transport]) -> None
         for what in then | found:
             old, new = then.get(what, "not known"), found.get(what, "not known")
             if old != new:
-                raise Fatal(f"{role} '{store.name}' is not the image it was: {what} {new} (it was {old})")
+                told = f"{role} '{store.name}' is not the image it was: {what} {new} (it was {old})"
+                raise Fatal(f"{told}: {_ANEW}")
 
 
 def kept(place: Place) -> Place:

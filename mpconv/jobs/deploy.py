@@ -131,7 +131,9 @@ async def _check(outcomes: Sequence[Outcome], source: Image, options: Options, o
     if options.verify is not None:
         for outcome in outcomes:
             if outcome.place.url.startswith("null:"):
-                raise UsageError(f"--verify: '{outcome.place.url}' keeps nothing that could be read back")
+                raise UsageError(
+                    f"--verify: '{outcome.place.url}' keeps nothing that could be read back: leave out --verify"
+                )
     left = [outcome for outcome in outcomes if outcome.error is None]
     looks = await asyncio.gather(*(_look(outcome, source, options) for outcome in left), return_exceptions=True)
     seen: set[tuple[object, ...]] = set()

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import Fatal, MpconvError, StatusWithdrawn
+from mpconv.errors import Deserted, Fatal, StatusWithdrawn
 from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
@@ -169,7 +169,8 @@ async def _as_it_was_left(
         await courses.check_targets(stored, target.stores)
         if target.whole and stored.bytes_done < source.size:
             name = target.store.name
-            raise Fatal(f"target '{name}' is not the image it was: it is complete, and the journal's is not")
+            why = "it is complete, and the journal's is not: see what it is, then begin anew with mpconv convert"
+            raise Fatal(f"target '{name}' is not the image it was: {why}")
     except BaseException:
         await target.close()
         raise
@@ -229,7 +230,7 @@ class Noting(Observer):
             self.recorder.happened(courses.drop_of(number), why)
         self._inner.dropped(number, image, why)
 
-    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         self._inner.listens(endpoint, give_up)
 
     def said(self, text: str) -> None:

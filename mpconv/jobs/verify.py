@@ -34,7 +34,7 @@ _FEWEST_ZEROS = 64
 async def check_readable(place: Place, options: Options) -> None:
     """UsageError, or another, when the target could not be read back: better now than when all is written."""
     if place.url.startswith("null:"):
-        raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back")
+        raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back: leave out --verify")
     if not options.create:
         where = msgspec.structs.replace(place, format=None if options.probe_target else options.target_format)
         await (await open_source([where], How(trust=_trust(options)))).close()
@@ -115,7 +115,7 @@ async def _read(
     image, places = await keep_trying(lambda: _open(place, how), how.retry or AT_ONCE, how.tell)
     try:
         if image.size < size:
-            raise Fatal(f"'{transports.redacted(place.url)}' has {image.size} bytes of {size}")
+            raise Fatal(f"'{transports.redacted(place.url)}' has only {image.size} of {size} bytes when read back")
         return await read_sums(image, Excerpt(image, size, wanted), places, options, how, local, observer)
     finally:
         await image.close()
@@ -167,4 +167,4 @@ def joined(numbers: Iterable[int], size: int) -> list[tuple[int, int]]:
 def _told(wrong: list[tuple[int, int]], name: str) -> str:
     named = ", ".join(f"{start} to {end - 1}" for start, end in wrong[:_MOST_NAMED])
     more = f" and {len(wrong) - _MOST_NAMED} more ranges" if len(wrong) > _MOST_NAMED else ""
-    return f"the target is not equal to the source: bytes {named}{more} in '{name}'"
+    return f"the target is not equal to the source: bytes {named}{more} in '{name}': do not use it, copy again"

@@ -103,7 +103,7 @@ class Journal:
     @classmethod
     def _taken(cls, path: str, fd: int, *, fresh: bool) -> Journal:
         try:
-            if not _lock(fd):
+            if not lock(fd):
                 raise Fatal(f"the journal '{path}' is in use by another mpconv{_user(path)}")
             if not fresh:
                 _check(path, fd)
@@ -238,7 +238,7 @@ def peek(path: str) -> tuple[Stored | None, bool]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _check(path, fd)
-            used = _is_locked(fd)
+            used = is_locked(fd)
         finally:
             os.close(fd)
         database = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True)
@@ -347,23 +347,28 @@ def _told(path: str, what: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise Fatal(f"error while {what} the journal '{path}': {error}") from error
     except (ValueError, TypeError, zlib.error) as error:
-        raise Fatal(f"error while {what} the journal '{path}': it is damaged ({error})") from error
+        why = f"it is damaged ({error}): remove it, and begin anew with mpconv convert"
+        raise Fatal(f"error while {what} the journal '{path}': {why}") from error
 
 
 def _check(path: str, fd: int) -> None:
     """Fatal unless it is a journal, and one that we know."""
     header = os.pread(fd, _HEADER, 0)
     if len(header) < _HEADER or not header.startswith(_MAGIC):
-        raise Fatal(f"'{path}' is not a journal of mpconv")
+        raise Fatal(f"'{path}' is not a journal of mpconv: name the file that --journal named")
     if struct.unpack_from(">I", header, _APPLICATION_AT)[0] != APPLICATION:
-        raise Fatal(f"'{path}' is not a journal of mpconv, but another program's database")
+        why = "another program's database: name the file that --journal named"
+        raise Fatal(f"'{path}' is not a journal of mpconv, but {why}")
     version = struct.unpack_from(">I", header, _VERSION_AT)[0]
     if version != VERSION:
-        raise Fatal(f"the journal '{path}' is of version {version}, and this mpconv knows version {VERSION} only")
+        why = f"this mpconv knows version {VERSION} only: use the one that made it, or remove it and begin anew"
+        raise Fatal(f"the journal '{path}' is of version {version}, and {why}")
 
 
-def _lock(fd: int) -> bool:
-    """False: another open file has it. A file system without such locks is used without them."""
+def lock(fd: int) -> bool:
+    """Take an open file until it is closed. False: another open file has it. A file system without such locks is used
+    without them.
+    """
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, _LOCKED_BYTE, 1, 0))
     except BlockingIOError:
@@ -373,7 +378,8 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _is_locked(fd: int) -> bool:
+def is_locked(fd: int) -> bool:
+    """Whether another open file has it."""
     try:
         answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, _LOCKED_BYTE, 1, 0))
     except OSError:

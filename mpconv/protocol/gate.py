@@ -6,6 +6,7 @@ key is the one of the key file. Connections that come to nothing are counted.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,6 +22,12 @@ from mpconv.protocol.link import Link
 _ZAP = "inproc://zeromq.zap.01"
 _WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 _LINGER_MS = 1000
+_HINTS = {
+    errno.EADDRINUSE: ": another program has this port, choose another one",
+    errno.EADDRNOTAVAIL: ": this host has no such address",
+    errno.ENODEV: ": this host has no such address",
+}
+"""What to do when a socket cannot be bound."""
 """So long what was said last, Bye, may take to leave."""
 
 
@@ -73,7 +80,8 @@ class Gate:
             socket.bind(listening.endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise Fatal(f"nobody can listen at {listening.endpoint}: {error.strerror}") from None
+            hint = _HINTS.get(error.errno or 0, "")
+            raise Fatal(f"nobody can listen at {listening.endpoint}: {error.strerror}{hint}") from None
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         for link in (self._zap, self._monitor, self._link):
             link.start()

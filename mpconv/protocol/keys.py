@@ -48,10 +48,10 @@ def parse(text: str, name: str) -> Keys:
     for line in lines:
         what, _, key = line.partition(" ")
         if what not in _NAMES or what in found or _KEY.fullmatch(key) is None:
-            raise UsageError(f"the key file '{name}' is damaged")
+            raise UsageError(f"the key file '{name}' is damaged: make a new one with mpconv keygen")
         found[what] = key
     if set(_NAMES) - set(found) - {"coordinator-secret"}:
-        raise UsageError(f"the key file '{name}' is damaged")
+        raise UsageError(f"the key file '{name}' is damaged: make a new one with mpconv keygen")
     return Keys(**{what.replace("-", "_"): key for what, key in found.items()})
 
 

@@ -165,7 +165,7 @@ async def login(library: Any, address: Address) -> Session:
     except BaseException as error:
         _give_back(address, number)
         if isinstance(error, TimeoutError):
-            why = f"no answer from {address.host} port {address.port}"
+            why = f"no answer from {address.host} port {address.port}: is the target up, and a firewall between?"
             raise cannot_open(address.name, why, Unreachable) from error
         raise
 
@@ -229,7 +229,11 @@ def _refused(address: Address, text: str) -> Fatal:
         kind = Absent if ascq == scsi.NO_LUN else Unreachable if passing else Fatal
         return cannot_open(address.name, scsi.words(scsi.CHECK_CONDITION, key, ascq), kind)
     if "timed out" in text:
-        return cannot_open(address.name, f"no answer from {address.host} port {address.port}", Unreachable)
+        return cannot_open(
+            address.name,
+            f"no answer from {address.host} port {address.port}: is the target up, and a firewall between?",
+            Unreachable,
+        )
     unreachable = why_unreachable(address.host, [address.port])
     if unreachable is not None:
         return cannot_open(address.name, unreachable, Unreachable)
@@ -248,8 +252,8 @@ def _login_words(address: Address, status: int, text: str) -> str:
             " or set LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD"
         )
     words = {
-        _FORBIDDEN: "Permission denied: the target is not open to this host",
-        _NO_TARGET: f"No such target '{address.target}', or it is not open to this host",
+        _FORBIDDEN: f"Permission denied: the target is not open to this host, whose name is {initiator_name()}",
+        _NO_TARGET: f"No such target '{address.target}', or it is not open to this host, {initiator_name()}",
         _REMOVED: f"The target '{address.target}' has been removed",
         _UNAVAILABLE: "The target is not available at present",
         _NO_RESOURCES: "The target has no room for another session",

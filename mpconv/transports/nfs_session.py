@@ -123,7 +123,8 @@ class Session:
         if status == -errno.ENOENT:
             return cannot_open(self.name, f"No such file or directory: '{path}' on the server", Absent)
         if "Program is not available" in text:
-            return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}", Unreachable)
+            why = "is it up? Ports may be named: ?nfsport=N&mountport=N"
+            return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}: {why}", Unreachable)
         if "timed out" in text:
             return cannot_open(self.name, "the server does not answer", Unreachable)
         named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpconv.errors import MpconvError
+from mpconv.errors import Deserted
 from mpconv.jobs.heard import Heard
 from mpconv.observer import Observer
 from mpconv.watch.record import Record
@@ -48,7 +48,7 @@ class Watching(Heard):
         self.record.dropped(image, why)
         self._inner.dropped(number, image, why)
 
-    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         self._inner.listens(endpoint, give_up)
 
     def said(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -77,7 +78,7 @@ def done(copy: subprocess.Popen[str]) -> list[str]:
 
 def test_a_local_cluster_copies_what_none_copies_here(lab):
     """The key that is made for the run is in no list of processes and no environment, and nothing is left behind."""
-    lab.image(32 * MiB)
+    lab.image(16 * MiB)
     with closing(LocalDask(lab.directory)) as local:
         copy = lab.convert(local.address, *_SLOW, "-v")
         until(lambda: copying(local.process.pid) and lab.written() > MiB)
@@ -95,8 +96,8 @@ def test_a_local_cluster_copies_what_none_copies_here(lab):
         assert words[words.index("--key-file") + 1] == "/dev/stdin"
         assert [environment(pid) for pid in placed] == [environment(parent_of(command))] * len(placed)
         words = done(copy)
-        assert not copying(local.process.pid)
-        assert not any(map(alive, placed))
+        assert not alive(command)
+        until(lambda: not any(map(alive, placed)), 5)
     assert identical(lab.source, lab.target)
     assert "mpconv: workers are placed on 127.0.0.1" in words
     assert [line for line in words if "warning" in line] == []
@@ -105,22 +106,92 @@ def test_a_local_cluster_copies_what_none_copies_here(lab):
 def test_two_hosts_of_a_cluster_with_tls(lab):
     """The key passes through the scheduler; then one of them is chosen by name, and the other one by a resource."""
     add_addresses()
-    lab.image(64 * MiB, random=False)
+    lab.image(32 * MiB)
     dask = lab.dask(CONTROL, tls=make_certificate(lab.directory))
     one, two = lab.stack.enter_context(host()), lab.stack.enter_context(host())
     dask.worker("first", at=one)
     dask.worker("second", "--resources", "mpconv=1", at=two)
-    copy = lab.convert(dask.address, "-r", "16M", env=dask.env)
+    copy = lab.convert(dask.address, "-r", "12M", env=dask.env)
     until(lambda: one.processes("copy-worker") and two.processes("copy-worker"))
     assert done(copy) == []
     assert identical(lab.source, lab.target)
     for choice, chosen, other in (("--cluster-hosts=first", one, two), ("--cluster-resource=mpconv=1", two, one)):
         lab.target.unlink()
-        copy = lab.convert(dask.address, "-r", "32M", choice, env=dask.env)
+        copy = lab.convert(dask.address, "-r", "24M", choice, env=dask.env)
         until(lambda chosen=chosen: chosen.processes("copy-worker"))
         assert not other.processes("copy-worker")
         assert done(copy) == []
         assert identical(lab.source, lab.target)
+
+
+def test_no_key_passes_in_the_clear_to_another_host(lab):
+    """The scheduler is on this host, its worker is not. With a key file, and an address that it reaches, it works."""
+    add_addresses()
+    lab.image(MiB, random=False)
+    key = lab.directory / "keys"
+    assert mpconv("keygen", key).returncode == 0
+    dask = lab.dask("0.0.0.0")
+    port = dask.address.rpartition(":")[2]
+    here, there = f"tcp://127.0.0.1:{port}", f"tcp://{CONTROL}:{port}"
+    dask.worker("elsewhere", at=lab.stack.enter_context(host()), address=there)
+    for options, why in (
+        ((), "the key would pass to it in the clear; use tls://, or a --key-file that all hosts have"),
+        (("--key-file", str(key)), "is another one there; say --listen tcp://ADDR:PORT, where it reaches this host"),
+    ):
+        copy = lab.convert(here, *options)
+        _, words = copy.communicate(timeout=30)
+        warning, error = words.splitlines()
+        assert copy.returncode == 1
+        assert why in warning
+        assert error.startswith(
+            "mpconv: no host of the Dask cluster takes part (the target is incomplete: 0 B of 1 MiB"
+        )
+    assert done(lab.convert(there, "--key-file", str(key), "--listen", "tcp://0.0.0.0:0")) == []
+    assert identical(lab.source, lab.target)
+
+
+def test_deploy_and_resume_place_workers_too(lab):
+    lab.image(8 * MiB, random=False)
+    targets = [lab.directory / name for name in ("one", "two")]
+    with closing(LocalDask(lab.directory)) as local:
+        placed = ["--cluster", local.address, "--workers", "0", "--shared-files"]
+        assert mpconv("deploy", *placed, lab.source, *targets).returncode == 0
+        assert all(identical(lab.source, target) for target in targets)
+        journal = lab.directory / "journal"
+        copy = lab.convert(local.address, "-r", "2M", "--journal", str(journal))
+        until(lambda: lab.written() > MiB)
+        copy.send_signal(signal.SIGINT)
+        assert copy.wait(30) == 130
+        made = mpconv("resume", *placed, journal)
+        assert (made.returncode, made.stderr) == (0, "")
+    assert identical(lab.source, lab.target)
+
+
+def test_a_fanout_places_workers_for_all_of_its_jobs(lab):
+    """And it ends when no host takes part; what is done then, and by whom, the journal keeps."""
+    names = ("one", "two", "three")
+    for seed, name in enumerate(names):
+        make_image(lab.directory / name, 4 * MiB, seed)
+    plan = lab.directory / "plan.toml"
+    jobs = [f'[[job]]\nname = "{name}"\nsource = "{lab.directory / name}"\n' for name in names]
+    plan.write_text(f'[defaults]\ntarget = "{lab.directory}/{{name}}.copy"\noob_writes = true\n' + "".join(jobs))
+    with closing(LocalDask(lab.directory)) as local:
+        made = mpconv("fanout", "--cluster", local.address, "--workers", "0", "--shared-files", plan)
+    assert made.returncode == 0, made.stderr
+    for name in names:
+        assert identical(lab.directory / name, lab.directory / f"{name}.copy")
+    old = lab.dask()
+    old.worker("old", env=of_another_version(lab.directory))
+    made = mpconv("fanout", "--cluster", old.address, "--workers", "0", "--shared-files", "--json", plan)
+    assert made.returncode == 1
+    assert made.stderr.splitlines()[-1] == "mpconv: no host of the Dask cluster takes part"
+    assert {job["result"] for job in json.loads(made.stdout)["jobs"]} <= {"stopped", "left", "failed"}
+
+
+def of_another_version(directory: Path) -> dict[str, str]:
+    """What has the commands of an environment speak another version of the protocol."""
+    (directory / "sitecustomize.py").write_text("from mpconv.protocol import messages\nmessages.VERSION = 4\n")
+    return {"PYTHONPATH": str(directory)}
 
 
 def test_a_dask_worker_is_killed_and_its_children_with_it(lab):
@@ -137,7 +208,7 @@ def test_a_dask_worker_is_killed_and_its_children_with_it(lab):
     words = done(copy)
     assert identical(lab.source, lab.target)
     assert [line for line in words if "the Dask worker on 127.0.0.1 is gone" in line], words
-    assert not any("silent" in line for line in words), "it has left"
+    assert not any("silent" in line for line in words), words
 
 
 def test_the_scheduler_is_killed_and_who_works_goes_on(lab):
@@ -154,7 +225,7 @@ def test_the_scheduler_is_killed_and_who_works_goes_on(lab):
     until(lambda: not any(map(alive, placed)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_command_ends_and_those_it_placed_do(lab, number):
     lab.image(24 * MiB)
     with closing(LocalDask(lab.directory)) as local:
@@ -175,9 +246,8 @@ def test_the_command_ends_and_those_it_placed_do(lab, number):
 def test_hosts_of_another_version_do_not_take_part(lab):
     """There is no other one, so the copy ends."""
     lab.image(MiB)
-    (lab.directory / "sitecustomize.py").write_text("from mpconv.protocol import messages\nmessages.VERSION = 4\n")
     dask = lab.dask()
-    dask.worker("old", env={"PYTHONPATH": str(lab.directory)})
+    dask.worker("old", env=of_another_version(lab.directory))
     copy = lab.convert(dask.address)
     _, words = copy.communicate(timeout=30)
     assert copy.returncode == 1

@@ -109,10 +109,10 @@ def test_targets_that_cannot_be_meant_are_refused_before_a_byte_is_written(tmp_p
         (source,): f"source and target are the same image: '{source}'",
         (good.url,): f"'{good.url}' is named twice among the targets",
         (tmp_path / "new.raw", tmp_path / "link.raw"): f"'{tmp_path / 'link.raw'}' is named twice among the targets",
-        ("null:", "--verify"): "--verify: 'null:' keeps nothing that could be read back",
+        ("null:", "--verify"): "--verify: 'null:' keeps nothing that could be read back: leave out --verify",
         ("--journal", tmp_path / "j", "-t", "unsafe"): "--journal cannot be used with -t unsafe: nothing would ever be "
         "durable",
-        ("-O", "qcow2"): "mpconv deploy writes raw targets only, not qcow2",
+        ("-O", "qcow2"): "mpconv deploy writes raw targets only, not qcow2: mpconv convert writes qcow2, one at a time",
     }.items():
         ran = mpconv("deploy", source, good.url, before, *targets)
         assert (ran.returncode, ran.stderr) == (1, f"mpconv: {words}\n")

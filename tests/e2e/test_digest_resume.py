@@ -62,10 +62,8 @@ def test_what_changed_in_between_is_found_and_mended_it_is_verified_again(killed
     flip(target, MiB + 5)
     for _ in range(2):
         code, words, _ = resumed(directory)
-        assert (code, words) == (
-            1,
-            f"mpconv: the target is not equal to the source: bytes 0 to 2097151 in '{target}'\n",
-        )
+        told = f"the target is not equal to the source: bytes 0 to 2097151 in '{target}': do not use it, copy again"
+        assert (code, words) == (1, f"mpconv: {told}\n")
         assert stored(directory).state is State.FAILED
     flip(target, MiB + 5)
     assert resumed(directory) == (0, "", [{"verified": SIZE, "of": SIZE}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from tests.support.servers import IscsiServer, NfsServer, free_port
 
 MiB = 1 << 20
 IQN = "iqn.2026-11.org.mpconv:fanout"
+GUARDED = f"{IQN}-guarded"
+PASSWORD = "not-for-others1"
 KINDS = (
     'target_format = "raw"',
     'target_format = "qcow2"\noob_writes = true',
@@ -183,8 +186,10 @@ def test_all_processes_are_killed_and_the_rest_is_done_later(plan):
     done = [next(line["job"] for line in states if line["phase"] == "done") for _ in range(3)]
     os.killpg(fanout.pid, signal.SIGKILL)
     fanout.wait(20)
-    plan.luns[done[0]].unlink()  # nobody looks at it again
-    plan.luns.pop(done[0])
+    lun = plan.luns[done[0]]
+    plan.luns[done[0]] = lun.with_suffix(".as_it_was")
+    shutil.copy(lun, plan.luns[done[0]])
+    lun.write_bytes(b"\xa5" * (6 * MiB))  # nobody reads it again
 
     refused = mpconv("fanout", "--journal", plan.journal, plan.path)
     assert refused.returncode == 1
@@ -202,6 +207,48 @@ def test_all_processes_are_killed_and_the_rest_is_done_later(plan):
     again, words = ended(plan.start("--json", command="resume", of=plan.journal))
     assert again["written"] == 8 and words == []
     assert [job["digest"] for job in again["jobs"]] == [job["digest"] for job in found["jobs"]]
+
+
+def test_a_job_that_is_tried_again_goes_on_where_it_was(plan, tmp_path):
+    """Also when its URL has a password, which the journal does not have; and nobody else gets to see it."""
+    plan.iscsi.add_target(GUARDED, chap=("mover", PASSWORD))
+    for name in ("one", "two"):
+        backing = plan.luns[name] = tmp_path / f"{name}.lun"
+        backing.write_bytes(os.urandom(24 * MiB))
+        url = plan.iscsi.url(GUARDED, plan.iscsi.add_lun(GUARDED, backing)).replace("://", f"://mover%{PASSWORD}@")
+        plan.parts.append(f'[[job]]\nname = "{name}"\nsource = "{url}"\n')
+    plan.head('jobs = 2\nworkers = 2\nrate = "8M"', "retry_for = 0\nretries = 20")
+    fanout = plan.start("--journal", plan.journal, "--json", "-v")
+
+    def durable() -> int:
+        told = mpconv("status", "--output=json", plan.journal).stdout
+        return min(job["durable"] for job in json.loads(told)["jobs"]) if told else 0
+
+    until(lambda: durable() > 2 * MiB)
+    plan.iscsi.restart()
+    found, words = ended(fanout)
+    assert found["written"] == 2 and all(job["attempts"] > 1 for job in found["jobs"]), words
+    plan.check()
+    events = json.loads(mpconv("status", "--output=json", plan.journal / "one.journal").stdout)["happened"]
+    assert [event["what"] for event in events].count("began") == 1
+    assert "resumed" in [event["what"] for event in events]
+    assert PASSWORD not in json.dumps(found) + "".join(words)
+    assert not [path for path in plan.journal.iterdir() if PASSWORD.encode() in path.read_bytes()]
+
+
+def test_what_an_old_write_could_spoil_is_not_tried_again(plan):
+    """Without a journal nobody knows where in a qcow2 image the last attempt may still write."""
+    plan.add("raw", 10 * MiB)
+    plan.add("qcow2", 10 * MiB, 'target_format = "qcow2"')
+    plan.head('jobs = 2\nworkers = 2\nrate = "6M"', "retry_for = 0\nretries = 20")
+    fanout = plan.start("--json")
+    until(lambda: all(written(plan.image(name)) > MiB for name in ("raw", "qcow2")))
+    plan.iscsi.restart()
+    found, words = ended(fanout, code=2)
+    assert result_of(found, "raw")["attempts"] > 1
+    assert result_of(found, "qcow2")["attempts"] == 1
+    assert result_of(found, "qcow2")["why"].endswith("only with --journal that would be safe"), words
+    plan.check("qcow2")
 
 
 def test_a_job_that_cannot_work_stops_no_other(plan):

@@ -146,3 +146,19 @@ def test_who_does_not_watch_loads_nothing_of_it(tmp_path: Path):
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "[] 0\n"
+
+
+def test_a_fan_out_tells_of_each_job(tmp_path: Path):
+    names = {"one", "two", "three"}
+    jobs = ""
+    for name in sorted(names):
+        make_image(tmp_path / f"{name}.raw", SIZE)
+        jobs += f'[[job]]\nname = "{name}"\nsource = "{tmp_path}/{name}.raw"\ntarget = "{tmp_path}/{name}.copy"\n'
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'[limits]\njobs = 3\nworkers = 3\nrate = "8M"\n{jobs}')
+    with Watched(tmp_path, "fanout", "--metrics", "0", plan) as copies:
+        found = until(copies.urls[0], "mpconv_job_written_bytes_total", 3)
+        assert {dict(labels)["job"] for name, labels in found if name == "mpconv_job_size_bytes"} == names
+        code, words = copies.end()
+    assert code == 0, words
+    assert all(identical(tmp_path / f"{name}.raw", tmp_path / f"{name}.copy") for name in names)

@@ -71,7 +71,9 @@ def test_only_one_that_is_over_is_begun_anew(tmp_path):
     found = stored(path, "b")
     assert found is not None and found.bytes_done == 10
     assert resume_with(journal_of(path, "b")) == f"mpconv resume {path}"
+    (tmp_path / "journal" / "mine").write_text("precious")
     Ledger.begin(path, plan("c")).close()
+    assert (tmp_path / "journal" / "mine").read_text() == "precious"
     assert stored(path, "a") is None
     assert [spec.name for spec in read(path).plan.jobs] == ["c"]
 

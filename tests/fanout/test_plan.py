@@ -29,6 +29,7 @@ def test_defaults_fill_in_what_a_job_leaves_open():
     options = { compat = "v3" }
     [[job]]
     name = "two"
+    options = {}
     source = "c"
     target = "e"
     digest = false
@@ -39,6 +40,7 @@ def test_defaults_fill_in_what_a_job_leaves_open():
     assert (one.target, two.target) == ("d/{name}", "e")
     assert (one.sources, two.sources) == (["a", "b"], ["c"])
     assert one.options == {"cluster_size": "64k", "compat": "v3"}
+    assert two.options == {}
     assert (one.digest, two.digest) == (True, False)
     assert plan.limits.jobs == 3
 

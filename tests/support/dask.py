@@ -80,10 +80,17 @@ class Dask:
         self.started.append(started)
         return started
 
-    def worker(self, name: str, *options: str, at: Host | None = None, env: dict[str, str] | None = None) -> None:
-        """Start one, and wait until the scheduler knows it."""
+    def worker(
+        self,
+        name: str,
+        *options: str,
+        at: Host | None = None,
+        address: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        """Start one, and wait until the scheduler knows it. `address`: the scheduler's, by another name."""
         words = ["--name", name, "--nthreads=1", "--memory-limit=0", f"--local-directory={self._directory}"]
-        self._start("dask_worker", self.address, *words, *options, at=at, env=env)
+        self._start("dask_worker", address or self.address, *words, *options, at=at, env=env)
         until(lambda: f"name: {name}" in self.log.read_text())
 
     def close(self) -> None:

@@ -197,8 +197,8 @@ except Exception as error:
     why = os.strerror(11)
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
-        f"WorkerLost a worker process could not be started: {why}",
-        f"WorkerLost no worker process can be started: {why}",
+        f"WorkerLost a worker process could not be started: {why}: try fewer --workers",
+        f"WorkerLost no worker process can be started: {why}: is memory short, or ulimit -u?",
     ]
 
 

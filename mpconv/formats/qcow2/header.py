@@ -162,7 +162,7 @@ def parse(cluster: bytes, file_size: int) -> Header:
     if order > 6:
         raise ImageError("Reference count entry width too large; may not exceed 64 bits")
     if crypt:
-        raise ImageError("the image is encrypted, which mpconv cannot read")
+        raise ImageError("the image is encrypted, which mpconv cannot read: decrypt it with qemu-img")
     if not refcount_clusters:
         raise ImageError("Image does not contain a reference count table")
     for what, offset, entries, each, most in (
@@ -267,7 +267,7 @@ class _Extensions:
                 count, _, size, offset = struct.unpack(">IIQQ", body)
                 self.bitmaps = (count, size, offset)
             case Extension.LUKS:
-                raise ImageError("the image is encrypted, which mpconv cannot read")
+                raise ImageError("the image is encrypted, which mpconv cannot read: decrypt it with qemu-img")
 
 
 def _text(body: bytes) -> str | None:

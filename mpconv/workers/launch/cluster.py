@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import secrets
-import socket
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import msgspec
 
-from mpconv.errors import Fatal, MpconvError, Unreachable, one_line
+from mpconv.errors import Deserted, Fatal, MpconvError, Unreachable, one_line
 from mpconv.transports.reach import why_unreachable
+from mpconv.workers.launch.addresses import is_loopback, is_unspecified
 from mpconv.workers.launch.placed import Call, Outcome, end, serve
 
 Client: TypeAlias = Any
@@ -96,7 +96,7 @@ class Placement:
         self._cluster = cluster
         self.warn: Callable[[str], None] = _silently
         self.said: Callable[[str], None] = _silently
-        self._give_up: Callable[[MpconvError], None] = lambda error: None
+        self._give_up: Callable[[Deserted], None] = lambda error: None
         self._client: Client | None = None
         self._run = ""
         self._endpoint = ""
@@ -104,6 +104,8 @@ class Placement:
         self._hosts: dict[str, _Host] = {}
         self._named: set[str] = set()
         self._unfit: set[str] = set()
+        self._asked: set[str] = set()
+        self._told: set[str] = set()
         self._told_alone = False
         self._alone_since: float | None = None
 
@@ -129,13 +131,13 @@ class Placement:
         finally:
             await self._disconnect()
 
-    def begin(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+    def begin(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         """A coordinator listens there from now on; and no more where one did before. `give_up`: is called when no host
         takes part, as often as that is seen.
         """
         self._give_up = give_up
         address, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-        if _unspecified(address.strip("[]")):
+        if is_unspecified(address.strip("[]")):
             address = f"[{self._cluster.near}]" if ":" in self._cluster.near else self._cluster.near
         self._endpoint = f"tcp://{address}:{port}"
         before, self._keeping = self._keeping, asyncio.get_running_loop().create_task(self._keep(self._keeping))
@@ -154,7 +156,8 @@ class Placement:
                 timeout=_CONNECT,
                 name="mpconv",
             )
-            return await client
+            async with asyncio.timeout(_CONNECT):  # which Dask's own does not end when somebody else answers there
+                return await client
         except Exception as error:
             at = f"the Dask scheduler at {self._cluster.scheduler}"
             if client is not None:
@@ -183,12 +186,19 @@ class Placement:
                     raise Unreachable("")
                 async with asyncio.timeout(_CONNECT):
                     await self._look(self._client)
-            except (OSError, Unreachable):
+            except (OSError, MpconvError):
                 await self._lost()
             except Exception as error:
-                self.warn(f"the Dask scheduler at {self._cluster.scheduler}: {one_line(str(error))}")
+                self._complain(error)
                 await self._lost()
             await asyncio.sleep(_LOOK)
+
+    def _complain(self, error: Exception) -> None:
+        """Of what Dask did; the copy goes on."""
+        text = f"the Dask scheduler at {self._cluster.scheduler}: {one_line(f'{type(error).__name__}: {error}')}"
+        if text not in self._told:
+            self._told.add(text)
+            self.warn(text)
 
     async def _lost(self) -> None:
         """Who works goes on: that needs no Dask."""
@@ -203,16 +213,19 @@ class Placement:
         self._run = secrets.token_hex(8)
         if client is None or client.status != "running" or not run:
             return
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
+        try:
             async with asyncio.timeout(_END):
                 futures = [host.future for host in self._hosts.values() if host.future is not None]
                 if futures:
                     await client.cancel(futures)
                 known = await client.scheduler.identity()
-                asked = frozenset().union(*(host.asked for host in self._hosts.values()))
-                there = [address for address in known["workers"] if address in asked]
+                there = [address for address in known["workers"] if address in self._asked]
                 if there:
                     await client.run(end, run, workers=there, on_error="ignore")
+        except OSError:  # or nobody answers: then they see by themselves that the coordinator is gone
+            pass
+        except Exception as error:
+            self._complain(error)
         self._hosts.clear()
 
     async def _look(self, client: Client) -> None:
@@ -248,10 +261,10 @@ class Placement:
         return all(about["resources"].get(name, 0) >= amount for name, amount in self._cluster.resources)
 
     def _why_unfit(self, address: str, host: str) -> str | None:
-        if not self._cluster.key_file and not address.startswith("tls://") and not _loopback(host):
+        if not self._cluster.key_file and not address.startswith("tls://") and not is_loopback(host):
             return "the key would pass to it in the clear; use tls://, or a --key-file that all hosts have"
         listening = self._endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-        if _loopback(listening) and not _loopback(host):
+        if is_loopback(listening) and not is_loopback(host):
             return f"{self._endpoint} is another one there; say --listen tcp://ADDR:PORT, where it reaches this host"
         return None
 
@@ -265,6 +278,7 @@ class Placement:
             keys=cluster.keys if cluster.key_file is None else "",
         )
         host.asked, host.asked_at = addresses, asyncio.get_running_loop().time()
+        self._asked |= addresses
         host.future = client.submit(
             serve,
             call,
@@ -289,7 +303,7 @@ class Placement:
                 host.future = None
             return
         if future.status == "finished":
-            with contextlib.suppress(TimeoutError):  # the Dask worker may be gone since
+            with contextlib.suppress(TimeoutError, CancelledError):  # the Dask worker may be gone since
                 outcome = await asyncio.wait_for(future, _ANSWER)
                 host.future = None
                 self._ended(name, host, outcome)
@@ -297,8 +311,11 @@ class Placement:
         host.future = None
         if future.status == "error":
             error = await future.exception()
-            text = one_line(str(error)).strip() or type(error).__name__
-            self._declined(name, host, f"mpconv must be installed where Dask's workers run ({text})")
+            text = f"{type(error).__name__}: {one_line(str(error)).strip()}"
+            known = (
+                "mpconv must be installed where its Dask workers run" if isinstance(error, ImportError) else "Dask says"
+            )
+            self._declined(name, host, f"{known} ({text})")
 
     def _ended(self, name: str, host: _Host, outcome: Outcome) -> None:
         if outcome.code > 0:
@@ -330,7 +347,7 @@ class Placement:
             self._alone_since = None
             return
         if any(host.refused for host in self._hosts.values()) or self._unfit:
-            self._give_up(Fatal("no host of the Dask cluster takes part"))
+            self._give_up(Deserted("no host of the Dask cluster takes part"))
         now = asyncio.get_running_loop().time()
         self._alone_since = now if self._alone_since is None else self._alone_since
         if now - self._alone_since > _PATIENCE and not self._hosts and not self._told_alone:
@@ -342,41 +359,6 @@ class Placement:
 
 def _silently(text: str) -> None:
     """Nobody listens."""
-
-
-def local_address_to(host: str, port: int) -> str:
-    """The address of this host from which that one is reached. Unreachable when there is none."""
-    try:
-        for family, kind, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
-            with socket.socket(family, kind) as probe:
-                probe.connect(address)  # of UDP, which sends nothing
-                return str(probe.getsockname()[0])
-    except OSError as error:
-        raise Unreachable(f"the Dask scheduler's host '{host}' cannot be reached: {error.strerror}") from None
-    raise Unreachable(f"the Dask scheduler's host '{host}' has no address")
-
-
-def on_loopback(host: str) -> bool:
-    """Whether all addresses of that name are this host's own, which no other one hears."""
-    try:
-        found = socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return bool(found) and all(_loopback(str(address[0])) for *_, address in found)
-
-
-def _loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
-def _unspecified(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_unspecified
-    except ValueError:
-        return address == "*"
 
 
 async def _resolved(names: tuple[str, ...]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
 import socket
@@ -17,6 +16,7 @@ from mpconv.errors import Fatal, Unreachable, WorkerLost
 from mpconv.protocol.keys import Keys
 from mpconv.protocol.link import Link
 from mpconv.protocol.messages import MAX_DEAD
+from mpconv.workers.launch import parent
 from mpconv.workers.launch.local import LocalWorkers
 from mpconv.workers.remote import AGAIN, BYE, CUT_OFF, REFUSED, Summons, prepare
 
@@ -29,7 +29,7 @@ _SOON = 2.0
 """Seconds without a coordinator after which people are told that it is waited for."""
 _GRACE = 3.0
 _ORPHANED = 10.0
-"""Seconds that workers may take to leave when the process that had them started has ended."""
+"""Seconds that workers may take to leave when the process that wanted them has ended."""
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -41,7 +41,6 @@ _EVENTS = (
 class Host:
     """Keeps `count` workers at the coordinator's disposal. `wait`: seconds for which a coordinator is looked for, None:
     for ever. `stay`: after a job the next one is waited for, without end. `tell`: hears what people should know.
-    `parent`: a process that is to outlive this one, which leaves for a while and then ends when it does not.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class Host:
         *,
         wait: float | None,
         stay: bool,
-        parent: int | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._keys = keys
@@ -63,7 +61,7 @@ class Host:
         self._tell = tell
         self._wait = wait
         self._stay = stay
-        self._parent = parent
+        self._orphaned = False
         self._name = f"{socket.gethostname()[:200]}/{secrets.token_hex(8)}"
         self._last = 0
         self._running: dict[int, int] = {}
@@ -81,6 +79,7 @@ class Host:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave)
+        loop.add_signal_handler(parent.ENDED, self._leave_soon)
         try:
             await self._serve()
         finally:
@@ -135,15 +134,23 @@ class Host:
             why = f"signal {-code}" if code < 0 else f"exit code {code}"
             self._tell(f"worker {number} (pid {pid}) ended ({why})")
             if self._deaths > max(_FEWEST, _EACH * self._count):
-                self._error = WorkerLost(f"{self._deaths} workers ended before their work was done")
+                self._error = WorkerLost(
+                    f"{self._deaths} workers ended before their work was done: see dmesg, was memory short?"
+                )
+
+    def _leave_soon(self) -> None:
+        """The process that wanted these workers has ended, and they are not to outlive it for long."""
+        if not self._orphaned:
+            self._orphaned = True
+            if not self._leaving:
+                self._leave()
+            asyncio.get_running_loop().call_later(_ORPHANED, self._leave)
 
     def _leave(self) -> None:
         """The second time without ceremony."""
         if self._leaving:
             for pid in self._running:
                 self._local.kill(pid)
-        elif self._parent is not None and os.getppid() != self._parent:
-            asyncio.get_running_loop().call_later(_ORPHANED, self._leave)
         self._leaving = True
         self._local.dismiss()
         self._changed.set()
@@ -192,14 +199,17 @@ class Host:
             if not hearing.done():
                 hearing.cancel()
                 if not idle.done():
-                    raise Unreachable(f"no coordinator at {self._endpoint} for {self._wait:.0f} seconds")
+                    why = "is mpconv convert --listen running there, and the port open? --wait and --stay wait longer"
+                    raise Unreachable(f"no coordinator at {self._endpoint} for {self._wait:.0f} seconds: {why}")
                 break
             event = hearing.result()
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return True
             tries += 1
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                raise Fatal(f"the coordinator at {self._endpoint} does not know the key of this key file")
+                why = "copy the coordinator's key file to this host"
+                raise Fatal(f"the coordinator at {self._endpoint} does not know the key of this key file: {why}")
             if tries == _TRIES:
-                raise Fatal(f"whoever listens at {self._endpoint} does not have the coordinator's key of this key file")
+                why = f"whoever listens at {self._endpoint} does not have the coordinator's key of this key file"
+                raise Fatal(f"{why}: is it the right address, and the coordinator's own key file?")
         return False

@@ -74,7 +74,8 @@ class LocalWorkers(Supply):
                 gc.freeze()  # a collection would write to what the processes share, and so copy it
                 self._nursery = nursery.fork(modules, patient=patient)
         except OSError as error:
-            raise WorkerLost(f"no worker process can be started: {os.strerror(error.errno or 0)}") from error
+            why = os.strerror(error.errno or 0)
+            raise WorkerLost(f"no worker process can be started: {why}: is memory short, or ulimit -u?") from error
         self._running: dict[int, Ended] = {}
         self._idle: asyncio.Future[None] | None = None
 
@@ -111,7 +112,7 @@ class LocalWorkers(Supply):
                     why = os.strerror(who)
                     break
                 asyncio.get_running_loop().call_soon(self._over, who, code)
-        raise WorkerLost(f"a worker process could not be started: {why}")
+        raise WorkerLost(f"a worker process could not be started: {why}: try fewer --workers")
 
     def _hear(self) -> None:
         try:

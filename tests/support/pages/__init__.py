@@ -1,0 +1,1 @@
+"""What is made from the commands: reference pages, man pages, shell completions. `scripts/pages` writes it."""
