@@ -24,18 +24,22 @@ class Watched(Watcher):
 
     def job(self, outcome: Outcome) -> Observer:
         inner = self._inner.job(outcome)
-        if outcome.result is Result.WRITTEN:
-            return inner
         sources = ", ".join(transports.redacted(place.url) for place in self._specs[outcome.name].sources)
         made = self._watch.job(outcome.name, inner, source=sources, target=outcome.target)
         self._jobs[outcome.name] = made
+        made.record.waits()
+        if outcome.result is Result.WRITTEN:
+            made.record.progress(outcome.done, outcome.size, outcome.zeros)
+            made.record.ended(None)
         return made
 
     def began(self, outcome: Outcome) -> None:
+        self._jobs[outcome.name].record.starts()
         self._inner.began(outcome)
 
     def again(self, outcome: Outcome, why: str, seconds: float) -> None:
         self._jobs[outcome.name].record.warned(f"{why}: it is tried again in {seconds:.0f} s")
+        self._jobs[outcome.name].record.waits()
         self._inner.again(outcome, why, seconds)
 
     def ended(self, outcome: Outcome) -> None:
