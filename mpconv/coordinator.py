@@ -22,9 +22,9 @@ from mpconv.core import events
 from mpconv.core.digests import Sums
 from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
-from mpconv.crew import SILENCE, Crew
+from mpconv.crew import Crew
 from mpconv.digest import BLOCK
-from mpconv.errors import Deserted, Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost
+from mpconv.errors import Deserted, Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost, internal
 from mpconv.extent import Extent
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
@@ -35,7 +35,8 @@ from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
-from mpconv.reception import GUEST, STOP_TOLD, Reception, internal
+from mpconv.reception import GUEST, STOP_TOLD, Reception
+from mpconv.staff import Staff
 from mpconv.transports.retrying import Tell, silently
 from mpconv.walk import Walk
 from mpconv.workers.launch.supply import Supply
@@ -53,7 +54,7 @@ _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 
 
-class Coordinator(Reception):
+class Coordinator(Staff, Reception):
     """Runs one job with `count` local workers, or fewer if no more are supplied, and with those of other hosts if it is
     `listening`.
 
@@ -79,7 +80,7 @@ class Coordinator(Reception):
         recorder: Recorder | None = None,
         listening: Listening | None = None,
     ) -> None:
-        super().__init__(listening)
+        Reception.__init__(self, listening)
         if job.digest:
             block = math.lcm(block, BLOCK)
         self._job = job
@@ -88,6 +89,7 @@ class Coordinator(Reception):
         self._most = count
         self._crew = Crew(workers.allot(count, guests=listening is not None))
         self._observer = observer
+        self._listener = observer.listener
         self._tell = tell
         self._state = core.CoordinatorState(
             job.size,
@@ -136,6 +138,8 @@ class Coordinator(Reception):
             failed = True
             walk = loop.create_task(self._walk_on())
             ticking = loop.create_task(self._tick())
+            if self._listener is not None:
+                self._listener.began(self._job, self._state)
             try:
                 self._open_gate(context, self._workers.employ(self, guests=self._listening is not None))
                 self._start(self._crew.count)
@@ -208,43 +212,6 @@ class Coordinator(Reception):
         if not self._over:
             self._observer.warn("stopping: what is being written ends, and is flushed; once more stops at once")
 
-    def _start(self, count: int) -> None:
-        for pid in self._workers.start(count, self._endpoint, self._ended):
-            self._crew.started(pid, self._loop.time())
-
-    def _ended(self, pid: int, code: int | None) -> None:
-        if self._over:
-            return
-        try:
-            self._replace(pid, code)
-        except MpconvError as error:
-            self._fail(error)
-        except Exception as error:
-            self._fail(internal(error))
-
-    def _replace(self, pid: int, code: int | None) -> None:
-        """A worker is reaped: what it held and what it did not flush is done again, and another takes its place."""
-        if code is None:
-            raise WorkerLost(
-                "the process that starts the workers ended before their work was done: see dmesg, was memory short?"
-            )
-        why = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if not self._crew.replacements:
-            told = f"a worker process (pid {pid}) ended before its work was done ({why}), as others did before it"
-            raise WorkerLost(f"{told}: see dmesg, was memory short?")
-        self._observer.warn(f"a worker process (pid {pid}) ended ({why}): its work is done again by others")
-        name = self._crew.ended(pid)
-        if name is not None:
-            self._lose(events.WorkerDead(name))
-        while not self._over:
-            self._crew.replacements -= 1
-            try:
-                self._start(1)
-                return
-            except WorkerLost:
-                if not self._crew.replacements:
-                    raise
-
     def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
         self._handle(event)
         if self._placing is not None:
@@ -264,12 +231,7 @@ class Coordinator(Reception):
         except MpconvError as error:
             self._fail(error)
         except Exception as error:
-            self._fail(internal(error))
-
-    def _kill(self, pid: int) -> None:
-        """It may still write, until it is reaped; then its work is done again."""
-        self._observer.warn(f"a worker process (pid {pid}) was silent for {SILENCE:.0f} seconds: it is killed")
-        self._workers.kill(pid)
+            self._fail(internal(error, "the coordinator"))
 
     async def _walk_on(self) -> None:
         try:
@@ -277,7 +239,7 @@ class Coordinator(Reception):
         except MpconvError as error:
             self._fail(error)
         except Exception as error:
-            self._fail(internal(error))
+            self._fail(internal(error, "the coordinator"))
 
     def _found(self, extents: tuple[Extent, ...]) -> int:
         self._handle(events.StatusFound(extents))
@@ -290,7 +252,7 @@ class Coordinator(Reception):
         except ProtocolError as error:
             self._fail(WorkerLost(f"a worker process broke the rules: {error}"))
         except Exception as error:
-            self._fail(internal(error))
+            self._fail(internal(error, "the coordinator"))
 
     def _take(self, name: str, message: messages.FromWorker) -> None:
         heard = self._crew.heard(name, self._loop.time())
@@ -334,6 +296,8 @@ class Coordinator(Reception):
                 self._told.add(text)
                 self._observer.said(text)
             case messages.Trouble(of, text) if of == job:
+                if self._listener is not None:
+                    self._listener.trouble(name)
                 self._tell(text)
 
     def _drop(self, target: int, error: MpconvError) -> None:
@@ -356,6 +320,8 @@ class Coordinator(Reception):
         member = self._crew.hello(name, pid, self._loop.time())
         if member is None:
             return
+        if self._listener is not None:
+            self._listener.hello(name, f"pid {pid}")
         if again:
             self._lose(events.Restarted(name))
         share, dropped = self._share(member.number), sorted(self._dropped)
@@ -370,8 +336,12 @@ class Coordinator(Reception):
     def _done(self, name: str, epoch: int, zeros: int, digests: bytes) -> None:
         lease = self._state.leases.current(epoch, name)
         self._handle(events.LeaseDone(name, epoch, zeros, digests))
-        if self._placing is not None and lease is not None and lease.state is LeaseState.DONE:
+        if lease is None or lease.state is not LeaseState.DONE:
+            return
+        if self._placing is not None:
             self._placing.done(epoch, lease.extent)
+        if self._listener is not None:
+            self._listener.wrote(name, lease.extent, zeros)
 
     def _token(self, name: str, epoch: int) -> None:
         places: list[int] = []
@@ -407,7 +377,10 @@ class Coordinator(Reception):
         if self._over:
             return
         before = self._state.bytes_done
-        for action in self._state.handle(event, self._loop.time()):
+        actions = self._state.handle(event, self._loop.time())
+        if self._listener is not None:
+            self._listener.took(event, actions)
+        for action in actions:
             match action:
                 case events.Grant(name, epoch, extent, token):
                     self.may_have_written |= token

@@ -79,6 +79,11 @@ class Fatal(MpconvError):
     """Trying again would fail again: bad credentials, no space, no such image."""
 
 
+def internal(error: BaseException, where: str) -> Fatal:
+    """A defect of ours ends the job: nobody would notice the part that it stopped."""
+    return Fatal(f"internal error in {where}: {type(error).__name__}: {error}; please report it")
+
+
 class Busy(Retryable):
     """The server asks for patience: the same request may be tried again on the same connection."""
 

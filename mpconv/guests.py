@@ -28,6 +28,11 @@ class Guest(Struct):
     heard: float
     working: bool = False
 
+    @property
+    def label(self) -> str:
+        """ "HOST/NUMBER"."""
+        return f"{one_line(self.host.partition('/')[0])}/{self.number}"
+
     def __str__(self) -> str:
         return f"worker {self.number} on {one_line(self.host.partition('/')[0])}"
 

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from mpconv.errors import Deserted
 
+if TYPE_CHECKING:
+    from mpconv.core.coordination import CoordinatorState
+    from mpconv.core.events import Action, Event
+    from mpconv.extent import Extent
+    from mpconv.job import Job
+
+
+class Listener:
+    """Who follows a job lease by lease. It is called on the coordinator's event loop, tens of thousands of times a
+    second, and must neither block nor raise. This one does nothing.
+    """
+
+    def began(self, job: Job, state: CoordinatorState) -> None:
+        """Workers begin with a job: to copy it, or to read back what was copied. `state` is to be looked at only."""
+
+    def hello(self, worker: str, where: str) -> None:
+        """The worker of that name, which events and leases carry, and how people call it."""
+
+    def took(self, event: Event, actions: Sequence[Action]) -> None:
+        """What came into the state machine, and what it asked for."""
+
+    def wrote(self, worker: str, extent: Extent, zeros: int) -> None:
+        """A lease is done, `zeros` bytes of it were zero."""
+
+    def trouble(self, worker: str) -> None:
+        """A server does not answer the worker, or answers again."""
+
 
 class Observer:
-    """This one listens to nothing."""
+    """This one listens to nothing. `listener`: who wants to hear of each lease too; None: nobody."""
+
+    listener: Listener | None = None
 
     def progress(self, done: int, total: int, zeros: int) -> None:
         """So many bytes are complete, `zeros` of them zero."""

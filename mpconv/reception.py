@@ -12,11 +12,10 @@ import zmq
 from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.core.leases import LeaseState
-from mpconv.crew import Crew
-from mpconv.errors import Deserted, Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost
+from mpconv.errors import Deserted, Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost, internal
 from mpconv.guests import SILENCE, Guest, Guests
 from mpconv.job import Job
-from mpconv.observer import Observer
+from mpconv.observer import Listener, Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker
 
@@ -40,8 +39,8 @@ class Reception:
 
     _job: Job
     _state: CoordinatorState
-    _crew: Crew
     _observer: Observer
+    _listener: Listener | None
     _dropped: set[int]
     _loop: asyncio.AbstractEventLoop
 
@@ -72,29 +71,10 @@ class Reception:
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
         raise NotImplementedError
 
-    def _start(self, count: int) -> None:
-        raise NotImplementedError
-
     @property
     def guests(self) -> int:
         """How many workers of other hosts take part."""
         return len(self._guests)
-
-    @property
-    def hiring(self) -> bool:
-        """Whether there will be leases for more workers, as far as is known."""
-        return not self._over and not self._state.stopping
-
-    def hire(self, count: int) -> None:
-        """So many more processes of this host; those that cannot be started the job goes on without."""
-        if not self.hiring:
-            return
-        self._crew.count += count
-        self._state.workers += count
-        try:
-            self._start(count)
-        except WorkerLost as error:
-            self._observer.warn(f"{error}: the job goes on with fewer")
 
     def limit(self, per_second: int, *, refunds: bool) -> None:
         """As CoordinatorState's."""
@@ -136,7 +116,7 @@ class Reception:
         except ProtocolError as error:
             self._fail(WorkerLost(f"a worker on another host broke the rules: {error}"))
         except Exception as error:
-            self._fail(internal(error))
+            self._fail(internal(error, "the coordinator"))
 
     def _take_guest(self, name: str, message: messages.FromWorker) -> None:
         guest = self._guests.heard(name, self._loop.time())
@@ -179,6 +159,8 @@ class Reception:
         if self._over:
             self._send(name, messages.Bye(again=self._again))
             return
+        if self._listener is not None:
+            self._listener.hello(name, guest.label)
         for dead in self._guests.outlived(guest, hello.dead):
             self._part(dead)
         if again:
@@ -231,8 +213,3 @@ class Reception:
 def _wire(name: str) -> bytes:
     """What the gate's socket calls it."""
     return name.removeprefix(GUEST).encode("latin-1")
-
-
-def internal(error: Exception) -> Fatal:
-    """A defect of ours ends the job: nobody would notice the part that it stopped."""
-    return Fatal(f"internal error in the coordinator: {type(error).__name__}: {error}; please report it")

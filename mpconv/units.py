@@ -68,6 +68,16 @@ def align_up(value: int, alignment: int) -> int:
     return -(-value // alignment) * alignment
 
 
+MAP_BINS = 2000
+"""More parts of a disk than a page shows in pixels that can be told apart."""
+_BIN_STEP = 4096
+
+
+def bin_size(size: int) -> int:
+    """Of a map of a disk of `size` bytes: a multiple of 4 KiB, so that at most 2,000 bins make the disk."""
+    return max(_BIN_STEP, align_up(-(-size // MAP_BINS), _BIN_STEP))
+
+
 def human(size: float) -> str:
     """ "1.25 GiB": for people, never for programs."""
     for unit in ("B", "KiB", "MiB", "GiB"):

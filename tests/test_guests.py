@@ -45,6 +45,13 @@ def test_its_host_knows_who_is_dead_and_no_other_host_does():
     assert [guest.name for guest in guests.outlived(new, [1, 7])] == ["a"]
 
 
+def test_those_of_a_host_are_found_by_their_numbers():
+    guests = Guests(30)
+    for name, host, number in (("a", "host/1", 1), ("b", "host/1", 2), ("c", "other/2", 1)):
+        guests.hello(name, host, number, 0)
+    assert [guest.name for guest in guests.of("host/1", [1, 3])] == ["a"]
+
+
 def test_another_name_of_the_same_worker_was_never_answered():
     guests = Guests(30)
     guests.hello("a", "host/1", 1, 0)

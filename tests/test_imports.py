@@ -31,20 +31,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
     "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
-    "observer": BOTTOM,
+    "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "guests": BOTTOM,
+    "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
-    | {"placing", "reception", "walk"},
+    | {"placing", "reception", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},
+    "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM | {"formats", "interruption", "jobs", "options", "ui", "workers"},
@@ -66,9 +68,20 @@ MAY_IMPORT: dict[str, set[str]] = {
         "fanout",
         "sharing",
     }
-    | {"transports", "ui", "workers", ""},
+    | {"transports", "ui", "watch", "workers", ""},
     "fanout": BOTTOM
-    | {"guests", "interruption", "jobs", "journal", "observer", "options", "protocol", "transports", "workers"},
+    | {
+        "guests",
+        "interruption",
+        "jobs",
+        "journal",
+        "observer",
+        "options",
+        "protocol",
+        "transports",
+        "watch",
+        "workers",
+    },
     "__main__": {"cli"},
 }
 """What each part of mpconv may import besides itself; the part "" is mpconv/__init__.py."""

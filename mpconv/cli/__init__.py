@@ -25,6 +25,7 @@ _COMMANDS = {
         "keygen",
         "resume",
         "status",
+        "report",
         "doctor",
         "check",
         "checksum",

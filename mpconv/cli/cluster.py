@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import re
@@ -127,6 +126,8 @@ def _resources(text: str | None) -> list[tuple[str, float]]:
 
 
 def _installed(module: str) -> bool:
+    import importlib.util  # noqa: PLC0415  (few need it)
+
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

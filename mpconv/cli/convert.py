@@ -13,6 +13,7 @@ from mpconv.cli.image_command import WithProgressKind, retry_option, trust_optio
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Level, OptionList, Requests, Share, Size, Snapshot, SparseSize, last_of
 from mpconv.cli.refusals import check_combination, help_text
+from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import UsageError
 
 
@@ -95,6 +96,7 @@ from mpconv.errors import UsageError
 )
 @trust_options
 @click.option("--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on.")
+@watch_options
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: refused so far.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
 @click.argument("names", nargs=-1, metavar="SOURCE... TARGET")
@@ -122,6 +124,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
 
     listening = listening_of(options)
     placement = placement_of(options, listening)
+    watch = watch_of(options)
     from_places, to_place, made, unusable = places_of(sources, target, options)
     workers = LocalWorkers.preloading(
         from_places,
@@ -131,13 +134,15 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     )
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import api  # noqa: PLC0415
+    from mpconv import api, transports  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
 
     display = display_of(options)
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     chosen = options_of(options, to_place, made, unusable, target, listening)
-    copy = api.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=report)
+    source, into = (", ".join(transports.redacted(place.url) for place in some) for some in (from_places, [to_place]))
+    observer = watched(watch, report, into, source=source, target=into)
+    copy = api.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=observer)
     with report:
-        run(copy, display, verbose=options["verbose"], placement=placement)
+        run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
     return 0

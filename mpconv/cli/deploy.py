@@ -14,6 +14,7 @@ from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places
 from mpconv.cli.params import Duration, Requests, Share, Size, Snapshot, SparseSize, last_of
 from mpconv.cli.refusals import check_protocol
+from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import Fatal, MpconvError, UsageError
 from mpconv.job import DROP_SECONDS, Place
 
@@ -95,6 +96,7 @@ _NONE = 1
 @click.option("--output", default="human", metavar="human|json", help="What became of each target, for programs.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
 @click.option("--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on.")
+@watch_options
 @click.argument("names", nargs=-1, metavar="SOURCE [TARGET...]")
 def deploy(names: tuple[str, ...], **options: Any) -> int:
     """Copy one image to many targets: it is read once, and written to each.
@@ -156,11 +158,12 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
 
     listening = listening_of(options)
     placement = placement_of(options, listening)
+    watch = watch_of(options)
     digesting = options["digest"] or options["verify"] is not None
     workers = LocalWorkers.preloading([source, *targets], digesting=digesting)
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import api  # noqa: PLC0415
+    from mpconv import api, transports  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.jobs import deploy as job  # noqa: PLC0415
     from mpconv.options import Options  # noqa: PLC0415
@@ -188,13 +191,15 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     )
     deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
+    name, into = transports.redacted(source.url), ", ".join(outcome.name for outcome in deployment.outcomes)
+    observer = watched(watch, report, name, source=name, target=into, targets=len(targets))
     copy = api.deploy(
-        source, targets, chosen, journal=options["journal"], local=local, observer=report, deployment=deployment
+        source, targets, chosen, journal=options["journal"], local=local, observer=observer, deployment=deployment
     )
     ended: MpconvError | None = None
     try:
         with report:
-            run(copy, display, verbose=options["verbose"], placement=placement)
+            run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
     except MpconvError as error:
         ended = error
     return told(deployment, ended, as_json=as_json, among_lines=options["progress_kind"] == "json")

@@ -33,15 +33,18 @@ def doctor(fmt: str | None, output: str, seconds: float, write_test: str | None,
     as_json = is_json(output)
 
     import asyncio  # noqa: PLC0415 - --help does without
+    import shutil  # noqa: PLC0415
 
     from mpconv.doctor.examination import How, examine  # noqa: PLC0415
     from mpconv.doctor.findings import Examination  # noqa: PLC0415
-    from mpconv.doctor.texts import lines, summary  # noqa: PLC0415
+    from mpconv.doctor.texts import WIDTH, lines, summary  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
+
+    width = shutil.get_terminal_size((WIDTH, 0)).columns
 
     def tell(one: Examination) -> None:
         if not as_json:
-            show([*lines(one), ""])
+            show([*lines(one, width), ""])
 
     found = asyncio.run(examine(names, How(seconds=seconds, format=fmt, scratch=write_test), tell))
     ok = all(one.ok for one in found)

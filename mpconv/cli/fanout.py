@@ -12,11 +12,13 @@ import click
 from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind, is_json
 from mpconv.cli.keys import listen_options, listening_of
+from mpconv.cli.watching import watch_of, watch_options
 from mpconv.errors import Fatal, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from mpconv.fanout.ledger import Ledger
     from mpconv.fanout.spec import Fanout
+    from mpconv.fanout.watching import Watcher
     from mpconv.protocol.keys import Listening
 
 _SOME, _NONE = 2, 1
@@ -30,6 +32,7 @@ _SOME, _NONE = 2, 1
 )
 @listen_options
 @click.option("--journal", metavar="DIR", help="Keep in DIR what is done and durable: mpconv resume DIR goes on.")
+@watch_options
 @click.option("-p", "--progress", is_flag=True, help="Show how far each job is; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
@@ -91,6 +94,7 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     from mpconv.fanout.spec import workers_and_jobs  # noqa: PLC0415 - --help does without
     from mpconv.workers.launch.local import LocalWorkers, modules_for  # noqa: PLC0415
 
+    watch = watch_of(options)
     if plan.limits.workers == 0 and listening is None:
         raise UsageError("workers = 0 requires --listen or --cluster: nobody would copy")
     cores = len(os.sched_getaffinity(0))
@@ -109,11 +113,16 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     display = display_for(options)
     placement = placement_of(options, listening)
     report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
-    work = Run(plan, workers, jobs, local, report, listening=listening, ledger=ledger)
+    watcher: Watcher = report
+    if watch is not None:
+        from mpconv.fanout.watched import Watched  # noqa: PLC0415  (few watch)
+
+        watcher = Watched(watch, report, plan.jobs)
+    work = Run(plan, workers, jobs, local, watcher, listening=listening, ledger=ledger)
     ended: Interrupted | None = None
     try:
         with report:
-            run(work.run(), display, verbose=options["verbose"], placement=placement)
+            run(work.run(), display, verbose=options["verbose"], placement=placement, watch=watch)
     except Interrupted as error:
         ended = error
     left = report.tell(work.outcomes, as_json=options["as_json"], journal=ledger.path if ledger is not None else None)

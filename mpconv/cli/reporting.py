@@ -19,6 +19,7 @@ from mpconv.units import human
 
 if TYPE_CHECKING:
     from mpconv.ui.many import Many
+    from mpconv.watch.watch import Watch
     from mpconv.workers.launch.cluster import Placement
 
 _Result = TypeVar("_Result")
@@ -106,24 +107,33 @@ def display_of(options: dict[str, Any]) -> Display:
 
 
 def run(
-    job: Coroutine[Any, Any, _Result], display: Display | Many, *, verbose: bool, placement: Placement | None = None
+    job: Coroutine[Any, Any, _Result],
+    display: Display | Many,
+    *,
+    verbose: bool,
+    placement: Placement | None = None,
+    watch: Watch | None = None,
 ) -> _Result:
     """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted. `placement`: places
-    workers meanwhile.
+    workers meanwhile; `watch`: is served meanwhile.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
     async def watched() -> _Result:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, display.dump)
-        return await interruptible(job if placement is None else _within(placement, job))
+        work = job
+        for around in (placement, watch):
+            if around is not None:
+                work = _within(around, work)
+        return await interruptible(work)
 
     return asyncio.run(watched())
 
 
-async def _within(placement: Placement, job: Coroutine[Any, Any, _Result]) -> _Result:
+async def _within(around: Placement | Watch, job: Coroutine[Any, Any, _Result]) -> _Result:
     try:
-        async with placement:
+        async with around:
             return await job
     finally:
         job.close()

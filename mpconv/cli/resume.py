@@ -11,6 +11,7 @@ from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Duration, Requests, Size, last_of
+from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     "-r", "--rate-limit", type=Size("rate limit"), multiple=True, callback=last_of, help="The same; 0: no limit."
 )
 @click.option("--retry-for", type=Duration(), metavar="TIME", help="The same.")
+@watch_options
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
@@ -82,9 +84,12 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     )
     if course.aims:
         return _deployment(path, course, courses.begun(stored, path), effort, local, options, placement)
+    watch = watch_of(options)
     with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
-        copy = journaled.resume(path, effort, local, report, report.warn)
-        worked = run(copy, display, verbose=options["verbose"], placement=placement)
+        begun = courses.begun(stored, path).begun
+        observer = watched(watch, report, begun.target, source=begun.source, target=begun.target)
+        copy = journaled.resume(path, effort, local, observer, observer.warn)
+        worked = run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
     if not worked:
         _tell_finished(path, options)
     return 0
@@ -130,10 +135,13 @@ def _deployment(
     display = display_of(options)
     deployment = redeploy.as_it_was_left(course, stored)
     ended: MpconvError | None = None
+    watch = watch_of(options)
+    begun, targets = stored.begun, len(deployment.left)
     try:
         with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
-            copy = redeploy.resume(deployment, path, effort, local, report)
-            worked = run(copy, display, verbose=options["verbose"], placement=placement)
+            observer = watched(watch, report, begun.source, source=begun.source, target=begun.target, targets=targets)
+            copy = redeploy.resume(deployment, path, effort, local, observer)
+            worked = run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
         if not worked:
             _tell_finished(path, options)
     except MpconvError as error:

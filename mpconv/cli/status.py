@@ -8,8 +8,9 @@ import time
 import click
 
 from mpconv.cli.image_command import ImageCommand, is_json, show
-from mpconv.errors import UsageError
-from mpconv.journal.records import Happening, State, Stored
+from mpconv.cli.watching import check_installed, tell, web_option
+from mpconv.errors import Interrupted, UsageError
+from mpconv.journal.records import Happening, Stored
 
 _SHOWN = 10
 """Of what happened, the last; all of it with --output=json."""
@@ -17,9 +18,16 @@ _SHOWN = 10
 
 @click.command(cls=ImageCommand)
 @click.option("--output", default="human", metavar="human|json", help="For people or for programs.")
-@click.argument("names", nargs=-1, metavar="FILE")
-def status(output: str, names: tuple[str, ...]) -> None:
-    """Tell how far a copy is whose journal is FILE, or a fan-out whose journal it is, while it runs and afterwards."""
+@web_option
+@click.argument("names", nargs=-1, metavar="FILE...")
+def status(output: str, web: str | None, names: tuple[str, ...]) -> None:
+    """Tell how far a copy is whose journal is FILE, or a fan-out whose journal it is, while it runs and afterwards.
+
+    With --web serve a page of it, or of several, until Ctrl-C.
+    """
+    if web is not None and names:
+        _serve(web, list(dict.fromkeys(names)))
+        return
     if len(names) != 1:
         raise UsageError("Expecting one journal: mpconv status FILE")
     as_json = is_json(output)
@@ -40,11 +48,33 @@ def status(output: str, names: tuple[str, ...]) -> None:
     show([json_text(facts(stored, used))] if as_json else lines(stored, used, resume_with(path)))
 
 
+def _serve(web: str, paths: list[str]) -> None:
+    import asyncio  # noqa: PLC0415  (few serve)
+    import contextlib  # noqa: PLC0415
+
+    check_installed("web")
+
+    from mpconv.interruption import interruptible  # noqa: PLC0415
+    from mpconv.watch.address import parse  # noqa: PLC0415
+    from mpconv.watch.journals import Journals  # noqa: PLC0415
+    from mpconv.watch.server import serving  # noqa: PLC0415
+
+    address = parse(web, "--web")
+    journals = Journals(paths)
+
+    async def serve() -> None:
+        async with serving(journals.facts, None, address, journals=True) as told:
+            for text in told:
+                tell(text)
+            await interruptible(asyncio.Event().wait())
+
+    with contextlib.suppress(Interrupted):
+        asyncio.run(serve())
+
+
 def state_of(stored: Stored, used: bool) -> str:
-    """In a word: a copy that runs, and that nobody is at, was killed."""
-    if stored.state is State.RUNNING:
-        return "running" if used else "killed"
-    return str(stored.state.value)
+    """In a word, as Stored's."""
+    return stored.word(used)
 
 
 def facts(stored: Stored, used: bool) -> dict[str, object]:

@@ -37,6 +37,7 @@ from mpconv.core.events import (
     Stopped,
     Tick,
     TokenWanted,
+    Undone,
     WorkerDead,
 )
 from mpconv.core.flushes import FlushBook
@@ -146,11 +147,11 @@ class CoordinatorState:
                 if batch is not None:
                     actions.append(Durable(tuple(batch.extents()), batch.zeros, tuple(batch.digests)))
             case WorkerDead(worker):
-                self._lose(worker, now)
+                actions += self._lose(worker, now)
                 self._dead.add(worker)
                 self._leaving.discard(worker)
             case Restarted(worker):
-                self._lose(worker, now)
+                actions += self._lose(worker, now)
             case Leaving(worker):
                 self._leave(worker, now)
             case Stop():
@@ -196,19 +197,23 @@ class CoordinatorState:
         if self.durable:
             self.flushes.wrote(lease.worker, extent, zeros, digests)
 
-    def _lose(self, worker: str, now: float) -> None:
+    def _lose(self, worker: str, now: float) -> list[Action]:
         for lease in self.leases.of(worker):
             if lease.state is not LeaseState.LEASED:
                 self._settled_at = now + self.settle_seconds
             self._take_back(lease, now)
+        undone: list[Action] = []
         for batch in self.flushes.lose(worker):
             self.bytes_done -= batch.bytes
             self.bytes_zero -= batch.zeros
             for start, digests in batch.digests:
                 self.digests.take_back(start, digests)
-            for extent in batch.extents():
+            extents = tuple(batch.extents())
+            for extent in extents:
                 self.cursor.give_back(extent)
+            undone.append(Undone(extents))
         self._wanting = deque(name for name in self._wanting if name != worker)
+        return undone
 
     def _feed(self, extent: Extent) -> None:
         """What an earlier run finished is passed over; its bytes were counted from the beginning."""

@@ -134,6 +134,12 @@ class Durable(Struct, frozen=True):
     digests: tuple[tuple[int, bytes], ...] = ()
 
 
+class Undone(Struct, frozen=True):
+    """A worker was lost before it flushed these extents: they count as written no more, and are done again."""
+
+    extents: tuple[Extent, ...]
+
+
 class LostContact(Struct, frozen=True):
     """The worker let a lease expire, or its flush; find out whether it is dead. `in_doubt`: it may still write."""
 
@@ -155,4 +161,4 @@ class Stopped(Struct, frozen=True):
     """After Stop: nothing is being written any more, and what was is flushed."""
 
 
-Action = Grant | GiveToken | Passed | AskFlush | Durable | LostContact | LetGo | Finish | Stopped
+Action = Grant | GiveToken | Passed | AskFlush | Durable | Undone | LostContact | LetGo | Finish | Stopped

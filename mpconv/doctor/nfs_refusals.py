@@ -45,7 +45,7 @@ def wrong_version(found: Examination, address: Address, asked: Asked, wanted: st
         )
     else:
         reading = "" if asked.writes_4 else " to read it (the installed libnfs cannot write by NFSv4)"
-        fix = f"write {with_parameters(address, version='4')}{reading}, or allow NFSv3 on the server"
+        fix = f"write '{with_parameters(address, version='4')}'{reading}, or allow NFSv3 on the server"
     found.problem("nfs-version", f"the URL asks for NFSv{wanted}, and the server offers {listed} only", fix)
     return True
 
@@ -100,7 +100,7 @@ def user(address: Address) -> str:
 def _rights(address: Address) -> str:
     again = with_parameters(address, uid="N", gid="N")
     who = "" if user(address) != "0" else "export it with no_root_squash, or "
-    return f"{who}ask as the file's owner, {again}; or give others the right on the server (chmod)"
+    return f"{who}ask as the file's owner, '{again}'; or give others the right on the server (chmod)"
 
 
 def _ports(found: Examination, asked: Asked, reason: str) -> None:

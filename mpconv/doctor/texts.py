@@ -10,14 +10,17 @@ from mpconv.errors import one_line
 from mpconv.units import human
 
 _NAME = 14
-_WIDTH = 100
+WIDTH = 100
+"""Columns, where nobody says how many there are."""
+_NARROWEST = 60
 
 
-def lines(found: Examination) -> Iterator[str]:
-    """All that is known of one URL."""
+def lines(found: Examination, width: int = WIDTH) -> Iterator[str]:
+    """All that is known of one URL, in so many columns, as far as no word is longer."""
+    width = max(_NARROWEST, min(width, WIDTH))
     yield one_line(found.url) + (f"  ({found.role})" if found.role else "")
     for fact in found.facts:
-        yield from _row(fact.name.replace("-", " "), fact.text)
+        yield from _row(fact.name.replace("-", " "), fact.text, width)
     if found.cells:
         yield ""
         yield f"  {'request':<14}{'in flight':>9}  {'takes':>9}  {'at worst':>9}  {'throughput':>14}"
@@ -28,11 +31,11 @@ def lines(found: Examination) -> Iterator[str]:
     if found.choice is not None:
         yield ""
         choice = f"--workers {found.choice.workers} -m {found.choice.requests}"
-        yield from _row("mpconv chooses", f"{choice}: {found.choice.why}")
+        yield from _row("mpconv chooses", f"{choice}: {found.choice.why}", width)
     for kind, several in (("PROBLEM", found.problems), ("advice", found.advice)):
         for one in several:
             yield ""
-            yield from _finding(kind, one)
+            yield from _finding(kind, one, width)
 
 
 def summary(found: list[Examination]) -> str:
@@ -45,14 +48,14 @@ def summary(found: list[Examination]) -> str:
     return f"{problems} problem{'' if problems == 1 else 's'}{pieces or ''}"
 
 
-def _row(name: str, text: str) -> Iterator[str]:
+def _row(name: str, text: str, width: int) -> Iterator[str]:
     head = f"  {name:<{_NAME}}  "
-    wrapped = textwrap.wrap(one_line(text), _WIDTH - len(head), break_long_words=False, break_on_hyphens=False) or [""]
+    wrapped = textwrap.wrap(one_line(text), width - len(head), break_long_words=False, break_on_hyphens=False) or [""]
     yield head + wrapped[0]
     for more in wrapped[1:]:
         yield " " * len(head) + more
 
 
-def _finding(kind: str, one: Finding) -> Iterator[str]:
-    yield from _row(kind, one.what)
-    yield from _row("  to do", one.fix)
+def _finding(kind: str, one: Finding, width: int) -> Iterator[str]:
+    yield from _row(kind, one.what, width)
+    yield from _row("  to do", one.fix, width)

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.errors import (
     Deserted,
-    Fatal,
     ImageError,
     Interrupted,
     InUse,
@@ -18,7 +17,7 @@ from mpconv.errors import (
     NoSuchImage,
     Unreachable,
     UsageError,
-    one_line,
+    internal,
 )
 from mpconv.fanout.ledger import Ledger
 from mpconv.fanout.pool import Lot, Pool
@@ -136,7 +135,7 @@ class Run:
         except MpconvError as raised:
             error = raised
         except Exception as raised:
-            error = Fatal(f"internal error: {type(raised).__name__}: {one_line(str(raised))}")
+            error = internal(raised, "a job")
         finally:
             self._audiences.discard(audience)
             outcome.seconds += self._loop.time() - began

@@ -41,6 +41,7 @@ class Noting(Observer):
     def __init__(self, outcome: Outcome, inner: Observer) -> None:
         self._outcome = outcome
         self._inner = inner
+        self.listener = inner.listener
         self._copying = True
         self.begun = False
         self._lost = Ranges()

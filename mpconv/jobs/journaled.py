@@ -141,6 +141,7 @@ async def _go_on(
             places=stored.places,
             digests=journal.digests(),
             entries=_entries(target),
+            kinds=stored.kinds,
         )
         journal.take_up()
         tell_again(stored.happened, observer)
@@ -196,6 +197,7 @@ class Noting(Observer):
 
     def __init__(self, inner: Observer) -> None:
         self._inner = inner
+        self.listener = inner.listener
         self._writing = True
         self.recorder: Recorder | None = None
 

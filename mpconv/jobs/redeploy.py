@@ -157,7 +157,7 @@ async def _go_on(
     try:
         await courses.check_sources(stored, source.stores)
         recorder = noting.recorder = Recorder(
-            journal, source.size, done=stored.done, zeros=stored.zeros, digests=journal.digests()
+            journal, source.size, done=stored.done, zeros=stored.zeros, digests=journal.digests(), kinds=stored.kinds
         )
         journal.take_up()
         tell_again(stored.happened, observer)

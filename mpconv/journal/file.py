@@ -44,9 +44,21 @@ CREATE TABLE done (start INTEGER PRIMARY KEY, end INTEGER NOT NULL);
 CREATE TABLE entries (number INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 CREATE TABLE digests (region INTEGER PRIMARY KEY, sum BLOB NOT NULL);
 CREATE TABLE happened (at REAL, kind TEXT, text TEXT, start INTEGER, length INTEGER);
+CREATE TABLE progress (at REAL, durable INTEGER, zeros INTEGER);
+CREATE TABLE map (kinds BLOB);
 COMMIT;
 """
-_TABLES = ("job", "identities", "done", "entries", "digests", "happened")
+_ADDED = {"progress": "at REAL, durable INTEGER, zeros INTEGER", "map": "kinds BLOB"}
+"""Tables that journals made by an earlier mpconv of this version have not."""
+_TABLES = ("job", "identities", "done", "entries", "digests", "happened", *_ADDED)
+_MOST_PROGRESS = 1024
+_PROGRESS_SECONDS = 1.0
+"""Several workers flush at about the same time; between two such commits there is no rate to tell."""
+_THINNED = """
+DELETE FROM progress WHERE rowid IN (
+    SELECT rowid FROM (SELECT rowid, row_number() OVER (ORDER BY rowid) AS number FROM progress)
+    WHERE number % 2 = 0 AND rowid < (SELECT max(rowid) FROM progress) - 256)
+"""
 
 
 class Journal:
@@ -107,6 +119,8 @@ class Journal:
                 if fresh:
                     database.execute("PRAGMA synchronous = OFF")
                     database.executescript(_SCHEMA)
+                for table in _ADDED.keys() - _tables(database):
+                    database.execute(f"CREATE TABLE {table} ({_ADDED[table]})")
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute(f"PRAGMA synchronous = {'OFF' if fresh else 'FULL'}")
         except BaseException:
@@ -132,6 +146,7 @@ class Journal:
                     (identity.role, _plain(identity.name), *facts),
                 )
             database.execute("INSERT INTO happened VALUES (?, 'began', '', NULL, NULL)", (now,))
+            database.execute("INSERT INTO progress VALUES (?, 0, 0)", (now,))
         self._unused = False
         with _told(self.path, "writing"):
             _sync_directory(self.path)
@@ -142,6 +157,7 @@ class Journal:
             database.execute("DELETE FROM done")
             database.execute("DELETE FROM entries")
             database.execute("DELETE FROM digests")
+            database.execute("DELETE FROM map")
             database.execute("UPDATE job SET course = coalesce(?, course), zeros = 0, written = 0", (course,))
             _note(database, happened)
 
@@ -162,6 +178,7 @@ class Journal:
             database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", packed)
             database.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", checkpoint.digests.items())
             _note(database, checkpoint.happened)
+            _note_progress(database, checkpoint)
             database.execute(
                 "UPDATE job SET updated = ?, zeros = ?, written = ?,"
                 " places = coalesce(?, places), state = coalesce(?, state)",
@@ -247,6 +264,25 @@ def _note(database: sqlite3.Connection, happened: Sequence[Happening]) -> None:
     database.executemany("INSERT INTO happened VALUES (?, ?, ?, ?, ?)", rows)
 
 
+def _note_progress(database: sqlite3.Connection, checkpoint: Checkpoint) -> None:
+    """For who looks at it later: how much, by when; and what lies where."""
+    if checkpoint.durable is not None:
+        row = (time.time(), checkpoint.durable, checkpoint.zeros)
+        last = database.execute("SELECT rowid, at FROM progress ORDER BY rowid DESC LIMIT 2").fetchall()
+        if len(last) == 2 and last[0][1] - last[1][1] < _PROGRESS_SECONDS:
+            database.execute("DELETE FROM progress WHERE rowid = ?", last[0][:1])
+        database.execute("INSERT INTO progress VALUES (?, ?, ?)", row)
+        if database.execute("SELECT count(*) FROM progress").fetchone()[0] > _MOST_PROGRESS:
+            database.execute(_THINNED)
+    if checkpoint.kinds is not None:
+        database.execute("DELETE FROM map")
+        database.execute("INSERT INTO map VALUES (?)", (zlib.compress(checkpoint.kinds, 1),))
+
+
+def _tables(database: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
 def _sync_directory(path: str) -> None:
     """The names of new files are on the disk too."""
     fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
@@ -278,6 +314,11 @@ def _load(database: sqlite3.Connection) -> Stored | None:
             Happening(*row)
             for row in database.execute("SELECT at, kind, text, start, length FROM happened ORDER BY rowid")
         ]
+        added = _ADDED.keys() <= _tables(database)
+        kinds = database.execute("SELECT kinds FROM map").fetchone() if added else None
+        progress = (
+            database.execute("SELECT at, durable, zeros FROM progress ORDER BY rowid").fetchall() if added else []
+        )
     finally:
         database.execute("COMMIT")
     return Stored(
@@ -291,6 +332,8 @@ def _load(database: sqlite3.Connection) -> Stored | None:
         written=written,
         places=places,
         happened=happened,
+        kinds=zlib.decompress(kinds[0]) if kinds is not None else b"",
+        progress=progress,
     )
 
 

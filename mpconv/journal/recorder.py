@@ -18,6 +18,7 @@ from mpconv.digest import REGION, WIDTH
 from mpconv.errors import Interrupted, MpconvError, StatusWithdrawn
 from mpconv.extent import Extent, Ranges
 from mpconv.journal.file import Journal, resume_with
+from mpconv.journal.kinds import Kinds
 from mpconv.journal.records import Checkpoint, Happening, State
 from mpconv.units import MiB
 
@@ -41,7 +42,7 @@ class Entries(Protocol):
 
 class Recorder:
     """`done`: what is durable from before, `zeros` bytes of it zero; `places` and `digests`: as a checkpoint's.
-    `entries`: None where guest bytes lie where they lie in the guest disk.
+    `entries`: None where guest bytes lie where they lie in the guest disk. `kinds`: as a checkpoint's, from before.
 
     `on_failure` is called when the journal cannot be written, `on_room` when places may be used that could not before.
     """
@@ -56,8 +57,10 @@ class Recorder:
         places: int = 0,
         digests: Mapping[int, bytes] = MappingProxyType({}),
         entries: Entries | None = None,
+        kinds: bytes = b"",
     ) -> None:
         self.done = done
+        self._kinds = Kinds(size, kinds)
         self.zeros = zeros
         self.digests = Sums()
         for region, sums in digests.items():
@@ -168,6 +171,7 @@ class Recorder:
 
     def _add(self, extent: Extent) -> None:
         self.done.add(extent.start, extent.end)
+        self._kinds.add(extent)
         self._new.add(extent.start, extent.end)
         if self._entries is not None:
             self._entries.mark(extent)
@@ -178,10 +182,13 @@ class Recorder:
         digested, self._digested = self._digested, set()
         self._new = Ranges()
         self._due = False
+        durable = self.bytes_done
         return Checkpoint(
             ranges=list(ranges),
             zeros=self.zeros,
-            written=max(self.written, self.bytes_done),
+            written=max(self.written, durable),
+            durable=durable,
+            kinds=self._kinds.changed(),
             entries=self._entries.changed(self.done) if self._entries is not None else {},
             places=self._wanted_places,
             digests={region: self.digests[region].to_bytes(WIDTH, "little") for region in digested},

@@ -55,6 +55,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     """What is new. `ranges`: done and durable now, each as long as it is by now. `entries`: of a target whose format
     says where its bytes lie, by number. `zeros`, `written`: bytes, over all. `places`: no byte of the target from here
     on was ever given out to be written; None: as before. `digests`: sums of the regions that changed.
+    `durable`: bytes of all ranges. `kinds`: what lies where, as journal/kinds.py has it. None: not told.
     """
 
     ranges: list[tuple[int, int]]
@@ -65,10 +66,14 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     digests: dict[int, bytes] = field(default_factory=dict)
     happened: list[Happening] = field(default_factory=list)
     state: State | None = None
+    durable: int | None = None
+    kinds: bytes | None = None
 
 
 class Stored(Struct, frozen=True, kw_only=True):
-    """All of a journal. `pid`: who wrote it last; `created` and `updated`: seconds since 1970."""
+    """All of a journal. `pid`: who wrote it last; `created` and `updated`: seconds since 1970. `kinds`: as a
+    checkpoint's. `progress`: (seconds since 1970, bytes durable, of these zeros), further apart the older they are.
+    """
 
     begun: Begun
     state: State
@@ -80,6 +85,14 @@ class Stored(Struct, frozen=True, kw_only=True):
     written: int
     places: int
     happened: list[Happening]
+    kinds: bytes = b""
+    progress: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def word(self, used: bool) -> str:
+        """Its state in a word; `used`: a program is at it. A copy that runs, and that nobody is at, was killed."""
+        if self.state is State.RUNNING:
+            return "running" if used else "killed"
+        return str(self.state.value)
 
     @property
     def bytes_done(self) -> int:

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from mpconv.errors import Fatal, Gone, MpconvError, Retryable, StatusWithdrawn
+from mpconv.errors import Gone, MpconvError, Retryable, StatusWithdrawn, internal
 from mpconv.extent import Extent
 from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport
 from mpconv.transports.retrying import Outage, Retry, Tell, keep_trying
@@ -138,7 +138,7 @@ class Remade(Transport):
         except MpconvError as error:
             self._over = error
         except Exception as error:
-            self._over = Fatal(f"internal error: {type(error).__name__}: {error}")
+            self._over = internal(error, "a transport")
         finally:
             self._remaking = None
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mpconv.errors import Fatal, MpconvError, UsageError
+from mpconv.errors import MpconvError, UsageError, internal
 
 _SECONDS = 60.0
 _VARIABLE = "MPCONV_REQUEST_SECONDS"
@@ -112,7 +112,7 @@ class Requests:
         try:
             error = finish(*answer)
         except BaseException as raised:
-            error = Fatal(f"internal error: {type(raised).__name__}: {raised}")
+            error = internal(raised, "a transport")
             if not isinstance(raised, Exception):
                 asyncio.get_running_loop().call_soon(_raise, raised)
         batch.ended(error)

@@ -11,7 +11,7 @@ import zmq
 
 from mpconv import transports
 from mpconv.digest import packed
-from mpconv.errors import Fatal, MpconvError, Retryable
+from mpconv.errors import Fatal, MpconvError, Retryable, internal
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source
@@ -99,7 +99,7 @@ class Worker(Reports):
             except MpconvError as error:
                 self._report(error)
             except Exception as error:
-                self._report(Fatal(f"internal error in a worker: {type(error).__name__}: {error}; please report it"))
+                self._report(internal(error, "a worker"))
 
         task = asyncio.get_running_loop().create_task(guarded())
         among.add(task)

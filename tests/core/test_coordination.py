@@ -53,7 +53,8 @@ def test_in_order_what_a_dead_worker_held_or_did_not_flush_goes_to_those_that_wa
     machine.handle(c.TokenWanted("a", 1), 1)
     machine.handle(c.LeaseDone("a", 1, 0), 2)
     machine.handle(c.LeaseWanted("b"), 2)
-    assert machine.handle(c.WorkerDead("a"), 3) == [c.Grant("b", 5, Extent(0, MiB), False)]
+    undone = c.Undone((Extent(0, MiB),))
+    assert machine.handle(c.WorkerDead("a"), 3) == [undone, c.Grant("b", 5, Extent(0, MiB), False)]
     assert machine.bytes_done == 0
     assert machine.handle(c.LeaseWanted("c"), 4) == [c.Grant("c", 6, Extent(MiB, MiB), False)]
     assert machine.handle(c.TokenWanted("c", 6), 5) == [c.GiveToken("c", 6)], "what is written again holds nobody up"
@@ -79,7 +80,7 @@ def test_a_dead_worker_s_flush_is_not_waited_for():
     machine = state(MiB)
     machine.handle(c.LeaseWanted("a"), 0)
     assert machine.handle(c.LeaseDone("a", 1, 0), 1) == [c.AskFlush("a")]
-    assert machine.handle(c.WorkerDead("a"), 2) == []
+    assert machine.handle(c.WorkerDead("a"), 2) == [c.Undone((Extent(0, MiB),))]
     assert machine.handle(c.LeaseWanted("b"), 3) == [c.Grant("b", 2, Extent(0, MiB), True)]
     assert machine.handle(c.LeaseDone("b", 2, 0), 4) == [c.AskFlush("b")]
     assert machine.handle(c.Flushed("b"), 5) == [c.Durable((Extent(0, MiB),), 0), c.Finish()]

@@ -31,6 +31,34 @@ def test_what_was_not_written_is_given_back():
     assert rate.ready_at(100, 10.0) == 11.0
 
 
+def test_what_is_read_from_a_limited_server_is_not_given_back():
+    rate = Rate(100, refunds=False)
+    rate.pay(100, 10.0)
+    rate.give_back(100)
+    assert rate.ready_at(100, 10.0) == 12.0
+
+
+def test_a_limit_may_be_set_changed_and_taken_away_meanwhile():
+    made = CoordinatorState(1 << 20, order=Order.FREE, zero_initialised=False, buffer_size=1024, lease_size=1024)
+    made.handle(StatusFound((Extent(0, 1 << 20, Kind.DATA),)), 0.0)
+
+    def granted(now: float, *events: object) -> int:
+        return sum(isinstance(action, Grant) for event in events for action in made.handle(event, now))
+
+    assert granted(0, *[LeaseWanted("w")] * 4) == 4
+    made.limit(1024, refunds=False)
+    assert granted(0, LeaseWanted("w"), LeaseWanted("w")) == 0
+    assert made.wake_at == 1.0
+    assert granted(1, Tick()) == 1
+    made.limit(4096, refunds=True)
+    assert granted(1, Tick()) == 0
+    assert made.wake_at == 1.25
+    assert granted(1.25, Tick()) == 1
+    made.limit(0, refunds=True)
+    assert granted(1.25, *[LeaseWanted("w")] * 9) == 9
+    made.check_invariants()
+
+
 def drive(state: CoordinatorState, *, zeros: int = 0) -> list[tuple[float, Extent]]:
     """One worker that writes at once: when each lease was granted. The clock jumps to where the state wants a tick."""
     now, granted = 0.0, []

@@ -170,5 +170,6 @@ def test_what_people_read() -> None:
     assert "  read 1 MiB            4      12 ms     500 ms     286.1 MiB/s" in told
     assert "  mpconv chooses  --workers 2 -m 8: 2 cores" in told
     assert "  PROBLEM         it is too small" in told and "    to do         make it larger" in told
+    assert max(map(len, lines(found, 80))) <= 80
     assert summary([found]) == "1 problem, 1 piece of advice"
     assert summary([Examination("a"), Examination("b")]) == "nothing is in the way"

@@ -218,3 +218,52 @@ def test_eight_tebibytes_in_order_are_kilobytes(path):
         journal.commit(Checkpoint(ranges=[done.around(at)], zeros=0, written=0))
     journal.close()
     assert os.path.getsize(path) < 64 * 1024
+
+
+def test_how_much_was_durable_by_when_is_kept_and_stays_short(path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("mpconv.journal.file.time.time", lambda: now[0])
+    journal = Journal.for_new_copy(path)
+    journal.begin(begun())
+    commits = 1500
+    for number in range(1, commits + 1):
+        now[0] += 2
+        journal.commit(Checkpoint(ranges=[], zeros=number, written=0, durable=2 * number, kinds=b"d" * (number % 7)))
+    stored = journal.load()
+    journal.close()
+    assert stored is not None and stored.kinds == b"d" * (commits % 7)
+    found = stored.progress
+    assert found[0] == (1000.0, 0, 0) and found[-1] == (now[0], 2 * commits, commits)
+    assert 256 < len(found) <= 1024 and found == sorted(found)
+    assert all(durable == 2 * zeros == at - 1000 for at, durable, zeros in found)
+    assert found[-1][0] - found[-2][0] == 2, "what is new is told in detail"
+
+
+def test_commits_that_follow_at_once_are_one_step_of_progress(path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("mpconv.journal.file.time.time", lambda: now[0])
+    journal = Journal.for_new_copy(path)
+    journal.begin(begun())
+    for later, durable in ((2, 10), (0.1, 20), (0.1, 30), (2, 40), (0.1, 50)):
+        now[0] += later
+        journal.commit(Checkpoint(ranges=[], zeros=0, written=0, durable=durable))
+    stored = journal.load()
+    journal.close()
+    assert stored is not None
+    assert [durable for _, durable, _ in stored.progress] == [0, 10, 40, 50]
+
+
+def test_a_journal_without_tables_that_came_later_is_read_and_gone_on_with(path):
+    journal = Journal.for_new_copy(path)
+    journal.begin(begun())
+    journal.close()
+    database = sqlite3.connect(path)
+    database.executescript("DROP TABLE progress; DROP TABLE map;")
+    database.close()
+    stored, _ = peek(path)
+    assert stored is not None and (stored.progress, stored.kinds) == ([], b"")
+    again = Journal.of_copy(path)
+    again.commit(Checkpoint(ranges=[(0, MiB)], zeros=0, written=MiB, durable=MiB, kinds=b"d"))
+    stored = again.load()
+    again.close()
+    assert stored is not None and [row[1] for row in stored.progress] == [MiB] and stored.kinds == b"d"

@@ -15,7 +15,7 @@ import msgspec
 from zmq import curve_keypair
 
 from mpconv.coordinator import Coordinator
-from mpconv.errors import MpconvError
+from mpconv.errors import Deserted
 from mpconv.formats.raw import RawImage
 from mpconv.job import Job, Place
 from mpconv.observer import Observer
@@ -156,5 +156,5 @@ class _Heard(Observer):
     def __init__(self) -> None:
         self.endpoint: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    def listens(self, endpoint: str, give_up: Callable[[MpconvError], None]) -> None:
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         self.endpoint.set_result(endpoint)

@@ -156,7 +156,8 @@ class Placement:
                 timeout=_CONNECT,
                 name="mpconv",
             )
-            return await client
+            async with asyncio.timeout(_CONNECT):  # which Dask's own does not end when somebody else answers there
+                return await client
         except Exception as error:
             at = f"the Dask scheduler at {self._cluster.scheduler}"
             if client is not None:

@@ -1,0 +1,342 @@
+"""The record of a job that runs: fed lease by lease by its coordinator, and by what its observer hears. Pure.
+
+What comes lease by lease is only noted when it comes, which takes a fraction of a microsecond, and reckoned up when
+somebody looks. How many leases are open, and where, is read from the state machine then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from mpconv.core.events import (
+    Action,
+    Durable,
+    Event,
+    LeaseDone,
+    LeaseWanted,
+    Leaving,
+    LetGo,
+    LostContact,
+    Passed,
+    Restarted,
+    SignOfLife,
+    StatusFound,
+    TokenWanted,
+    Undone,
+    WorkerDead,
+)
+from mpconv.core.leases import LeaseState
+from mpconv.extent import Extent, Kind
+from mpconv.observer import Listener
+from mpconv.watch.disk_map import DiskMap
+from mpconv.watch.facts import Happened, Job, plain
+from mpconv.watch.rows import Rows, rate_of
+from mpconv.watch.timeline import Timeline
+
+if TYPE_CHECKING:
+    from mpconv.core.coordination import CoordinatorState
+    from mpconv.job import Job as CopyJob
+
+_EVENTS = 50
+_NOTED = 8192
+"""Notes that may wait to be reckoned up: some megabytes."""
+_ROWS = 128
+_SAMPLE_SECONDS = 1.0
+_DULL = (LeaseWanted, LeaseDone, SignOfLife, TokenWanted)
+"""Events that say nothing by themselves, and come often."""
+RUNNING = ("opening", "running")
+
+Clock = Callable[[], float]
+
+
+class Record(Listener):
+    """Of the job called `name`. `now`: seconds of a clock that never goes back; `wall`: seconds since 1970.
+
+    `source`, `target`: for people, without credentials. `targets`: how many there are.
+    """
+
+    def __init__(self, name: str, *, source: str, target: str, targets: int, now: Clock, wall: Clock) -> None:
+        self.name = plain(name)
+        self.state = "opening"
+        self._source, self._target, self._targets = plain(source), plain(target), targets
+        self._now, self._wall = now, wall
+        self._began_at, self._begun = now(), wall()
+        self._stage = "open"
+        self._why: str | None = None
+        self._ended_at: float | None = None
+        self._ended_wall: float | None = None
+        self._size = self._done = self._done_zero = self._durable = 0
+        self._read = self._written = self._zero = self._lost = 0
+        self._dropped = self._deaths = self._troubles = self._restarts = 0
+        self._digest: str | None = None
+        self._verified: str | None = None
+        self._map: DiskMap | None = None
+        self._only_reads = False
+        self._copying: CoordinatorState | None = None
+        self._noted: list[tuple[str, Extent, int] | tuple[Event, Sequence[Action]]] = []
+        self._rows = Rows()
+        self._events: deque[Happened] = deque(maxlen=_EVENTS)
+        self._timeline = Timeline()
+        self._recent: deque[tuple[float, int]] = deque()
+        self._happened("began", f"{source} to {target}" if target else source)
+
+    # --- lease by lease, from the coordinator --------------------------------------------------------------------
+
+    def began(self, job: CopyJob, state: CoordinatorState) -> None:
+        self._reckon()
+        self._copying = state
+        self._only_reads = not job.targets or job.compare
+        self.state = "running"
+        if self._map is None or not self._only_reads:
+            self._size = job.size
+            self._map = DiskMap(job.size)
+            before = [Extent(start, end - start) for start, end in state.before]
+            self._map.done(before, durable=True)
+            self._durable = sum(extent.length for extent in before)
+            self._happened("copying" if job.targets and not job.compare else "reading", "")
+        self._map.none_verified()
+        self._rows.part()
+
+    def hello(self, worker: str, where: str) -> None:
+        self._rows.hello(worker, where)
+
+    def took(self, event: Event, actions: Sequence[Action]) -> None:
+        if type(event) in _DULL and not actions:
+            return
+        self._noted.append((event, actions))
+        if len(self._noted) > _NOTED:
+            self._reckon()
+
+    def wrote(self, worker: str, extent: Extent, zeros: int) -> None:
+        self._noted.append((worker, extent, zeros))
+
+    def trouble(self, worker: str) -> None:
+        self._troubles += 1
+        row = self._rows.get(worker)
+        if row is not None:
+            row.troubles += 1
+
+    # --- what the observer hears ---------------------------------------------------------------------------------
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        """As Observer's."""
+        self._done, self._done_zero, self._size = done, zeros, total
+
+    def phase(self, name: str) -> None:
+        """The same."""
+        self._stage = name
+        if self.state == "opening":
+            self.state = "running"
+        self._happened(name, "")
+
+    def lost(self, ranges: Sequence[tuple[int, int]], why: str) -> None:
+        """The same."""
+        self._lost += sum(length for _, length in ranges)
+        for start, length in ranges[:_EVENTS]:
+            self._happened("lost", f"bytes {start} to {start + length - 1}: {why}")
+
+    def digest(self, text: str) -> None:
+        """The same."""
+        self._digest = text
+        self._happened("digest", text)
+
+    def verified(self, checked: int, size: int) -> None:
+        """The same."""
+        self._reckon()
+        self._verified = f"{checked} of {size} bytes"
+        if self._map is not None and checked == size:
+            self._map.all_verified()
+        self._happened("verified", self._verified)
+
+    def dropped(self, image: str, why: str) -> None:
+        """The same."""
+        self._dropped += 1
+        self._happened("dropped", f"{image}: {why}")
+
+    def warned(self, text: str) -> None:
+        """The same."""
+        self._happened("warning", text)
+
+    def ended(self, why: str | None, *, stopped: bool = False) -> None:
+        """It is over. `why`: of what it failed; `stopped`: somebody wanted it to end."""
+        if self.state not in RUNNING:
+            return
+        self._reckon()
+        self._sample(force=True)
+        self._ended_at, self._ended_wall = self._now(), self._wall()
+        if why is None and self._targets and self._dropped >= self._targets:
+            why = "no target is left"
+        if why is None:
+            self.state, self._stage = "finished", "done"
+            if self._map is not None:
+                self._map.all_durable()
+            self._durable = self._done = self._size
+        else:
+            self.state = "stopped" if stopped else "failed"
+        self._why = None if why is None else plain(why)
+        self._rows.part()
+        self._copying = None
+        self._happened(self.state, why or "")
+
+    def tick(self) -> None:
+        """Time has passed: to be called about once a second."""
+        if self.state in RUNNING:
+            self._reckon()
+            self._sample()
+
+    # --- who looks -----------------------------------------------------------------------------------------------
+
+    def facts(self) -> Job:
+        """As it stands."""
+        self._reckon()
+        now = self._now()
+        leased, in_doubt, open_leases, doubtful = self._open()
+        elapsed = (self._ended_at or now) - self._began_at
+        rate = rate_of(self._recent, now) if self.state in RUNNING else 0.0
+        missing = self._size - self._done
+        workers = self._rows.facts(open_leases, doubtful, now)
+        live = bool(self._map) and self.state in RUNNING
+        return Job(
+            name=self.name,
+            source=self._source,
+            target=self._target,
+            state=self.state,
+            stage=self._stage,
+            why=self._why,
+            begun=round(self._begun, 3),
+            updated=round(self._ended_wall or self._wall(), 3),
+            elapsed=round(elapsed, 3),
+            size=self._size,
+            done=self._done,
+            done_zero=self._done_zero,
+            durable=self._durable,
+            read=self._read,
+            written=self._written,
+            zero=self._zero,
+            rate=round(rate),
+            left=round(missing / rate, 1) if live and rate > 0 else None,
+            lost=self._lost,
+            leases=len(leased) + len(in_doubt),
+            in_doubt=len(in_doubt),
+            troubles=self._troubles,
+            restarts=self._restarts,
+            deaths=self._deaths,
+            targets=self._targets,
+            dropped=self._dropped,
+            digest=self._digest,
+            verified=self._verified,
+            map=self._map.facts(leased, in_doubt) if self._map is not None else None,
+            timeline=self._timeline.samples,
+            workers=workers,
+            workers_known=len(workers),
+            events=list(self._events),
+        )
+
+    def _open(self) -> tuple[list[Extent], list[Extent], dict[str, int], dict[str, int]]:
+        leased: list[Extent] = []
+        in_doubt: list[Extent] = []
+        by_worker: dict[str, int] = {}
+        doubtful: dict[str, int] = {}
+        if self._copying is None:
+            return leased, in_doubt, by_worker, doubtful
+        for lease in self._copying.leases.live.values():
+            by_worker[lease.worker] = by_worker.get(lease.worker, 0) + 1
+            if lease.state is LeaseState.IN_DOUBT:
+                in_doubt.append(lease.extent)
+                doubtful[lease.worker] = doubtful.get(lease.worker, 0) + 1
+            else:
+                leased.append(lease.extent)
+        return leased, in_doubt, by_worker, doubtful
+
+    # --- reckoning -----------------------------------------------------------------------------------------------
+
+    def _reckon(self) -> None:
+        """Take in what was noted."""
+        noted, self._noted = self._noted, []
+        disk = self._map
+        if disk is None:
+            return
+        for note in noted:
+            if len(note) == 3:
+                self._wrote(disk, *note)
+            else:
+                self._took(disk, *note)
+
+    def _wrote(self, disk: DiskMap, worker: str, extent: Extent, zeros: int) -> None:
+        length = extent.length
+        read = length if extent.kind is Kind.DATA else 0
+        self._read += read
+        row = self._rows.get(worker)
+        if row is not None:
+            row.read += read
+            row.zero += zeros
+        self._zero += zeros
+        if self._only_reads:
+            disk.verified(extent.start, length)
+            return
+        self._written += length - zeros
+        if row is not None:
+            row.written += length - zeros
+        disk.wrote(extent, zeros)
+
+    def _took(self, disk: DiskMap, event: Event, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Passed(extent):
+                    self._zero += extent.length
+                    if not self._only_reads:
+                        disk.done([extent], durable=True)
+                        self._durable += extent.length
+                case Durable(extents):
+                    disk.durable(extents)
+                    self._durable += sum(extent.length for extent in extents)
+                case Undone(extents):
+                    disk.undone(extents)
+                case LostContact(worker):
+                    self._happened("silent", f"{self._rows.name(worker)} let a lease expire")
+                case LetGo(worker):
+                    self._rows.stands(worker, "gone")
+        match event:
+            case StatusFound(extents) if not self._only_reads:
+                disk.found(extents)
+            case StatusFound(extents) if self._stage != "verify":
+                disk.found(extents)
+            case WorkerDead(worker):
+                self._deaths += 1
+                self._rows.stands(worker, "lost")
+                self._happened("worker lost", f"{self._rows.name(worker)}: its work is done again by others")
+            case Restarted(worker):
+                self._restarts += 1
+                row = self._rows.get(worker)
+                if row is not None:
+                    row.restarts += 1
+                self._happened("worker anew", f"{self._rows.name(worker)} lost its target and begins anew")
+            case Leaving(worker):
+                self._rows.stands(worker, "leaving")
+
+    def _sample(self, *, force: bool = False) -> None:
+        now = self._now()
+        at = now - self._began_at
+        last = self._timeline.samples[-1]
+        soon = at - last.at < 0.9 * _SAMPLE_SECONDS
+        if at <= last.at or (soon and not force):
+            return
+        if soon:
+            self._timeline.take_back()
+        self._timeline.add(round(at, 2), self._read, self._written, self._zero)
+        self._recent.append((now, self._done))
+        self._rows.sample(now)
+
+    def _happened(self, kind: str, text: str) -> None:
+        self._events.append(Happened(round(self._wall(), 3), kind, plain(text)))
+
+
+def shown(job: Job) -> Job:
+    """The same with so many workers as a page can show, those at work first."""
+    if len(job.workers) <= _ROWS:
+        return job
+    return replace(job, workers=job.workers[:_ROWS])
