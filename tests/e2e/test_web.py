@@ -283,6 +283,7 @@ def test_a_fan_out_shows_each_of_its_jobs(tmp_path: Path, page: Page):
             assert fits(page)
             expect(page.locator("#link")).to_have_text("the command has ended: 1 of 3 did not finish")
             expect(page.locator(".state")).to_have_text(["finished", "finished", "failed"])
+            expect(page.locator("#sum")).to_contain_text("3 jobs: 2 finished, 1 failed; ")
             expect(page.locator(".job.failed .why")).to_contain_text("No space left on device")
             assert run.end()[0] == 2
     finally:

@@ -107,8 +107,8 @@ function numbersOf(job) {
 }
 
 function nowOf(job) {
-  const running = job.state === "running" || job.state === "opening";
-  const told = [`${human(job.done)} of ${human(job.size)}`];
+  const running = ["waiting", "opening", "running"].includes(job.state);
+  const told = [job.size || !running ? `${human(job.done)} of ${human(job.size)}` : "size not known yet"];
   if (running && job.rate) told.push(`${human(job.rate)}/s`);
   if (running && job.left !== null) told.push(`${duration(job.left)} left`);
   if (job.state !== "waiting" || job.elapsed) told.push(`${running ? "for" : "in"} ${duration(job.elapsed)}`);

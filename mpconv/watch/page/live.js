@@ -11,6 +11,10 @@ function titled() {
   const jobs = [...cards.values()].map((card) => card.job);
   const failed = jobs.find((job) => job.state === "failed");
   const done = jobs.reduce((sum, job) => sum + job.done, 0), size = jobs.reduce((sum, job) => sum + job.size, 0);
+  const states = new Map();
+  for (const job of jobs) states.set(job.state, (states.get(job.state) || 0) + 1);
+  const counts = [...states].map(([state, count]) => `${count} ${state}`).join(", ");
+  document.getElementById("sum").textContent = jobs.length < 2 ? "" : `${jobs.length} jobs: ${counts}; ${human(done)} of ${human(size)}`;
   document.title = failed ? "failed – mpconv" : `${size ? Math.floor(100 * done / size) : 0} % – mpconv`;
 }
 
