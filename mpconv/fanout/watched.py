@@ -28,14 +28,18 @@ class Watched(Watcher):
             return inner
         sources = ", ".join(transports.redacted(place.url) for place in self._specs[outcome.name].sources)
         made = self._watch.job(outcome.name, inner, source=sources, target=outcome.target)
+        made.record.waits()
         self._jobs[outcome.name] = made
         return made
 
     def began(self, outcome: Outcome) -> None:
+        self._jobs[outcome.name].record.starts()
         self._inner.began(outcome)
 
     def again(self, outcome: Outcome, why: str, seconds: float) -> None:
-        self._jobs[outcome.name].record.warned(f"{why}: it is tried again in {seconds:.0f} s")
+        record = self._jobs[outcome.name].record
+        record.warned(f"{why}: it is tried again in {seconds:.0f} s")
+        record.waits()
         self._inner.again(outcome, why, seconds)
 
     def ended(self, outcome: Outcome) -> None:
