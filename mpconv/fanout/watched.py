@@ -26,8 +26,8 @@ class Watched(Watcher):
         inner = self._inner.job(outcome)
         sources = ", ".join(transports.redacted(place.url) for place in self._specs[outcome.name].sources)
         made = self._watch.job(outcome.name, inner, source=sources, target=outcome.target)
-        self._jobs[outcome.name] = made
         made.record.waits()
+        self._jobs[outcome.name] = made
         if outcome.result is Result.WRITTEN:
             made.record.progress(outcome.done, outcome.size, outcome.zeros)
             made.record.ended(None)
@@ -38,8 +38,9 @@ class Watched(Watcher):
         self._inner.began(outcome)
 
     def again(self, outcome: Outcome, why: str, seconds: float) -> None:
-        self._jobs[outcome.name].record.warned(f"{why}: it is tried again in {seconds:.0f} s")
-        self._jobs[outcome.name].record.waits()
+        record = self._jobs[outcome.name].record
+        record.warned(f"{why}: it is tried again in {seconds:.0f} s")
+        record.waits()
         self._inner.again(outcome, why, seconds)
 
     def ended(self, outcome: Outcome) -> None:

@@ -51,6 +51,7 @@ def script(steps: list[Command]) -> str:
     return "code=0\n" + "\n".join(lines) + f"\nprintf '{MARK} %s %s\\n' {len(steps)} $code\n"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(os.geteuid() != 0, reason="its servers need root")
 def test_the_tutorial_runs_as_it_is_written(tmp_path):
     for path in ROOT.iterdir():
@@ -69,7 +70,7 @@ def test_the_tutorial_runs_as_it_is_written(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=100,
+            timeout=240,
             check=False,
         )
     finally:
