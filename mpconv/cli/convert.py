@@ -8,10 +8,27 @@ import click
 
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.cluster import placement_of
+from mpconv.cli.copy_options import (
+    digest_option,
+    journal_option,
+    oob_option,
+    parallel_option,
+    progress_kind_option,
+    progress_option,
+    quiet_option,
+    rate_option,
+    salvage_option,
+    snapshot_option,
+    sparse_option,
+    target_cache_option,
+    verbose_option,
+    verify_option,
+    workers_option,
+)
 from mpconv.cli.copying import options_of, places_of
 from mpconv.cli.image_command import WithProgressKind, retry_option, trust_options
 from mpconv.cli.keys import listen_options, listening_of
-from mpconv.cli.params import Level, OptionList, Requests, Share, Size, Snapshot, SparseSize, last_of
+from mpconv.cli.params import Level, OptionList
 from mpconv.cli.refusals import check_combination, help_text
 from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import UsageError
@@ -29,55 +46,25 @@ from mpconv.errors import UsageError
     multiple=True,
     help="How to make it; 'help' lists them.",
 )
-@click.option("-W", "--oob-writes", is_flag=True, help="Write out of order: faster.")
-@click.option(
-    "-m",
-    "--parallel",
-    type=Requests(),
-    multiple=True,
-    callback=last_of,
-    help="Buffers in flight, over all workers (default: 4 a worker, at least 8).",
-)
-@click.option(
-    "--workers", type=click.IntRange(0, 256), help="Worker processes (default: by cores and size, at most 8)."
-)
+@oob_option
+@parallel_option
+@workers_option
 @listen_options
-@click.option(
-    "-S",
-    "--sparse-size",
-    type=SparseSize(),
-    multiple=True,
-    callback=last_of,
-    help="Shortest zero run to look for, default 4k; 0: none.",
-)
+@sparse_option
 @click.option("--target-is-zero", is_flag=True, help="With -n: the target reads as zeros, so none are written.")
-@click.option(
-    "-t", "--target-cache", metavar="MODE", default="writeback", help=f"{', '.join(CACHE_MODES)}; default writeback."
-)
+@target_cache_option
 @click.option("-T", "--source-cache", metavar="MODE", default="writeback", help="The same for the sources.")
-@click.option(
-    "-r",
-    "--rate-limit",
-    type=Size("rate limit"),
-    multiple=True,
-    callback=last_of,
-    help="Bytes written per second, for the whole job.",
-)
+@rate_option("for the whole job")
 @click.option("-C", "--copy-range-offloading", is_flag=True, help="Have data copied where it lies, where that can be.")
-@click.option("--salvage", is_flag=True, help="What cannot be read becomes zeros; the lost ranges are listed.")
+@salvage_option
 @click.option("-U", "--force-share", is_flag=True, help="The sources may be in use: by a running guest, say.")
 @click.option("--image-opts", is_flag=True, help="SOURCEs are driver options: driver=raw,file.filename=X")
 @click.option("--target-image-opts", is_flag=True, help="TARGET is driver options; needs -n.")
 @retry_option
-@click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
-@click.option("--progress-kind", hidden=True)
-@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
-@click.option(
-    "-v",
-    "--verbose",
-    is_flag=True,
-    help="Say how many workers there are and why, and how zeros are made.",
-)
+@progress_option
+@progress_kind_option
+@quiet_option
+@verbose_option
 @click.option("-c", "--compress", is_flag=True, help="Compress, on all cores (qcow2).")
 @click.option(
     "--compression-level",
@@ -86,16 +73,11 @@ from mpconv.errors import UsageError
 )
 @click.option("-B", "--backing", metavar="FILE", help="The target's backing file (qcow2).")
 @click.option("-F", "--backing-format", metavar="FMT", help="Its format.")
-@click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot (qcow2).")
-@click.option("--digest", is_flag=True, help="At the end print the digest of what was copied, as mpconv checksum does.")
-@click.option(
-    "--verify",
-    type=Share(),
-    metavar="[=all|sample:N%]",
-    help="Read the target back and compare it with what was read of the source: all of it, or a sample.",
-)
+@snapshot_option
+@digest_option
+@verify_option("the target")
 @trust_options
-@click.option("--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on.")
+@journal_option
 @watch_options
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: refused so far.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")

@@ -9,10 +9,27 @@ import click
 
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.cluster import placement_of
+from mpconv.cli.copy_options import (
+    digest_option,
+    journal_option,
+    oob_option,
+    parallel_option,
+    progress_kind_option,
+    progress_option,
+    quiet_option,
+    rate_option,
+    salvage_option,
+    snapshot_option,
+    sparse_option,
+    target_cache_option,
+    verbose_option,
+    verify_option,
+    workers_option,
+)
 from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, trust_of, trust_options
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places
-from mpconv.cli.params import Duration, Requests, Share, Size, Snapshot, SparseSize, last_of
+from mpconv.cli.params import Duration
 from mpconv.cli.refusals import check_protocol
 from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import Fatal, MpconvError, UsageError
@@ -31,41 +48,16 @@ _NONE = 1
 @click.option("-O", "--target-format", metavar="FMT", default=RAW, help="The targets' format: raw, and no other yet.")
 @click.option("-n", "--no-create", is_flag=True, help="The targets exist: write into them, do not make them.")
 @click.option("--targets", "listed", metavar="FILE", help="More targets, one a line; # begins a comment; -: stdin.")
-@click.option("-W", "--oob-writes", is_flag=True, help="Write out of order: faster.")
-@click.option(
-    "-m",
-    "--parallel",
-    type=Requests(),
-    multiple=True,
-    callback=last_of,
-    help="Buffers in flight, over all workers (default: 4 a worker, at least 8).",
-)
-@click.option(
-    "--workers", type=click.IntRange(0, 256), help="Worker processes (default: by cores and size, at most 8)."
-)
+@oob_option
+@parallel_option
+@workers_option
 @listen_options
-@click.option(
-    "-S",
-    "--sparse-size",
-    type=SparseSize(),
-    multiple=True,
-    callback=last_of,
-    help="Shortest zero run to look for, default 4k; 0: none.",
-)
+@sparse_option
 @click.option("--target-is-zero", is_flag=True, help="With -n: all targets read as zeros, so none are written.")
-@click.option(
-    "-t", "--target-cache", metavar="MODE", default="writeback", help=f"{', '.join(CACHE_MODES)}; default writeback."
-)
+@target_cache_option
 @click.option("-T", "--source-cache", metavar="MODE", default="writeback", help="The same for the source.")
-@click.option(
-    "-r",
-    "--rate-limit",
-    type=Size("rate limit"),
-    multiple=True,
-    callback=last_of,
-    help="Bytes written per second, to each target.",
-)
-@click.option("--salvage", is_flag=True, help="What cannot be read becomes zeros; the lost ranges are listed.")
+@rate_option("to each target")
+@salvage_option
 @click.option("-U", "--force-share", is_flag=True, help="The source may be in use: by a running guest, say.")
 @retry_option
 @click.option(
@@ -75,27 +67,17 @@ _NONE = 1
     metavar="TIME",
     help="How long the others wait for a target that does not answer, before it is dropped; default 30s.",
 )
-@click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
-@click.option("--progress-kind", hidden=True)
-@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
-@click.option(
-    "-v",
-    "--verbose",
-    is_flag=True,
-    help="Say how many workers there are and why, and how zeros are made.",
-)
-@click.option("-l", "--snapshot", type=Snapshot(), metavar="SNAP", help="Copy an internal snapshot (qcow2).")
-@click.option("--digest", is_flag=True, help="At the end print the digest of what was copied, as mpconv checksum does.")
-@click.option(
-    "--verify",
-    type=Share(),
-    metavar="[=all|sample:N%]",
-    help="Read each target back and compare it with what was read of the source: all of it, or a sample.",
-)
+@progress_option
+@progress_kind_option
+@quiet_option
+@verbose_option
+@snapshot_option
+@digest_option
+@verify_option("each target")
 @trust_options
 @click.option("--output", default="human", metavar="human|json", help="What became of each target, for programs.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
-@click.option("--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on.")
+@journal_option
 @watch_options
 @click.argument("names", nargs=-1, metavar="SOURCE [TARGET...]")
 def deploy(names: tuple[str, ...], **options: Any) -> int:
