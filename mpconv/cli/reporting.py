@@ -114,14 +114,15 @@ def run(
     placement: Placement | None = None,
     watch: Watch | None = None,
 ) -> _Result:
-    """Run a job. SIGUSR1 has its progress printed; SIGINT and SIGTERM end it with Interrupted. `placement`: places
-    workers meanwhile; `watch`: is served meanwhile.
+    """Run a job. SIGUSR1, and SIGINFO where it exists, has its progress printed; SIGINT and SIGTERM end it with
+    Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
     async def watched() -> _Result:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, display.dump)
+        for number in filter(None, (signal.SIGUSR1, getattr(signal, "SIGINFO", None))):
+            asyncio.get_running_loop().add_signal_handler(number, display.dump)
         work = job
         for around in (placement, watch):
             if around is not None:
