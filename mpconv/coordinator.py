@@ -115,6 +115,7 @@ class Coordinator(Staff, Reception):
         self._held: deque[tuple[int, str, messages.Token]] = deque()
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
+        self._told_workers = 0
         self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
         self._walk = Walk(source, job, block, self._found)
         self._interrupted: Interrupted | None = None
@@ -227,11 +228,18 @@ class Coordinator(Staff, Reception):
             for pid in self._crew.silent(self._loop.time()):
                 self._kill(pid)
             self._look_after_guests()
+            self._tell_workers()
             self._handle(events.Tick())
         except MpconvError as error:
             self._fail(error)
         except Exception as error:
             self._fail(internal(error, "the coordinator"))
+
+    def _tell_workers(self) -> None:
+        count = len(self._crew) + len(self._guests)
+        if count != self._told_workers:
+            self._told_workers = count
+            self._observer.workers(count)
 
     async def _walk_on(self) -> None:
         try:
@@ -324,6 +332,7 @@ class Coordinator(Staff, Reception):
             self._listener.hello(name, f"pid {pid}")
         if again:
             self._lose(events.Restarted(name))
+        self._tell_workers()
         share, dropped = self._share(member.number), sorted(self._dropped)
         self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=share, dropped=dropped)))
 

@@ -45,6 +45,9 @@ class Crew:
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_name)
 
+    def __len__(self) -> int:
+        return len(self._by_name)
+
     def started(self, pid: int, now: float) -> None:
         """A process was started."""
         self._members[pid] = Member(pid, now)

@@ -43,6 +43,9 @@ class Observer:
     def progress(self, done: int, total: int, zeros: int) -> None:
         """So many bytes are complete, `zeros` of them zero."""
 
+    def workers(self, count: int) -> None:
+        """So many workers take part now, of this host and of others. Told when it changes, within a second."""
+
     def phase(self, name: str) -> None:
         """What it is at now: "copy", "read", "flush", "verify"."""
 

@@ -77,6 +77,9 @@ class Report(Heard):
         super().progress(done, total, zeros)
         self._display.update(done, total, zeros, self.phase_now)
 
+    def workers(self, count: int) -> None:
+        self._display.workers = count
+
     def phase(self, name: str) -> None:
         super().phase(name)
         self._display.update(self.done, self.total, self.zeros, name)

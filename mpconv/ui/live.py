@@ -29,8 +29,8 @@ def duration(seconds: float) -> str:
 
 
 class LiveBar(Display):
-    """One line: percentage, bar, bytes, rate, time left, zeros; in a narrow terminal the less telling ones are left
-    out. It is drawn from `update`, without a thread.
+    """One line: percentage, bar, bytes, rate now and on average, time left, zeros, workers; in a narrow terminal the
+    less telling ones are left out. It is drawn from `update`, without a thread.
     """
 
     def __init__(self, stream: TextIO, error_stream: TextIO, now: Clock = time.monotonic) -> None:
@@ -70,9 +70,10 @@ class LiveBar(Display):
     def _line(self) -> Table:
         progress = self._progress
         percent, size, rate, remaining, zeros = self._texts()
+        average, workers = self._more_texts()
         room = self._console.width - len(percent)
         shown = {percent}
-        for text in (remaining, rate, size, zeros):
+        for text in (remaining, rate, size, zeros, workers, average):
             if text and len(text) + 1 + _SHORTEST_BAR + 1 <= room:
                 shown.add(text)
                 room -= len(text) + 1
@@ -81,7 +82,7 @@ class LiveBar(Display):
         if room > _SHORTEST_BAR:
             bar = min(_LONGEST_BAR, room - 1)
             cells.append(ProgressBar(total=100, completed=progress.percent, width=bar))
-        cells += [Text(text) for text in (size, rate, remaining, zeros) if text in shown]
+        cells += [Text(text) for text in (size, rate, average, remaining, zeros, workers) if text in shown]
         for _ in cells:
             grid.add_column(no_wrap=True)
         grid.add_row(*cells)
@@ -110,6 +111,14 @@ class LiveBar(Display):
                 remaining = f"verifying, {remaining}" if remaining else "verifying"
         zeros = f"{100 * progress.zeros / progress.done:.0f}% zeros" if progress.zeros and progress.done else ""
         return f"{progress.percent:5.1f}%", size, rate, remaining, zeros
+
+    def _more_texts(self) -> tuple[str, str]:
+        """The rate on average, and who copies; empty where it says nothing new."""
+        progress, elapsed = self._progress, self._now() - self._started
+        if progress.phase in {"open", "done", "failed"} or not progress.done or elapsed <= 0:
+            return "", ""
+        workers = f"{self.workers} worker{'s' if self.workers != 1 else ''}" if self.workers else ""
+        return f"{human(progress.done / elapsed)}/s on average", workers
 
     def finish(self) -> None:
         if not self._live.is_started:

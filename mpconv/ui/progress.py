@@ -48,7 +48,9 @@ class Progress(Struct, frozen=True):
 
 
 class Display(abc.ABC):
-    """Shows how far a job is."""
+    """Shows how far a job is. `workers`: how many take part, 0 while that is not known."""
+
+    workers = 0
 
     def __init__(self, stream: TextIO, error_stream: TextIO) -> None:
         self._stream = stream

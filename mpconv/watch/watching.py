@@ -48,6 +48,9 @@ class Watching(Heard):
         self.record.dropped(image, why)
         self._inner.dropped(number, image, why)
 
+    def workers(self, count: int) -> None:
+        self._inner.workers(count)
+
     def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         self._inner.listens(endpoint, give_up)
 

@@ -160,3 +160,14 @@ def test_a_terminal_is_needed_for_rich_alone() -> None:
     )
     script += "assert not [name for name in sys.modules if name.startswith('rich')]"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+def test_a_wide_terminal_shows_the_average_and_who_copies():
+    body = """
+display.workers = 2
+display.update(50 * MiB, 100 * MiB)
+print()
+"""
+    wide = run(body, 160)
+    assert "2 workers" in wide and "/s on average" in wide
+    assert "on average" not in run(body, 50)
