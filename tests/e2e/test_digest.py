@@ -79,6 +79,18 @@ def test_a_copy_tells_the_digest_of_what_it_read(tmp_path, order, workers, made)
     assert checksums(target) == [expected]
 
 
+@pytest.mark.parametrize("cluster", ["512", "4k", "64k", "2M"])
+def test_leases_of_a_compressed_copy_end_where_blocks_do(tmp_path, cluster):
+    """A 32nd of 65 MiB is no whole number of blocks."""
+    original, copied = tmp_path / "a.raw", tmp_path / "b.qcow2"
+    content = (os.urandom(300) * (65 * MiB // 300 + 1))[: 65 * MiB]
+    original.write_bytes(content)
+    how = ("-c", "-W", "--digest", "--verify", "-f", "raw", "-O", "qcow2", "-o", f"cluster_size={cluster}")
+    ran = mpconv("convert", *how, original, copied)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.split()[0] == guest_digest(content)
+
+
 def test_several_sources_have_the_digest_of_the_whole(tmp_path):
     for name, size in (("a", 3 * MiB + 100), ("b", 700), ("c", 2 * MiB)):
         make_image(tmp_path / name, size, seed=size)
