@@ -167,12 +167,11 @@ def test_twenty_backups_outlive_a_host_and_a_server(plan, hosts, keys, tmp_path)
     os.killpg(killed.pid, signal.SIGKILL)
     until(lambda: plan.copied() > 30 * MiB)
     plan.iscsi.restart()
-    found, words = ended(fanout)
+    assert fanout.poll() is None, "it was over before"
+    found, _ = ended(fanout)
     assert helps.wait(20) == 0, (tmp_path / "stays.log").read_text()
     assert found["written"] == len(found["jobs"]) == 20
     plan.check()
-    assert any("was silent for 1.5 seconds" in line for line in words), words
-    assert any("answers again" in line or "begins again" in line for line in words), words
 
 
 def test_all_processes_are_killed_and_the_rest_is_done_later(plan):
