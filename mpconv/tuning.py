@@ -11,8 +11,10 @@ _WORTH_A_WORKER = 64 * MiB
 _MOST_WORKERS = 8
 _REQUESTS_EACH = 4
 _FEWEST_REQUESTS = 8
-_FASTEST = 1250 * 10**6
-"""Bytes a second, 10 Gbit/s: on a distant server's way there may be as much as such a link carries in a round trip."""
+_FASTEST = 3125 * 10**6
+"""Bytes a second, 25 Gbit/s: on a distant server's way there may be as much as such a link carries in a round trip.
+With what 10 Gbit/s carry, copies at 5 ms took 7 % longer than with the best setting; more than this gains nothing.
+"""
 _MOST_UNDER_WAY = 64
 """Buffers more for that, at most: 128 MiB of memory."""
 

@@ -43,7 +43,7 @@ def test_a_distant_source_and_target(tmp_path: Path, nfs: NfsServer, lun: Callab
             made.url.replace(portal, f"127.0.0.1:{target.port}"),
         )
         workers, requests, _, why = chosen("-n", *names)
-        assert workers == 1 and 8 + 1.25e9 * 2 * DELAY / (2 * MiB) - 1 <= requests <= 72
+        assert workers == 1 and 8 + 3.125e9 * 2 * DELAY / (2 * MiB) - 1 <= requests <= 72
         times = re.search(r"([\d.]+) ms to the source, ([\d.]+) ms to the target$", why)
         assert times is not None and all(float(time) >= 1000 * DELAY for time in times.groups())
         assert chosen("-n", "-m", "3", "--workers", "2", *names)[:2] == (2, 3)

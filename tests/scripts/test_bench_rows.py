@@ -43,8 +43,8 @@ def test_commands(row, setting, expected):
     assert " ".join(command(ROWS[row], setting, "unsafe", "SOURCE", "TARGET")) == expected
 
 
-def names(row: str, *workers: str) -> list[str]:
-    return [setting.name for setting in settings(ROWS[row], list(workers))]
+def names(row: str, *workers: str, requests: tuple[str, ...] = ("default",)) -> list[str]:
+    return [setting.name for setting in settings(ROWS[row], list(workers), list(requests))]
 
 
 def test_settings():
@@ -57,6 +57,12 @@ def test_settings():
         "qemu-img -m 8 -W",
         "mpconv --workers 1",
         "mpconv -W --workers 1",
+    ]
+    assert names("nfs-iscsi", "default", "2", requests=("default", "16"))[4:8] == [
+        "mpconv",
+        "mpconv -m 16",
+        "mpconv --workers 2",
+        "mpconv --workers 2 -m 16",
     ]
     assert names("compare", "default", "2") == ["qemu-img", "mpconv", "mpconv --workers 2"]
     for row in ("compress-zlib", "compress-zstd"):

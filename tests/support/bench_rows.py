@@ -30,9 +30,9 @@ class Row:
     """One copy, or comparison.
 
     `image`: what is copied: template, zeros, sparse or programs. `source`: nfs, lun or file; `target`: one of these or
-    null. The formats: raw, qcow2 or QCOW2_COMPRESSED. `link`: behind a link, with what the NFS server `offers` there.
-    `thin`: the source LUN has holes. `compression`: of a target that is compressed, zlib or zstd. `copies`: to so many
-    LUNs, by as many qemu-img that are started together.
+    null. The formats: raw, qcow2 or QCOW2_COMPRESSED. `link`: behind which, limited or distant; the NFS server has what
+    it `offers`. `thin`: the source LUN has holes. `compression`: of a target that is compressed, zlib or zstd.
+    `copies`: to so many LUNs, by as many qemu-img that are started together.
     """
 
     image: str = "template"
@@ -41,7 +41,7 @@ class Row:
     target: str = "lun"
     target_format: str = "raw"
     work: str = "convert"
-    link: bool = False
+    link: str = ""
     offers: dict[str, str] = field(default_factory=dict)
     thin: bool = True
     copies: int = 1
@@ -64,9 +64,10 @@ ROWS: dict[str, Row] = {
     "file-iscsi": Row(source="file"),
     "iscsi-nfs": Row(source="lun", target="nfs"),
     "full-iscsi-nfs": Row(source="lun", target="nfs", thin=False),
-    "link-nfs-iscsi": Row(link=True),
-    "link-nfs3-iscsi": Row(link=True, offers={"protocols": "3"}),
-    "link-nfs41-iscsi": Row(link=True, offers={"minor_versions": "0,1"}),
+    "link-nfs-iscsi": Row(link="limited"),
+    "link-nfs3-iscsi": Row(link="limited", offers={"protocols": "3"}),
+    "link-nfs41-iscsi": Row(link="limited", offers={"minor_versions": "0,1"}),
+    "far-nfs-iscsi": Row(link="distant"),
     "zero-iscsi": Row(image="zeros", source="file"),
     "sparse-8T": Row(image="sparse", source="file", target="file"),
     "sparse-8T-null": Row(image="sparse", source="file", target="null"),
@@ -86,8 +87,8 @@ USUAL = ("nfs-iscsi", "nfs-null", "file-iscsi", "iscsi-nfs", "full-iscsi-nfs")
 MORE = tuple(name for name in ROWS if name not in USUAL)
 
 
-def settings(row: Row, workers: list[str]) -> list[Setting]:
-    """Everything that is compared in a row. `workers`: of mpconv, numbers or "default"."""
+def settings(row: Row, workers: list[str], requests: list[str]) -> list[Setting]:
+    """Everything that is compared in a row. `workers` and `requests`: of mpconv, numbers or "default"."""
     if row.compression is not None:
         made = [("qemu-img", "-c -m 16 -W"), ("qemu-img", "-c -m 8"), ("mpconv", "-c -W"), ("mpconv", "-c")]
         return [Setting(program, tuple(options.split())) for program, options in made]
@@ -96,11 +97,15 @@ def settings(row: Row, workers: list[str]) -> list[Setting]:
         qemu = ["-m 8", "-m 8 -W"]
     if row.work == "compare":  # takes no order, and qemu-img's no -m
         qemu, orders = [""], [""]
-    numbers = ["" if number == "default" else f"--workers {number}" for number in workers]
+    numbers = [f"{one} {other}" for one in _given("--workers", workers) for other in _given("-m", requests)]
     own = [f"{order} {number}" for order in orders for number in numbers]
     return [Setting("qemu-img", tuple(options.split())) for options in qemu] + [
         Setting("mpconv", tuple(options.split())) for options in own
     ]
+
+
+def _given(option: str, numbers: list[str]) -> list[str]:
+    return ["" if number == "default" else f"{option} {number}" for number in numbers]
 
 
 def command(row: Row, setting: Setting, cache: str, source: str, target: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A link of limited speed between two network namespaces: servers on this side, programs on the other."""
+"""Links between two network namespaces, of limited speed or long: servers on this side, programs on the other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.support.tun import hold, open_tun
 
 _CLONE_NEWNET = 0x40000000
 _PIECE = 1 << 18
@@ -43,34 +45,67 @@ def make_interface(name: str, peer: str, address: str) -> None:
 
 
 class Link:
-    """Two namespaces, a veth pair between them, and at both ends tbf, which lets `mbit` Mbit/s of frames out.
+    """A namespace for programs and what joins it to this one. `here` and `there`: the addresses at both ends.
 
     Only inside `in_own_namespaces`: nothing is cleaned up here.
     """
 
-    here = "10.99.1.1"
-    there = "10.99.1.2"
-    _name = "there"
+    def __init__(self, name: str, network: str) -> None:
+        self.name = name
+        self.here, self.there = f"{network}.1", f"{network}.2"
+        self._ends = f"{name}0", f"{name}1"
+        _configure(f"ip netns add {name}", f"ip -n {name} link set lo up")
 
-    def __init__(self, mbit: int) -> None:
-        self.mbit = mbit
-        limit = f"root tbf rate {mbit}mbit burst 256kb latency 50ms"
+    @classmethod
+    def limited(cls, mbit: int) -> Link:
+        """A veth pair that lets `mbit` Mbit/s of frames out at both ends."""
+        link = cls("limited", "10.99.1")
+        here, there = link._ends
+        _configure(f"ip link add {here} type veth peer name {there} netns {link.name}")
+        link._raise(mbit)
+        return link
+
+    @classmethod
+    def distant(cls, round_trip: float, mbit: int) -> Link:
+        """Two tun devices with a process for each way between them, that holds every packet for half of `round_trip`
+        seconds. `mbit`: as of a limited one; 0: as much as goes.
+        """
+        link = cls("distant", "10.99.2")
+        here, there = link._ends
+        near = open_tun(here)
+        far = link._inside(lambda: open_tun(there))
+        link._raise(mbit)
+        for source, sink in ((near, far), (far, near)):
+            if not os.fork():
+                hold(source, sink, round_trip / 2)
+        return link
+
+    def _raise(self, mbit: int) -> None:
+        here, there = self._ends
         _configure(
-            f"ip netns add {self._name}",
-            f"ip link add link0 type veth peer name link1 netns {self._name}",
-            f"ip addr add {self.here}/24 dev link0",
-            f"ip -n {self._name} addr add {self.there}/24 dev link1",
-            f"ip -n {self._name} link set lo up",
-            "ip link set link0 up",
-            f"ip -n {self._name} link set link1 up",
-            f"tc qdisc add dev link0 {limit}",
-            f"tc -n {self._name} qdisc add dev link1 {limit}",
+            f"ip addr add {self.here}/24 dev {here}",
+            f"ip -n {self.name} addr add {self.there}/24 dev {there}",
+            f"ip link set {here} up",
+            f"ip -n {self.name} link set {there} up",
         )
+        if mbit:
+            limit = f"root tbf rate {mbit}mbit burst 256kb latency 50ms"
+            _configure(f"tc qdisc add dev {here} {limit}", f"tc -n {self.name} qdisc add dev {there} {limit}")
+
+    def _inside(self, work: Callable[[], int]) -> int:
+        """`work`'s file descriptor, opened on the programs' side by a process that goes there for it."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            if not os.fork():
+                self.cross()
+                socket.send_fds(theirs, [b"!"], [work()])
+                os._exit(0)
+            return socket.recv_fds(ours, 1, 1)[1][0]
 
     def cross(self) -> None:
         """This process, which must have one thread, to the programs' side."""
         libc = ctypes.CDLL(None, use_errno=True)
-        with Path(f"/run/netns/{self._name}").open("rb") as namespace:
+        with Path(f"/run/netns/{self.name}").open("rb") as namespace:
             if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
