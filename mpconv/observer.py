@@ -58,6 +58,9 @@ class Observer:
     def verified(self, checked: int, size: int) -> None:
         """So many bytes of `size` were read back and are the source's."""
 
+    def judged(self, text: str, *, differs: bool) -> None:
+        """What a comparison of two images came to, in a line."""
+
     def dropped(self, number: int, image: str, why: str) -> None:
         """Of several targets this one, counted from 0 and named without credentials, failed; the others go on."""
 

@@ -18,7 +18,6 @@ from mpconv.ui.progress import Display, make_display
 from mpconv.units import human
 
 if TYPE_CHECKING:
-    from mpconv.ui.many import Many
     from mpconv.watch.watch import Watch
     from mpconv.workers.launch.cluster import Placement
 
@@ -111,21 +110,21 @@ def display_of(options: dict[str, Any]) -> Display:
 
 def run(
     job: Coroutine[Any, Any, _Result],
-    display: Display | Many,
+    dump: Callable[[], None],
     *,
     verbose: bool,
     placement: Placement | None = None,
     watch: Watch | None = None,
 ) -> _Result:
-    """Run a job. SIGUSR1, and SIGINFO where it exists, has its progress printed; SIGINT and SIGTERM end it with
-    Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
+    """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT and SIGTERM
+    end it with Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
     async def watched() -> _Result:
         for number in filter(None, (signal.SIGUSR1, getattr(signal, "SIGINFO", None))):
-            asyncio.get_running_loop().add_signal_handler(number, display.dump)
+            asyncio.get_running_loop().add_signal_handler(number, dump)
         work = job
         for around in (placement, watch):
             if around is not None:

@@ -89,7 +89,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         begun = courses.begun(stored, path).begun
         observer = watched(watch, report, begun.target, source=begun.source, target=begun.target)
         copy = journaled.resume(path, effort, local, observer, observer.warn)
-        worked = run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
+        worked = run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
     if not worked:
         _tell_finished(path, options)
     return 0
@@ -141,7 +141,7 @@ def _deployment(
         with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
             observer = watched(watch, report, begun.source, source=begun.source, target=begun.target, targets=targets)
             copy = redeploy.resume(deployment, path, effort, local, observer)
-            worked = run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
+            worked = run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
         if not worked:
             _tell_finished(path, options)
     except MpconvError as error:

@@ -44,6 +44,10 @@ class Watching(Heard):
         super().verified(checked, size)
         self._inner.verified(checked, size)
 
+    def judged(self, text: str, *, differs: bool) -> None:
+        self.record.judged(text, differs=differs)
+        self._inner.judged(text, differs=differs)
+
     def dropped(self, number: int, image: str, why: str) -> None:
         self.record.dropped(image, why)
         self._inner.dropped(number, image, why)

@@ -76,12 +76,18 @@ function drawMap(canvas, map) {
   }
 }
 
+// Zeros that are known beforehand need not be read.
+function markWord(job, kind, mark) {
+  if (job.kind === "copy" || mark !== "v") return MARK_WORDS[mark];
+  return kind === "d" ? readWord(job) : "not read";
+}
+
 // In words, what lies at a point of the map; "" beside it.
-function wordsAt(canvas, map, x, y) {
-  const shape = grid(map.kinds.length, canvas.clientWidth);
+function wordsAt(canvas, job, x, y) {
+  const map = job.map, shape = grid(map.kinds.length, canvas.clientWidth);
   const column = Math.floor(x / shape.cell), index = column + shape.columns * Math.floor(y / shape.cell);
   if (column >= shape.columns || index < 0 || index >= map.kinds.length) return "";
-  const words = `${KIND_WORDS[map.kinds[index]]}, ${MARK_WORDS[map.marks[index]]}`;
+  const words = `${KIND_WORDS[map.kinds[index]]}, ${markWord(job, map.kinds[index], map.marks[index])}`;
   return `from ${human(index * map.bin)} to ${human((index + 1) * map.bin)}: ${words}`;
 }
 
