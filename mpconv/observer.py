@@ -46,6 +46,19 @@ class Observer:
     def workers(self, count: int) -> None:
         """So many workers take part now, of this host and of others. Told when it changes, within a second."""
 
+    def skips(self, known: int, passed: int) -> None:
+        """Of what is known so far, `known` bytes need no work, holes that the target has already, say. `passed` of them
+        count as complete.
+        """
+
+    def retrying(self, count: int, why: str) -> None:
+        """So many workers wait for a server that does not answer; `why`: what the first of them said. Told when it
+        changes; 0: they all go on.
+        """
+
+    def tick(self) -> None:
+        """A second has passed, with progress or without."""
+
     def phase(self, name: str) -> None:
         """What it is at now: "copy", "read", "flush", "verify"."""
 

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "outages": BOTTOM,
     "guests": BOTTOM,
     "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
-    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
+    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
     | {"placing", "reception", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
@@ -97,6 +98,7 @@ MUST_NOT: dict[str, set[str]] = {
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
     "crew": SHELL | {"click"},
+    "outages": SHELL | {"click"},
     "guests": SHELL | {"click"},
     "core": SHELL | CODECS | {"click", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},

@@ -147,7 +147,7 @@ class _OneByOne:
         from mpconv.ui.progress import make_display  # noqa: PLC0415
 
         self._display = make_display(self._kind, sys.stdout, sys.stderr)
-        with Report(self._display, quiet=False, verbose=False) as report, part.read(report) as observer:
+        with Report(self._display, quiet=False, verbose=False, did="read") as report, part.read(report) as observer:
             result = await api.checksum(image, self._options, local=self._local, observer=observer)
             part.found(result.digest)
             return result

@@ -92,7 +92,7 @@ def compare(
         trust=trust_of(allow_backing, allow_data_file),
         retry_for=retry_for,
     )
-    report = Report(display, quiet=quiet, verbose=False)
+    report = Report(display, quiet=quiet, verbose=False, did="compared")
     one, other = (transports.redacted(place.url) for place in (first, second))
     observer = watched(watch, report, f"{one} and {other}", source=one, target=other, kind="compare")
 

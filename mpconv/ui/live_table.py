@@ -12,11 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mpconv.ui.live import duration
 from mpconv.ui.many import OVER, Many
 from mpconv.ui.progress import Clock, Progress
 from mpconv.ui.speed import Speed
-from mpconv.units import human
+from mpconv.units import duration, human
 
 _SECONDS_BETWEEN = 0.2
 _BAR = 20
@@ -34,6 +33,8 @@ class LiveTable(Many):
         self._started = now()
         self._speeds: dict[str, Speed] = {}
         self._total = Speed()
+        self._skipped: dict[str, tuple[int, int]] = {}
+        self._retrying: dict[str, float] = {}
         self._broken = False
         self._console = Console(file=stream, force_terminal=True, highlight=False)
         shares = error_stream.isatty() and error_stream is sys.stderr
@@ -41,11 +42,36 @@ class LiveTable(Many):
             console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=shares, transient=True
         )
 
+    def skips(self, name: str, known: int, passed: int) -> None:
+        self._skipped[name] = (known, passed)
+
+    def retrying(self, name: str, count: int) -> None:
+        now = self._now()
+        if count:
+            self._retrying.setdefault(name, now)
+        else:
+            self._retrying.pop(name, None)
+        self._draw(now)
+
+    def tick(self) -> None:
+        now = self._now()
+        if self._live.is_started and now - self._drawn_at >= _SECONDS_BETWEEN:
+            for name, row in self.rows.items():
+                if name in self._speeds and row.phase not in (*OVER, "waiting"):
+                    self._speeds[name].update(self._moves(name).done, now)
+            self._draw(now)
+
+    def _moves(self, name: str) -> Progress:
+        """How far the job is of what it must move."""
+        return self.rows[name].without(*self._skipped.get(name, (0, 0)))
+
     def _show(self, name: str) -> None:
         now, row = self._now(), self.rows[name]
         if row.phase in ("open", "waiting"):
             self._speeds[name] = Speed()
-        self._speeds.setdefault(name, Speed()).update(row.done, now)
+            self._skipped.pop(name, None)
+            self._retrying.pop(name, None)
+        self._speeds.setdefault(name, Speed()).update(self._moves(name).done, now)
         if now - self._drawn_at >= _SECONDS_BETWEEN or row.phase in OVER:
             self._draw(now)
 
@@ -67,7 +93,7 @@ class LiveTable(Many):
             grid.add_column(no_wrap=True)
         for name, row in self.rows.items():
             if row.phase not in (*OVER, "waiting"):
-                grid.add_row(*self._cells(name, row, wide))
+                grid.add_row(*self._cells(name, self._moves(name), wide, now))
         over = sum(row.phase in OVER for row in self.rows.values())
         rate = self._total.rate()
         grid.add_row(
@@ -80,17 +106,20 @@ class LiveTable(Many):
         )
         return grid
 
-    def _cells(self, name: str, row: Progress, wide: bool) -> list[Text | ProgressBar]:
+    def _cells(self, name: str, row: Progress, wide: bool, now: float) -> list[Text | ProgressBar]:
         speed = self._speeds[name]
         left = speed.left(row.total)
         what = row.phase if row.phase != "copy" else "" if left is None else f"{duration(left)} left"
+        waits = name in self._retrying
+        if waits:
+            what = f"retrying for {duration(now - self._retrying[name])}"
         return [
             Text(name),
             Text(f"{row.percent:5.1f}%"),
             *([ProgressBar(total=100, completed=row.percent, width=_BAR)] if wide else []),
             Text(f"{human(row.done)} of {human(row.total)}" if row.phase != "open" else ""),
             Text(f"{human(speed.rate())}/s" if speed.rate() > 0 and row.phase != "open" else ""),
-            Text(what),
+            Text(what, "yellow" if waits else ""),
         ]
 
     def finish(self) -> None:

@@ -28,6 +28,15 @@ class Many:
         self.rows[name] = Progress(done, total, zeros, phase)
         self._show(name)
 
+    def skips(self, name: str, known: int, passed: int) -> None:
+        """Of a job so many bytes need no work, and so many of them are complete."""
+
+    def retrying(self, name: str, count: int) -> None:
+        """So many of a job's workers wait for a server; 0: they go on."""
+
+    def tick(self) -> None:
+        """A second has passed."""
+
     def _show(self, name: str) -> None:
         """That row is another one: bring it before the reader, if it is time."""
 
@@ -83,6 +92,10 @@ class JsonOfMany(Many):
     def __init__(self, stream: TextIO, error_stream: TextIO) -> None:
         super().__init__(stream, error_stream)
         self._lines: dict[str, JsonLines] = {}
+
+    def retrying(self, name: str, count: int) -> None:
+        if name in self._lines:
+            self._lines[name].retrying(count, "")
 
     def _show(self, name: str) -> None:
         row = self.rows[name]

@@ -36,7 +36,7 @@ from mpconv.core.leases import LeaseState
 from mpconv.extent import Extent, Kind
 from mpconv.observer import Listener
 from mpconv.watch.disk_map import DiskMap
-from mpconv.watch.facts import COMPARE, COPY, Happened, Job, plain
+from mpconv.watch.facts import COMPARE, COPY, READ, Happened, Job, plain
 from mpconv.watch.rows import Rows, rate_of
 from mpconv.watch.timeline import Timeline
 
@@ -109,7 +109,8 @@ class Record(Listener):
             before = [Extent(start, end - start) for start, end in state.before]
             self._map.done(before, durable=True)
             self._durable = sum(extent.length for extent in before)
-            self._happened("comparing" if job.compare else "copying" if job.targets else "reading", "")
+            if self._kind != READ:
+                self._happened("comparing" if job.compare else "copying" if job.targets else "reading", "")
         self._map.none_verified()
         self._rows.part()
 

@@ -48,10 +48,10 @@ const MARKS = { "?": "doubt", l: "leased", w: "written", p: "written", s: "durab
 const MARK_WORDS = { "?": "in doubt", l: "leased", w: "written", p: "a part is done", s: "durable", v: "verified", ".": "not done" };
 
 // Zeros, and what is left to a backing file, are paler than data.
-function colourOf(palette, kind, mark, level) {
+function colourOf(palette, kind, mark, level, partly) {
   const ground = palette[KINDS[kind]] || palette.unknown;
   if (!MARKS[mark]) return ground;
-  const colour = palette[MARKS[mark]];
+  const colour = palette[mark === "p" ? partly : MARKS[mark]];
   if (mark === "?" || mark === "l") return colour;
   const strength = kind === "z" || kind === "u" ? 0.45 : 1;
   return mixed(ground, colour, strength * (mark === "p" ? 0.25 + 0.5 * level / 9 : 1));
@@ -65,13 +65,14 @@ function grid(count, width) {
   return { columns, cell, rows: Math.ceil(count / columns) };
 }
 
-function drawMap(canvas, map) {
+function drawMap(canvas, job) {
+  const map = job.map, partly = job.kind === "copy" ? "written" : "verified";
   const count = map.kinds.length, palette = colours();
   const shape = grid(count, canvas.clientWidth || canvas.parentElement.clientWidth);
   const context = prepared(canvas, Math.ceil(shape.rows * shape.cell));
   const size = shape.cell - (shape.cell > 5 ? 1 : 0.5);
   for (let index = 0; index < count; index += 1) {
-    context.fillStyle = colourOf(palette, map.kinds[index], map.marks[index], Number(map.levels[index]));
+    context.fillStyle = colourOf(palette, map.kinds[index], map.marks[index], Number(map.levels[index]), partly);
     context.fillRect((index % shape.columns) * shape.cell, Math.floor(index / shape.columns) * shape.cell, size, size);
   }
 }

@@ -157,7 +157,7 @@ function eventLine(one) {
 
 function drawCharts(card) {
   const job = card.job;
-  if (job.map) drawMap(card.map, job.map);
+  if (job.map) drawMap(card.map, job);
   if (job.timeline.length > 1) drawRates(card.rates, job.timeline, card.lines);
 }
 
