@@ -38,7 +38,7 @@ from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
 from mpconv.reception import GUEST, STOP_TOLD, Reception
 from mpconv.staff import Staff
-from mpconv.transports.retrying import Tell, silently
+from mpconv.transports.retrying import ANSWERS, Tell, silently
 from mpconv.walk import Walk
 from mpconv.workers.launch.supply import Supply
 
@@ -293,6 +293,8 @@ class Coordinator(Staff, Reception):
         job = self._job.id
         match message:
             case messages.Want(leases):
+                if self._outages:
+                    self._outages.works(name, self._loop.time())
                 for _ in range(leases):
                     self._handle(events.LeaseWanted(name))
             case messages.Ready(of, epoch) if of == job:
@@ -314,7 +316,10 @@ class Coordinator(Staff, Reception):
             case messages.Trouble(of, text) if of == job:
                 if self._listener is not None:
                     self._listener.trouble(name)
-                self._outages.trouble(name, text, self._loop.time())
+                if text.endswith(ANSWERS):
+                    self._outages.over(name)
+                else:
+                    self._outages.trouble(name, text, self._loop.time())
                 self._tell(text)
 
     def _drop(self, target: int, error: MpconvError) -> None:

@@ -28,7 +28,7 @@ class Outages:
             self._tell()
 
     def works(self, worker: str, now: float) -> None:
-        """It has completed something: its server answers again."""
+        """It has completed something, or asks for more: its server answers again."""
         began = self._since.get(worker)
         if began is not None and now - began[0] >= _IN_FLIGHT:
             self.over(worker)

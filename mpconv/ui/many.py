@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TextIO
 
 from mpconv.ui.progress import JsonLines, Progress, ProgressLine
@@ -61,8 +62,7 @@ class Many:
         """Of everything how much is done, from 0 to 1: each job counts alike, since nobody knows yet how large those
         are that wait.
         """
-        parts = [row.done / row.total if row.total else float(row.phase == "done") for row in self.rows.values()]
-        return sum(parts) / len(parts) if parts else 1.0
+        return share_of(self.rows.values())
 
     @property
     def summary(self) -> str:
@@ -70,6 +70,12 @@ class Many:
         over = sum(row.phase in OVER for row in self.rows.values())
         running = sum(row.phase not in (*OVER, "waiting") for row in self.rows.values())
         return f"{over} of {len(self.rows)} jobs over, {running} running, {human(self.done)} done"
+
+
+def share_of(rows: Collection[Progress]) -> float:
+    """Of these jobs."""
+    parts = [row.done / row.total if row.total else float(row.phase == "done") for row in rows]
+    return sum(parts) / len(parts) if parts else 1.0
 
 
 class LineOfMany(Many):

@@ -13,6 +13,8 @@ import termios
 
 import pytest
 
+from tests.support.terminal import screen
+
 SCRIPT = """
 import sys
 from mpconv.ui.progress import make_display
@@ -28,7 +30,6 @@ for done in range(0, 101):
 display.update(100 * MiB, 100 * MiB, 25 * MiB, "flush")
 display.update(100 * MiB, 100 * MiB, 25 * MiB, "done")
 """
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*([A-Za-z])")
 
 
 def run(body: str, columns: int = 80, *, stderr_too: bool = True, **env: str) -> str:
@@ -57,25 +58,6 @@ def run(body: str, columns: int = 80, *, stderr_too: bool = True, **env: str) ->
     os.close(master)
     assert child.wait(timeout=30) == 0
     return written.decode()
-
-
-def screen(text: str, columns: int = 80) -> list[str]:
-    """The lines that are left, by the few sequences that the bar makes use of; none may be longer than a line."""
-    rows, row = [""], 0
-    for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r\n|\r|\n)", text):
-        escape = _ESCAPE.fullmatch(part)
-        if part in {"\r\n", "\n"}:
-            row += 1
-            rows += [""] * (row + 1 - len(rows))
-        elif escape is not None and escape[1] == "K":
-            rows[row] = ""
-        elif escape is not None and escape[1] == "A":
-            row -= 1
-        elif escape is None and part != "\r" and part:
-            assert len(part) <= columns
-            rows[row] += part
-            assert len(rows[row]) <= columns, rows[row]
-    return [line.rstrip() for line in rows if line.strip()]
 
 
 def test_the_last_line_tells_how_it_ended() -> None:
