@@ -293,7 +293,7 @@ class Coordinator(Staff, Reception):
         job = self._job.id
         match message:
             case messages.Want(leases):
-                if self._outages:
+                if self._outages.waiting:
                     self._outages.works(name, self._loop.time())
                 for _ in range(leases):
                     self._handle(events.LeaseWanted(name))
@@ -363,7 +363,7 @@ class Coordinator(Staff, Reception):
             return
         if self._placing is not None:
             self._placing.done(epoch, lease.extent)
-        if self._outages:
+        if self._outages.waiting:
             self._outages.works(name, self._loop.time())
         if self._listener is not None:
             self._listener.wrote(name, lease.extent, zeros)

@@ -42,6 +42,7 @@ class Report(Heard):
         self._did = did
         self._began = time.monotonic()
         self._copied: tuple[int, int] | None = None
+        self._copied_at: float | None = None
         self._differs = False
         self._display = display
         self._quiet = quiet
@@ -77,12 +78,13 @@ class Report(Heard):
             return ""
         before, zeros_before = self.before if copies and self.before is not None else (0, 0)
         zeros = zeros - zeros_before if copies else self.passed
-        seconds = time.monotonic() - self._began
+        now = time.monotonic()
+        seconds, busy = now - self._began, (self._copied_at or now) - self._began
         moved = max(0, size - before - zeros)
         amounts = [f"{human(moved)} {'written' if copies else 'read'}"]
         amounts += [f"{human(zeros)} zeros"] if zeros else []
         amounts += [f"{human(before)} done before"] if before else []
-        amounts += [f"{human(moved / seconds)}/s on average"] if moved and seconds > 0 else []
+        amounts += [f"{human(moved / busy)}/s on average"] if moved and busy > 0 else []
         amounts += [f"{_share(*self.checked)} verified"] if self.checked is not None else []
         of_all = f" of {human(self.total)}" if self._differs else ""
         took = f"{seconds:.1f} s" if seconds < _MINUTE else duration(seconds)
@@ -134,7 +136,7 @@ class Report(Heard):
 
     def phase(self, name: str) -> None:
         if name == "verify":
-            self._copied = (self.total, self.zeros)
+            self._copied, self._copied_at = (self.total, self.zeros), time.monotonic()
         super().phase(name)
         self._display.known, self._display.passed = self.known, self.passed
         self._display.update(self.done, self.total, self.zeros, name)

@@ -48,7 +48,7 @@ class LiveBar(Display):
         now, phase = self._now(), self._progress.phase
         if self._drawn_phase == "open" and self._progress.done:  # an earlier run's
             self._speed = Speed()
-        self._speed.update(self._moves.done, now)
+        self._speed.update(self._progress.done - self.passed, now)
         if phase != self._drawn_phase or now - self._drawn_at >= _SECONDS_BETWEEN:
             self._draw()
 
@@ -66,7 +66,7 @@ class LiveBar(Display):
     def tick(self) -> None:
         now = self._now()
         if now - self._drawn_at >= _SECONDS_BETWEEN and self._live.is_started:
-            self._speed.update(self._moves.done, now)
+            self._speed.update(self._progress.done - self.passed, now)
             self._draw()
 
     def summary(self, text: str) -> bool:

@@ -73,7 +73,8 @@ class LiveTable(Many):
             self._speeds[name] = Speed()
             self._skipped.pop(name, None)
             self._retrying.pop(name, None)
-        self._speeds.setdefault(name, Speed()).update(self._moves(name).done, now)
+        _, passed = self._skipped.get(name, (0, 0))
+        self._speeds.setdefault(name, Speed()).update(row.done - passed, now)
         if now - self._drawn_at >= _SECONDS_BETWEEN or row.phase in OVER:
             self._draw(now)
 
