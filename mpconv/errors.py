@@ -120,6 +120,12 @@ class InUse(Fatal):
     """Another program has the image open and does not share it."""
 
 
+class NoChecks(Fatal):
+    """There is nothing to check in an image of that format."""
+
+    exit_code = 63
+
+
 class UsageError(Fatal):
     """The command line asks for something that cannot be."""
 

@@ -13,7 +13,7 @@ ROOT = Path(mpconv.__file__).parent
 
 BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "": BOTTOM | {"api", "blocking", "cache", "formats", "jobs", "options", "ui"},
+    "": BOTTOM | {"api", "blocking", "cache", "formats", "inspection", "jobs", "options", "ui"},
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
-    "api": BOTTOM | {"formats", "interruption", "jobs", "options", "ui", "workers"},
+    "api": BOTTOM | {"formats", "inspection", "interruption", "jobs", "options", "transports", "ui", "workers"},
     "blocking": {"api"},
     "cli": BOTTOM
     | {

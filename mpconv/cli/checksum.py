@@ -66,7 +66,8 @@ def checksum(
 
     local = click.get_current_context().with_resource(LocalWorkers.preloading(found, digesting=True))
 
-    from mpconv import api, transports  # noqa: PLC0415
+    from mpconv import transports  # noqa: PLC0415
+    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, run  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
     from mpconv.jobs.checksum import Options  # noqa: PLC0415
@@ -88,7 +89,7 @@ def checksum(
         display = make_display(kind, sys.stdout, sys.stderr)
         try:
             with Report(display, quiet=False, verbose=False) as report:
-                result = run(api.checksum(place, options, local=local, observer=report), display, verbose=False)
+                result = run(copying.checksum(place, options, local=local, observer=report), display, verbose=False)
         except Interrupted:
             raise
         except MpconvError as error:

@@ -75,7 +75,7 @@ def compare(
 
     local = click.get_current_context().with_resource(LocalWorkers.preloading([first, second]))
 
-    from mpconv import api  # noqa: PLC0415
+    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.jobs.compare import Options  # noqa: PLC0415
 
@@ -89,7 +89,7 @@ def compare(
     )
     try:
         with Report(display, quiet=quiet, verbose=False) as report:
-            verdict = run(api.compare(first, second, options, local=local, observer=report), display, verbose=False)
+            verdict = run(copying.compare(first, second, options, local=local, observer=report), display, verbose=False)
     except MpconvError as error:
         codes = {"": _CANNOT_OPEN, "reading block status": _CANNOT_ASK}
         raise _with_code(error, codes.get(error.operation, _CANNOT_READ)) from None

@@ -1,9 +1,7 @@
-"""mpconv for programs: one coroutine for each job, with typed results. The commands run the same ones.
+"""What moves images, or reads all of one.
 
-Images are named as on the command line, or by a Place. A job's worker processes are started by a fresh interpreter, so
-that it does not matter what threads and loops the program has; it may be cancelled, and then nothing of it is left
-running, but its target is incomplete. Signals are the program's own business. Every failure is an MpconvError, whose
-text is one line without passwords.
+A job's worker processes are started by a fresh interpreter, so that it does not matter what threads and loops the
+program has; it may be cancelled, and then nothing of it is left running, but its target is incomplete.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mpconv.api.names import Name, OnWarning, place_of
 from mpconv.errors import UsageError
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.interruption import Audience, before
@@ -32,10 +31,7 @@ if TYPE_CHECKING:
     from mpconv.jobs.compare import Verdict
     from mpconv.jobs.deploy import Deployment
 
-Name = str | Place
-"""A path, an nfs:// or iscsi:// URL, or `null:`."""
 OnProgress = Callable[[Progress], None]
-OnWarning = Callable[[str], None]
 
 _Result = TypeVar("_Result")
 
@@ -107,7 +103,7 @@ async def convert(
     from mpconv.jobs import convert as job  # noqa: PLC0415  (as the other jobs: who needs one does without the rest)
 
     chosen = _whole(options or Options())
-    places = [_place(source, source_format) for source in _several(sources)]
+    places = [place_of(source, source_format) for source in _several(sources)]
     to = target if isinstance(target, Place) else _target(target, chosen)
     heard = observer or Listener(on_progress, on_warning)
     began = time.monotonic()
@@ -151,7 +147,7 @@ async def deploy(
     places = [one if isinstance(one, Place) else _target(one, chosen) for one in targets]
     if deployment is None:
         outcomes = [job.Outcome(place) for place in places]
-        deployment = job.Deployment(_place(source, source_format), outcomes)
+        deployment = job.Deployment(place_of(source, source_format), outcomes)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([deployment.source, *places], None, chosen, local) as workers:
         if journal is None:
@@ -177,7 +173,7 @@ async def compare(
     """Compare what two guests would read. The images are equal when the verdict's `differs_at` is None."""
     from mpconv.jobs import compare as job  # noqa: PLC0415
 
-    places = (_place(first, None), _place(second, None))
+    places = (place_of(first, None), place_of(second, None))
     heard = observer or Listener(on_progress, on_warning)
     with _workers([*places], None, Options(), local) as workers:
         return await _as_asked(job.compare(places, options or job.Options(), workers, heard), observer)
@@ -195,7 +191,7 @@ async def checksum(
     """The digest of what a guest would read, as docs/digests.md defines it."""
     from mpconv.jobs import checksum as job  # noqa: PLC0415
 
-    place = _place(image, None)
+    place = place_of(image, None)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([place], None, Options(digest=True), local) as workers:
         return await _as_asked(job.checksum(place, options or job.Options(), workers, heard), observer)
@@ -207,10 +203,6 @@ def _several(sources: Name | Sequence[Name]) -> Sequence[Name]:
     if not sources:
         raise UsageError("a copy needs a source")
     return sources
-
-
-def _place(name: Name, fmt: str | None) -> Place:
-    return name if isinstance(name, Place) else Place(url=name, format=fmt)
 
 
 def _target(name: str, options: Options) -> Place:
