@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mpconv import blocking
-    from mpconv.api.copying import Copied, Lost, checksum, compare, convert, deploy
+    from mpconv.api.copying import Copied, Lost, Resumed, checksum, compare, convert, deploy, resume
     from mpconv.api.images import backing_chain, check, info, map, measure
+    from mpconv.api.many import fan_out, resume_fan_out
     from mpconv.cache import CACHE_MODES
     from mpconv.errors import MpconvError
+    from mpconv.fanout.spec import Fanout
+    from mpconv.fanout.spec import Limits as FanoutLimits
+    from mpconv.fanout.spec import Outcome as FanoutOutcome
+    from mpconv.fanout.spec import Result as FanoutResult
+    from mpconv.fanout.spec import Spec as FanoutJob
     from mpconv.formats.qcow2.check import Report as CheckReport
     from mpconv.formats.qcow2.options import Qcow2Options
     from mpconv.inspection.block_map import Entry as MapEntry
@@ -23,8 +29,10 @@ if TYPE_CHECKING:
     from mpconv.jobs.checksum import Options as ChecksumOptions
     from mpconv.jobs.compare import Options as CompareOptions
     from mpconv.jobs.compare import Verdict
+    from mpconv.jobs.course import Effort
     from mpconv.jobs.deploy import Deployment, Outcome
     from mpconv.options import Options
+    from mpconv.plans import read_plan
     from mpconv.ui.progress import Progress
 
 __version__ = "0.1.0"
@@ -36,6 +44,12 @@ __all__ = [
     "CompareOptions",
     "Copied",
     "Deployment",
+    "Effort",
+    "Fanout",
+    "FanoutJob",
+    "FanoutLimits",
+    "FanoutOutcome",
+    "FanoutResult",
     "Info",
     "Lost",
     "MapEntry",
@@ -47,6 +61,7 @@ __all__ = [
     "Progress",
     "Qcow2Info",
     "Qcow2Options",
+    "Resumed",
     "Trust",
     "Verdict",
     "backing_chain",
@@ -56,9 +71,13 @@ __all__ = [
     "compare",
     "convert",
     "deploy",
+    "fan_out",
     "info",
     "map",
     "measure",
+    "read_plan",
+    "resume",
+    "resume_fan_out",
 ]
 
 _FOUND_IN = {
@@ -68,6 +87,12 @@ _FOUND_IN = {
     "ChecksumOptions": "jobs.checksum:Options",
     "CompareOptions": "jobs.compare:Options",
     "Deployment": "jobs.deploy",
+    "Effort": "jobs.course",
+    "Fanout": "fanout.spec",
+    "FanoutJob": "fanout.spec:Spec",
+    "FanoutLimits": "fanout.spec:Limits",
+    "FanoutOutcome": "fanout.spec:Outcome",
+    "FanoutResult": "fanout.spec:Result",
     "Info": "inspection.info",
     "MapEntry": "inspection.block_map:Entry",
     "Measure": "inspection.measure",
@@ -80,6 +105,9 @@ _FOUND_IN = {
     "Qcow2Options": "formats.qcow2.options",
     "Trust": "job",
     "Verdict": "jobs.compare",
+    "fan_out": "api.many",
+    "read_plan": "plans",
+    "resume_fan_out": "api.many",
     **dict.fromkeys(("backing_chain", "check", "info", "map", "measure"), "api.images"),
 }
 """Where each is, and as what if not by its own name; the rest is in api/copying.py."""

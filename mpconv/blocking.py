@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from mpconv.api import copying, images
+from mpconv.api import copying, images, many
 
 _Words = ParamSpec("_Words")
 _Result = TypeVar("_Result")
@@ -23,6 +23,7 @@ def _blocking(job: Callable[_Words, Coroutine[Any, Any, _Result]]) -> Callable[_
 
 convert = _blocking(copying.convert)
 deploy = _blocking(copying.deploy)
+resume = _blocking(copying.resume)
 compare = _blocking(copying.compare)
 checksum = _blocking(copying.checksum)
 info = _blocking(images.info)
@@ -30,3 +31,5 @@ backing_chain = _blocking(images.backing_chain)
 map = _blocking(images.map)
 measure = _blocking(images.measure)
 check = _blocking(images.check)
+fan_out = _blocking(many.fan_out)
+resume_fan_out = _blocking(many.resume_fan_out)

@@ -71,6 +71,16 @@ class Deserted(Interrupted):
         return Deserted(self.why)
 
 
+class Cancelled(Interrupted):
+    """The program that wanted it done wants it no more."""
+
+    def __init__(self) -> None:
+        MpconvError.__init__(self, "cancelled")
+
+    def anew(self) -> Cancelled:
+        return Cancelled()
+
+
 class Retryable(MpconvError):
     """The same request may be tried again, on a new connection."""
 

@@ -13,7 +13,7 @@ ROOT = Path(mpconv.__file__).parent
 
 BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "": BOTTOM | {"api", "blocking", "cache", "formats", "inspection", "jobs", "options", "ui"},
+    "": BOTTOM | {"api", "blocking", "cache", "fanout", "formats", "inspection", "jobs", "options", "plans", "ui"},
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
@@ -49,7 +49,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
-    "api": BOTTOM | {"formats", "inspection", "interruption", "jobs", "options", "transports", "ui", "workers"},
+    "api": BOTTOM
+    | {"fanout", "formats", "inspection", "interruption", "jobs", "observer", "options", "protocol", "transports"}
+    | {"ui", "workers"},
+    "plans": BOTTOM | {"cli", "fanout"},
     "blocking": {"api"},
     "cli": BOTTOM
     | {
@@ -78,6 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "observer",
         "options",
         "protocol",
+        "sharing",
         "transports",
         "watch",
         "workers",

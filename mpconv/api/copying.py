@@ -7,6 +7,7 @@ program has; it may be cancelled, and then nothing of it is left running, but it
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mpconv.jobs.checksum import Options as ChecksumOptions
     from mpconv.jobs.compare import Options as CompareOptions
     from mpconv.jobs.compare import Verdict
+    from mpconv.jobs.course import Effort
     from mpconv.jobs.deploy import Deployment
 
 OnProgress = Callable[[Progress], None]
@@ -55,6 +57,15 @@ class Copied(Struct, frozen=True, kw_only=True):
     digest: str | None = None
     verified: int | None = None
     lost: list[Lost] = []
+
+
+class Resumed(Struct, frozen=True, kw_only=True):
+    """What became of a copy that went on. `result`: as convert's or deploy's. `was_finished`: nothing was left to be
+    done; of a deployment the journal does not tell the digest and what was verified then.
+    """
+
+    result: Copied | Deployment
+    was_finished: bool
 
 
 class Listener(Heard):
@@ -98,11 +109,11 @@ async def convert(
     observer: Heard | None = None,
 ) -> Copied:
     """Copy one image, or several one after the other. `source_format`: raw or qcow2; None: the header tells. `journal`:
-    a file that lets `mpconv resume` go on after a crash. `local` and `observer`: what a command has of its own.
+    a file that lets `resume` go on after a crash. `local` and `observer`: what a command has of its own.
     """
     from mpconv.jobs import convert as job  # noqa: PLC0415  (as the other jobs: who needs one does without the rest)
 
-    chosen = _whole(options or Options())
+    chosen = whole(options or Options())
     places = [place_of(source, source_format) for source in _several(sources)]
     to = target if isinstance(target, Place) else _target(target, chosen)
     heard = observer or Listener(on_progress, on_warning)
@@ -115,14 +126,7 @@ async def convert(
 
             copy = journaled.convert(places, to, chosen, workers, heard, heard.warn, journal)
         await _as_asked(copy, observer)
-    return Copied(
-        size=heard.total,
-        zeros=heard.zeros,
-        seconds=time.monotonic() - began,
-        digest=heard.found[0] if heard.found is not None else None,
-        verified=heard.checked[0] if heard.checked is not None else None,
-        lost=[Lost(*one) for one in heard.lost_ranges()],
-    )
+    return _copied(heard, began)
 
 
 async def deploy(
@@ -143,7 +147,7 @@ async def deploy(
     """
     from mpconv.jobs import deploy as job  # noqa: PLC0415
 
-    chosen = _whole(options or Options())
+    chosen = whole(options or Options())
     places = [one if isinstance(one, Place) else _target(one, chosen) for one in targets]
     if deployment is None:
         outcomes = [job.Outcome(place) for place in places]
@@ -158,6 +162,53 @@ async def deploy(
             copy = redeploy.deploy(deployment, chosen, workers, heard, journal)
         await _as_asked(copy, observer)
     return deployment
+
+
+async def resume(
+    journal: str,
+    effort: Effort | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    on_warning: OnWarning | None = None,
+    local: LocalWorkers | None = None,
+    observer: Heard | None = None,
+    deployment: Deployment | None = None,
+) -> Resumed:
+    """Go on with the copy or deployment whose journal it is, with the options it was begun with, but for `effort`.
+    Fatal when its images are not what they were. iSCSI passwords: from LIBISCSI_CHAP_PASSWORD.
+    """
+    from mpconv.jobs import course as courses  # noqa: PLC0415
+
+    if os.path.isdir(journal):
+        raise UsageError(f"the journal '{journal}' is a fan-out's, and not one of a single copy: use resume_fan_out")
+    course, stored = courses.left_in(journal)
+    chosen = effort or courses.Effort()
+    heard = observer or Listener(on_progress, on_warning)
+    began = time.monotonic()
+    with _workers(course.opened, course.target, course.options, local) as workers:
+        if course.aims:
+            from mpconv.jobs import redeploy  # noqa: PLC0415  (either is needed)
+
+            deployment = deployment or redeploy.as_it_was_left(course, stored)
+            worked = await _as_asked(redeploy.resume(deployment, journal, chosen, workers, heard), observer)
+            return Resumed(result=deployment, was_finished=not worked)
+        from mpconv.jobs import journaled  # noqa: PLC0415
+
+        worked = await _as_asked(journaled.resume(journal, chosen, workers, heard, heard.warn), observer)
+    if not worked and observer is None:
+        journaled.tell_of_the_end(stored, heard)
+    return Resumed(result=_copied(heard, began), was_finished=not worked)
+
+
+def _copied(heard: Heard, began: float) -> Copied:
+    return Copied(
+        size=heard.total,
+        zeros=heard.zeros,
+        seconds=time.monotonic() - began,
+        digest=heard.found[0] if heard.found is not None else None,
+        verified=heard.checked[0] if heard.checked is not None else None,
+        lost=[Lost(*one) for one in heard.lost_ranges()],
+    )
 
 
 async def compare(
@@ -209,7 +260,7 @@ def _target(name: str, options: Options) -> Place:
     return Place(url=name, direct=options.cache.direct, format=options.target_format)
 
 
-def _whole(options: Options) -> Options:
+def whole(options: Options) -> Options:
     """A qcow2 target that is made, and of which nothing was said, is made as qemu-img does."""
     if options.target_format == "qcow2" and options.create and options.qcow2 is None:
         return replace(options, qcow2=Qcow2Options())

@@ -192,6 +192,16 @@ def tell_again(happened: Iterable[Happening], observer: Observer) -> None:
             observer.lost([(one.start, one.length)], one.text)
 
 
+def tell_of_the_end(stored: Stored, observer: Observer) -> None:
+    """The same of a copy that is finished, with its digest and what was verified."""
+    tell_again(stored.happened, observer)
+    for one in stored.happened:
+        if one.kind == "digest":
+            observer.digest(one.text, stored.begun.target)
+        elif one.kind == "verified":
+            observer.verified(int(one.text.partition(" ")[0]), stored.begun.size)
+
+
 class Noting(Observer):
     """Tells the journal, once there is one, what another observer hears too, as far as it is worth keeping."""
 
