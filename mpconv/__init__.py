@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mpconv import blocking
     from mpconv.api.copying import Copied, Lost, Resumed, checksum, compare, convert, deploy, resume
-    from mpconv.api.images import backing_chain, check, info, map, measure
+    from mpconv.api.images import backing_chain, check, examine, info, map, measure
     from mpconv.api.many import fan_out, resume_fan_out
     from mpconv.cache import CACHE_MODES
+    from mpconv.doctor.findings import Examination
     from mpconv.errors import MpconvError
     from mpconv.fanout.spec import Fanout
     from mpconv.fanout.spec import Limits as FanoutLimits
@@ -45,6 +46,7 @@ __all__ = [
     "Copied",
     "Deployment",
     "Effort",
+    "Examination",
     "Fanout",
     "FanoutJob",
     "FanoutLimits",
@@ -71,6 +73,7 @@ __all__ = [
     "compare",
     "convert",
     "deploy",
+    "examine",
     "fan_out",
     "info",
     "map",
@@ -88,6 +91,7 @@ _FOUND_IN = {
     "CompareOptions": "jobs.compare:Options",
     "Deployment": "jobs.deploy",
     "Effort": "jobs.course",
+    "Examination": "doctor.findings",
     "Fanout": "fanout.spec",
     "FanoutJob": "fanout.spec:Spec",
     "FanoutLimits": "fanout.spec:Limits",
@@ -108,7 +112,7 @@ _FOUND_IN = {
     "fan_out": "api.many",
     "read_plan": "plans",
     "resume_fan_out": "api.many",
-    **dict.fromkeys(("backing_chain", "check", "info", "map", "measure"), "api.images"),
+    **dict.fromkeys(("backing_chain", "check", "examine", "info", "map", "measure"), "api.images"),
 }
 """Where each is, and as what if not by its own name; the rest is in api/copying.py."""
 

@@ -182,6 +182,19 @@ def test_many_at_once_over_nfs_and_iscsi(images, nfs, lun):
     assert copied.size == 4 * MiB and identical(images / "base.raw", images / "back.raw")
 
 
+def test_an_examination_names_what_is_in_the_way(images, nfs):
+    heard: list[mpconv.Examination] = []
+    urls = [str(images / "base.raw"), nfs.url("nowhere/a.raw")]
+    found = mpconv.blocking.examine(urls, seconds=0.1, on_examined=heard.append)
+    assert found == heard
+    assert [(one.ok, one.role) for one in found] == [(True, "source"), (False, "target")]
+    assert (found[0].size, found[0].format) == (4 * MiB, "raw")
+    assert found[1].problems and all(problem.fix for problem in found[1].problems)
+    for urls in ([], ["null:"]):
+        with pytest.raises(mpconv.MpconvError):
+            mpconv.blocking.examine(urls)
+
+
 def test_it_can_be_cancelled(images):
     """Nothing of it stays open."""
     before = set(os.listdir("/proc/self/fd"))

@@ -13,7 +13,8 @@ ROOT = Path(mpconv.__file__).parent
 
 BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "": BOTTOM | {"api", "blocking", "cache", "fanout", "formats", "inspection", "jobs", "options", "plans", "ui"},
+    "": BOTTOM
+    | {"api", "blocking", "cache", "doctor", "fanout", "formats", "inspection", "jobs", "options", "plans", "ui"},
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
@@ -50,8 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM
-    | {"fanout", "formats", "inspection", "interruption", "jobs", "observer", "options", "protocol", "transports"}
-    | {"ui", "workers"},
+    | {"doctor", "fanout", "formats", "inspection", "interruption", "jobs", "observer", "options", "protocol"}
+    | {"transports", "ui", "workers"},
     "plans": BOTTOM | {"cli", "fanout"},
     "blocking": {"api"},
     "cli": BOTTOM

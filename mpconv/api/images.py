@@ -1,4 +1,4 @@
-"""What is told of images: no worker process is started, and nothing is written.
+"""What is told of images: no worker process is started, and nothing is written but where that is asked for.
 
 Backing files and data files that an image names are opened only as far as `trust` allows; `mpconv.Trust(backing=[""])`
 is the image's own directory. `image_format`: raw or qcow2; None: the first bytes tell.
@@ -7,7 +7,7 @@ is the image's own directory. `image_format`: raw or qcow2; None: the first byte
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from mpconv.errors import NoChecks, UsageError
 from mpconv.job import NO_TRUST, Place, Trust
 
 if TYPE_CHECKING:
+    from mpconv.doctor.findings import Examination
     from mpconv.formats.image import Image
     from mpconv.formats.qcow2.check import Report
     from mpconv.formats.qcow2.options import Qcow2Options
@@ -131,7 +132,30 @@ async def check(
         await store.close()
 
 
-def _silently(_: str) -> None:
+async def examine(
+    urls: str | Sequence[str],
+    *,
+    image_format: str | None = None,
+    seconds: float = 3.0,
+    scratch: str | None = None,
+    on_examined: Callable[[Examination], None] | None = None,
+) -> list[Examination]:
+    """What storage can do and what is in the way, each problem with what to do about it. Of several URLs the first is
+    the source, and of that format. `seconds`: for measuring, of each. `scratch`: a target of which a part may be
+    OVERWRITTEN to test it. `on_examined` hears of each when all is known of it.
+    """
+    from mpconv.doctor import examination  # noqa: PLC0415
+
+    names = [urls] if isinstance(urls, str) else list(urls)
+    if scratch is not None and scratch not in names:
+        names.append(scratch)
+    if not names:
+        raise UsageError("Expecting the URL of an image, or those of a source and its targets")
+    how = examination.How(seconds=seconds, format=image_format, scratch=scratch)
+    return await examination.examine(names, how, on_examined or _silently)
+
+
+def _silently(_: object) -> None:
     """Nobody wants to know."""
 
 

@@ -55,6 +55,26 @@ def test_a_backup(images, nfs, lun):
     subprocess.run(made, check=True, capture_output=True)
 
 
+def test_a_copy_goes_on(images):
+    program = program_with("vm7.journal")
+    assert run(program, images) == f"{4 * MiB} bytes in one go\n"
+    assert (images / "copy.raw").read_bytes() == (images / "vm7.raw").read_bytes()
+    assert run(program, images) == "it was complete already\n"
+
+
+def test_many_copies(images):
+    assert run(program_with("def nightly"), images).splitlines() == [
+        f"vm7: {4 * MiB} bytes are in vm7.qcow2",
+        "vm8: failed: Could not open 'vm8.raw': No such file or directory",
+    ]
+    subprocess.run(["qemu-img", "compare", "vm7.raw", "vm7.qcow2"], cwd=images, check=True, capture_output=True)
+
+
+def test_an_examination(images):
+    told = run(program_with("examine"), images)
+    assert re.fullmatch(r"vm7\.raw: a copy would have \d workers\n", told)
+
+
 def test_what_an_image_is(images):
     told = run(program_with("backing_chain"), images).splitlines()
     assert told[0].startswith(f"vm7.qcow2: qcow2, {4 * MiB} bytes")
