@@ -107,6 +107,7 @@ def test_measure_is_qemu_img_s(images):
     [
         (-1, "raw", None, "at least 0 bytes"),
         (MiB, "vmdk", None, "only raw and qcow2"),
+        (MiB, "qcow2", mpconv.Qcow2Options(preallocation="some"), "preallocation is one of"),
         (MiB, "qcow2", mpconv.Qcow2Options(cluster_size=1000), "Cluster size must be a power of two"),
         (1 << 60, "qcow2", mpconv.Qcow2Options(cluster_size=512), "The image size is too large"),
     ],
@@ -193,6 +194,31 @@ def test_an_examination_names_what_is_in_the_way(images, nfs):
     for urls in ([], ["null:"]):
         with pytest.raises(mpconv.MpconvError):
             mpconv.blocking.examine(urls)
+
+
+def test_no_error_tells_a_password(images, lun):
+    """Neither one that the URL has, nor one that the image has in its backing file's name."""
+    named = "iscsi://bob%hidden-secret-2@127.0.0.1:1/iqn.x/0"
+    create = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", named, "-F", "raw", "named.qcow2", "1M"]
+    subprocess.run(create, cwd=images, check=True)
+    disk = lun(MiB)
+    subprocess.run(["dd", f"if={images / 'named.qcow2'}", f"of={disk.backing}", "conv=notrunc"], check=True)
+    url = disk.url.replace("//", "//alice%right-secret-1@")
+    place = mpconv.Place(url=url, format="vmdk")
+    asked = [
+        lambda: mpconv.blocking.map(url),
+        lambda: mpconv.blocking.map(url, trust=mpconv.Trust(backing=[""])),
+        lambda: mpconv.blocking.backing_chain(url),
+        lambda: mpconv.blocking.measure(url),
+        lambda: mpconv.blocking.info(place),
+        lambda: mpconv.blocking.check(place),
+        lambda: mpconv.blocking.convert(url, "null:"),
+    ]
+    for ask in asked:
+        with pytest.raises(mpconv.MpconvError, match=r"iscsi://alice@.*(asks for the backing file|vmdk)") as caught:
+            ask()
+        assert "secret" not in str(caught.value)
+    assert "secret" not in str(mpconv.blocking.info(url).facts())
 
 
 def test_it_can_be_cancelled(images):

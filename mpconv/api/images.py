@@ -93,6 +93,10 @@ def _unmeasurable(image: Name | int, target_format: str, options: Qcow2Options) 
         return f"only raw and qcow2 can be measured for, not '{target_format}'"
     if target_format == "raw":
         return None
+    from mpconv.formats.qcow2.options import PREALLOCATIONS  # noqa: PLC0415
+
+    if options.preallocation not in PREALLOCATIONS:
+        return f"preallocation is one of {', '.join(PREALLOCATIONS)}, and not '{options.preallocation}'"
     return options.cluster_refusal() or options.refcount_refusal("version=3")
 
 
@@ -118,13 +122,16 @@ async def check(
     """
     from mpconv import transports  # noqa: PLC0415
     from mpconv.formats.opening import found_format  # noqa: PLC0415
-    from mpconv.transports.base import Access  # noqa: PLC0415
+    from mpconv.transports.base import Access, cannot_open  # noqa: PLC0415
 
     place = place_of(image, image_format)
     store = await transports.open_place(place, Access.READ, locked=True)
     try:
-        if (place.format or await found_format(store)) == "raw":
+        fmt = place.format or await found_format(store)
+        if fmt == "raw":
             raise NoChecks("This image format does not support checks")
+        if fmt != "qcow2":
+            raise cannot_open(place.url, f"mpconv cannot read {fmt} images yet")
         from mpconv.formats.qcow2 import checking  # noqa: PLC0415
 
         return await checking.check(store, on_finding or _silently)
