@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from mpconv import blocking
     from mpconv.api.copying import Copied, Lost, Resumed, checksum, compare, convert, deploy, resume
     from mpconv.api.images import backing_chain, check, examine, info, map, measure
-    from mpconv.api.many import fan_out, resume_fan_out
     from mpconv.cache import CACHE_MODES
     from mpconv.doctor.findings import Examination
     from mpconv.errors import MpconvError
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from mpconv.jobs.compare import Verdict
     from mpconv.jobs.course import Effort
     from mpconv.jobs.deploy import Deployment, Outcome
+    from mpconv.many import fan_out, read_plan, resume_fan_out
     from mpconv.options import Options
-    from mpconv.plans import read_plan
     from mpconv.ui.progress import Progress
 
 __version__ = "0.1.0"
@@ -109,9 +108,7 @@ _FOUND_IN = {
     "Qcow2Options": "formats.qcow2.options",
     "Trust": "job",
     "Verdict": "jobs.compare",
-    "fan_out": "api.many",
-    "read_plan": "plans",
-    "resume_fan_out": "api.many",
+    **dict.fromkeys(("fan_out", "read_plan", "resume_fan_out"), "many"),
     **dict.fromkeys(("backing_chain", "check", "examine", "info", "map", "measure"), "api.images"),
 }
 """Where each is, and as what if not by its own name; the rest is in api/copying.py."""

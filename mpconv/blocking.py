@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from mpconv.api import copying, images, many
+from mpconv import many
+from mpconv.api import copying, images
 
 _Words = ParamSpec("_Words")
 _Result = TypeVar("_Result")

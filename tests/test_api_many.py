@@ -79,8 +79,11 @@ def test_a_plan_as_text_and_as_a_file(sources, tmp_path):
     plan = mpconv.read_plan(tmp_path / "plan.toml")
     assert plan == mpconv.read_plan(text)
     assert [one.name for one in plan.jobs] == ["one", "two"]
-    outcomes = mpconv.blocking.fan_out(plan, workers=2)
-    assert results(outcomes) == ["written", "written"]
+    plans: list[mpconv.Fanout | str | Path] = [plan, text, tmp_path / "plan.toml"]
+    for one in plans:
+        for name in ("one", "two"):
+            (tmp_path / f"{name}.qcow2").unlink(missing_ok=True)
+        assert results(mpconv.blocking.fan_out(one, workers=2)) == ["written", "written"]
     for source, name in zip(sources, ("one", "two"), strict=False):
         assert mpconv.blocking.compare(str(source), str(tmp_path / f"{name}.qcow2")) == mpconv.Verdict()
 

@@ -14,7 +14,7 @@ ROOT = Path(mpconv.__file__).parent
 BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": BOTTOM
-    | {"api", "blocking", "cache", "doctor", "fanout", "formats", "inspection", "jobs", "options", "plans", "ui"},
+    | {"api", "blocking", "cache", "doctor", "fanout", "formats", "inspection", "jobs", "many", "options", "ui"},
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
@@ -51,10 +51,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM
-    | {"doctor", "fanout", "formats", "inspection", "interruption", "jobs", "observer", "options", "protocol"}
-    | {"transports", "ui", "workers"},
-    "plans": BOTTOM | {"cli", "fanout"},
-    "blocking": {"api"},
+    | {"doctor", "formats", "inspection", "interruption", "jobs", "options", "transports", "ui", "workers"},
+    "many": BOTTOM | {"api", "cli", "fanout", "interruption", "observer", "protocol", "workers"},
+    "blocking": {"api", "many"},
     "cli": BOTTOM
     | {
         "api",

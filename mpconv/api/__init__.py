@@ -2,6 +2,6 @@
 
 Images are named as on the command line, or by a Place. Every failure is an MpconvError, whose text is one line without
 passwords. Signals are the program's own business. `copying`: what moves or reads all of an image, with worker
-processes; `images`: what is told of images, without any; `many`: fan-outs. Programs take them from `mpconv`
-(mpconv/__init__.py), which imports no more than is used.
+processes; `images`: what is told of images, without any. Programs take them from `mpconv` (mpconv/__init__.py), which
+imports no more than is used.
 """

@@ -1,4 +1,7 @@
-"""Many copies at once, by a plan: docs/fanout.md."""
+"""Many copies at once, by a plan, for programs: docs/fanout.md.
+
+It is above `cli`: a plan that is a text has options of the command `convert` for keys, and they are judged as those.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,32 @@ from mpconv.observer import Observer
 from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:
+    from mpconv.fanout.plan import Problem
     from mpconv.protocol.keys import Listening
 
 OnProgress = Callable[[Outcome], None]
 
 
+def read_plan(plan: str | os.PathLike[str]) -> Fanout:
+    """What a plan asks for. `plan`: its text, in TOML, or the Path of a file. UsageError with all that is wrong."""
+    from mpconv.cli.fanout_plan import resolved, text_of  # noqa: PLC0415  (who makes plans of objects does without)
+
+    path = None if isinstance(plan, str) else os.fspath(plan)
+    text = str(plan) if path is None else text_of("./-" if path == "-" else path)
+    found, problems = resolved(text, None, None, jobs=None, workers=None)
+    if problems:
+        name = "the plan" if path is None else f"the plan '{path}'"
+        hint = "; a file is given as a Path" if path is None and "\n" not in text.strip() else ""
+        raise UsageError(f"{name} cannot be carried out: {_listed(problems)}{hint}")
+    return found
+
+
+def _listed(problems: list[Problem]) -> str:
+    return "; ".join(map(str, problems))
+
+
 async def fan_out(
-    plan: Fanout,
+    plan: Fanout | str | os.PathLike[str],
     *,
     journal: str | None = None,
     jobs: int | None = None,
@@ -39,16 +61,19 @@ async def fan_out(
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
 ) -> list[Outcome]:
-    """Run the jobs of a plan: an outcome for each, in the plan's order. A job that fails does not stop the others.
-    UsageError, before anything is opened, with all that is wrong with the plan. `journal`: a directory that lets
-    `resume_fan_out` go on after a crash. `jobs`, `workers`, `rate`: limits in place of the plan's. `listening`: where
-    workers of other hosts may join. `on_progress` hears each time something becomes of a job, whose outcome it is.
+    """Run the jobs of a plan, which may be one that `read_plan` reads: an outcome for each, in the plan's order. A job
+    that fails does not stop the others. UsageError, before anything is opened, with all that is wrong with the plan.
+    `journal`: a directory that lets `resume_fan_out` go on after a crash. `jobs`, `workers`, `rate`: limits in place of
+    the plan's. `listening`: where workers of other hosts may join. `on_progress` hears each time something becomes of a
+    job, whose outcome it is.
     """
-    plan = with_limits(replace(plan, jobs=[_whole(spec) for spec in plan.jobs]), jobs=jobs, workers=workers, rate=rate)
-    problems = problems_of(plan, journal, listening)
+    wanted = plan if isinstance(plan, Fanout) else read_plan(plan)
+    wanted = replace(wanted, jobs=[_whole(spec) for spec in wanted.jobs])
+    wanted = with_limits(wanted, jobs=jobs, workers=workers, rate=rate)
+    problems = problems_of(wanted, journal, listening)
     if problems:
-        raise UsageError(f"the plan cannot be carried out: {'; '.join(map(str, problems))}")
-    return await _run(plan, journal, None, listening, _Teller(on_progress, on_warning))
+        raise UsageError(f"the plan cannot be carried out: {_listed(problems)}")
+    return await _run(wanted, journal, None, listening, _Teller(on_progress, on_warning))
 
 
 async def resume_fan_out(
