@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from mpconv.api.copying import whole
 from mpconv.api.names import OnWarning
 from mpconv.errors import UsageError
-from mpconv.fanout.fitness import problems_of
+from mpconv.fanout.fitness import of_limits, problems_of
 from mpconv.fanout.preparation import ledger_of, left_in, modules_of, with_limits
 from mpconv.fanout.run import Run
 from mpconv.fanout.spec import Fanout, Outcome, Spec, workers_and_jobs
@@ -46,6 +46,11 @@ def read_plan(plan: str | os.PathLike[str]) -> Fanout:
     return found
 
 
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        raise UsageError(f"the plan cannot be carried out: {_listed(problems)}")
+
+
 def _listed(problems: list[Problem]) -> str:
     return "; ".join(map(str, problems))
 
@@ -68,11 +73,9 @@ async def fan_out(
     job, whose outcome it is.
     """
     wanted = plan if isinstance(plan, Fanout) else read_plan(plan)
-    wanted = replace(wanted, jobs=[_whole(spec) for spec in wanted.jobs])
     wanted = with_limits(wanted, jobs=jobs, workers=workers, rate=rate)
-    problems = problems_of(wanted, journal, listening)
-    if problems:
-        raise UsageError(f"the plan cannot be carried out: {_listed(problems)}")
+    _refuse(problems_of(wanted, journal, listening))
+    wanted = replace(wanted, jobs=[_whole(spec) for spec in wanted.jobs])
     return await _run(wanted, journal, None, listening, _Teller(on_progress, on_warning))
 
 
@@ -90,6 +93,7 @@ async def resume_fan_out(
     from LIBISCSI_CHAP_PASSWORD.
     """
     plan = left_in(journal, jobs=jobs, workers=workers, rate=rate)
+    _refuse([*of_limits(plan.limits.jobs, plan.limits.workers, plan.limits.rate)])
     return await _run(plan, None, journal, listening, _Teller(on_progress, on_warning))
 
 

@@ -139,3 +139,66 @@ def test_what_it_offers_is_there_and_costs_nothing_before():
     assert all(getattr(mpconv, name) is not None for name in mpconv.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'convertt'"):
         mpconv.convertt  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"requests": 0}, "requests: between 1 and 1024"),
+        ({"workers": 0}, "workers: between 1 and 256"),
+        ({"rate": -1}, "rate: at least 0"),
+        ({"retry_for": float("nan")}, "retry_for: seconds"),
+        ({"cache": "unsafe"}, "cache: one of CACHE_MODES"),
+        ({"verify": 5.0}, "verify: the share"),
+        ({"verify": 0.0}, "verify: the share"),
+        ({"sparse_size": 1000}, "sparse_size: a multiple of 512"),
+        ({"target_format": "vmdk"}, "target_format: raw or qcow2"),
+        ({"target_is_zero": True}, "create=False"),
+        ({"offload": True, "digest": True}, "the data is not read"),
+        ({"offload": True, "salvage": True}, "offload cannot be used with salvage"),
+        ({"compress": True}, "qcow2 targets only"),
+        ({"preallocation": "metadata"}, "preallocation: one of off, falloc, full"),
+        ({"qcow2": mpconv.Qcow2Options()}, "of a qcow2 target"),
+        ({"target_format": "qcow2", "compress": True, "compression_level": 10}, "between 1 and 9"),
+        ({"target_format": "qcow2", "compression_level": 1}, "with compress only"),
+        ({"target_format": "qcow2", "qcow2": mpconv.Qcow2Options(cluster_size=1000)}, "must be a power of two"),
+        ({"target_format": "qcow2", "qcow2": mpconv.Qcow2Options(compression_type="lzma")}, "zlib, zstd"),
+        ({"target_format": "qcow2", "qcow2": mpconv.Qcow2Options(backing_file="b.raw")}, "of which format"),
+        (
+            {
+                "target_format": "qcow2",
+                "digest": True,
+                "qcow2": mpconv.Qcow2Options(backing_file="b.raw", backing_fmt="raw"),
+            },
+            "cannot be used with a backing_file",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_opened(tmp_path, options, why):
+    chosen = mpconv.Options(**options)
+    with pytest.raises(mpconv.MpconvError, match=why):
+        mpconv.blocking.convert(str(tmp_path / "absent"), str(tmp_path / "a"), chosen)
+    job = mpconv.FanoutJob(
+        name="a", sources=[mpconv.Place(url="absent")], target=mpconv.Place(url=str(tmp_path / "a")), options=chosen
+    )
+    with pytest.raises(mpconv.MpconvError, match=f"job 'a': .*{why}"):
+        mpconv.blocking.fan_out(mpconv.Fanout(jobs=[job]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_so_in_the_other_jobs(tmp_path):
+    unsafe = mpconv.Options(cache=mpconv.CACHE_MODES["unsafe"])
+    blocking, name, journal = mpconv.blocking, str(tmp_path / "absent"), str(tmp_path / "j.db")
+    for why, job in (
+        ("cache mode unsafe", lambda: blocking.convert(name, name, unsafe, journal=journal)),
+        ("cache mode unsafe", lambda: blocking.deploy(name, [name], unsafe, journal=journal)),
+        ("of a file of this host only", lambda: blocking.convert(name, "null:", mpconv.Options(preallocation="full"))),
+        ("raw targets only", lambda: blocking.deploy(name, [name], mpconv.Options(target_format="qcow2"))),
+        ("needs a target", lambda: blocking.deploy(name, [])),
+        ("needs a source", lambda: blocking.convert([], name)),
+        ("requests: between", lambda: blocking.compare(name, name, mpconv.CompareOptions(requests=0))),
+        ("workers: between", lambda: blocking.checksum(name, mpconv.ChecksumOptions(workers=0))),
+    ):
+        with pytest.raises(mpconv.MpconvError, match=why):
+            job()
+    assert list(tmp_path.iterdir()) == []

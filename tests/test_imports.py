@@ -51,7 +51,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM
-    | {"doctor", "formats", "inspection", "interruption", "jobs", "options", "transports", "ui", "workers"},
+    | {"doctor", "formats", "inspection", "interruption", "jobs", "options", "soundness", "transports", "ui"}
+    | {"workers"},
+    "soundness": BOTTOM | {"cache", "formats", "options"},
     "many": BOTTOM | {"api", "cli", "fanout", "interruption", "observer", "protocol", "workers"},
     "blocking": {"api", "many"},
     "cli": BOTTOM
@@ -82,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "options",
         "protocol",
         "sharing",
+        "soundness",
         "transports",
         "watch",
         "workers",
@@ -102,6 +105,7 @@ MUST_NOT: dict[str, set[str]] = {
     "digest": SHELL | {"click"},
     "crew": SHELL | {"click"},
     "guests": SHELL | {"click"},
+    "soundness": SHELL | {"click"},
     "core": SHELL | CODECS | {"click", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},
     "transports": CODECS | {"zmq", "click", "multiprocessing"},

@@ -115,6 +115,11 @@ async def convert(
 
     chosen = whole(options or Options())
     places = [place_of(source, source_format) for source in _several(sources)]
+    if observer is None:
+        from mpconv import soundness, transports  # noqa: PLC0415  (the commands do without, here and below)
+
+        local_one = transports.is_local(target.url if isinstance(target, Place) else target)
+        soundness.check_copy(chosen, sources=len(places), local=local_one, journaled=journal is not None)
     to = target if isinstance(target, Place) else _target(target, chosen)
     heard = observer or Listener(on_progress, on_warning)
     began = time.monotonic()
@@ -148,6 +153,12 @@ async def deploy(
     from mpconv.jobs import deploy as job  # noqa: PLC0415
 
     chosen = whole(options or Options())
+    if observer is None:
+        from mpconv import soundness  # noqa: PLC0415
+
+        if not targets:
+            raise UsageError("a deployment needs a target")
+        soundness.check_deployment(chosen, journaled=journal is not None)
     places = [one if isinstance(one, Place) else _target(one, chosen) for one in targets]
     if deployment is None:
         outcomes = [job.Outcome(place) for place in places]
@@ -183,6 +194,11 @@ async def resume(
         raise UsageError(f"the journal '{journal}' is a fan-out's, and not one of a single copy: use resume_fan_out")
     course, stored = courses.left_in(journal)
     chosen = effort or courses.Effort()
+    if observer is None:
+        from mpconv import soundness  # noqa: PLC0415
+
+        idle = chosen.listening is not None
+        soundness.check_effort(chosen.requests, chosen.workers, rate=chosen.rate, retry_for=chosen.retry_for, idle=idle)
     heard = observer or Listener(on_progress, on_warning)
     began = time.monotonic()
     with _workers(course.opened, course.target, course.options, local) as workers:
@@ -225,9 +241,14 @@ async def compare(
     from mpconv.jobs import compare as job  # noqa: PLC0415
 
     places = (place_of(first, None), place_of(second, None))
+    chosen = options or job.Options()
+    if observer is None:
+        from mpconv import soundness  # noqa: PLC0415
+
+        soundness.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([*places], None, Options(), local) as workers:
-        return await _as_asked(job.compare(places, options or job.Options(), workers, heard), observer)
+        return await _as_asked(job.compare(places, chosen, workers, heard), observer)
 
 
 async def checksum(
@@ -243,9 +264,14 @@ async def checksum(
     from mpconv.jobs import checksum as job  # noqa: PLC0415
 
     place = place_of(image, None)
+    chosen = options or job.Options()
+    if observer is None:
+        from mpconv import soundness  # noqa: PLC0415
+
+        soundness.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([place], None, Options(digest=True), local) as workers:
-        return await _as_asked(job.checksum(place, options or job.Options(), workers, heard), observer)
+        return await _as_asked(job.checksum(place, chosen, workers, heard), observer)
 
 
 def _several(sources: Name | Sequence[Name]) -> Sequence[Name]:

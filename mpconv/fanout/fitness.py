@@ -13,6 +13,7 @@ from mpconv.job import Place
 from mpconv.jobs import course as courses
 from mpconv.protocol.keys import Listening
 from mpconv.sharing import anywhere
+from mpconv.soundness import refusal_of
 
 
 def problems_of(plan: Fanout, journal: str | None, listening: Listening | None) -> list[Problem]:
@@ -23,13 +24,14 @@ def problems_of(plan: Fanout, journal: str | None, listening: Listening | None) 
         label = f"job '{spec.name}'"
         found = [of_name(spec.name, seen), None if spec.sources else "it has no source", spec.options.refusal]
         found += of_numbers({"weight": spec.weight, "retries": spec.retries})
+        unsound = refusal_of(spec.options, sources=len(spec.sources), local=transports.is_local(spec.target.url))
+        found += [unsound] if unsound is not None else unfit(spec, journal, listening)
         problems += [Problem(label, why) for why in found if why is not None]
-        problems += [Problem(label, why) for why in unfit(spec, journal, listening)]
-    return [*problems, *of_limits(plan.limits.jobs, plan.limits.workers), *collisions(plan.jobs)]
+    return [*problems, *of_limits(plan.limits.jobs, plan.limits.workers, plan.limits.rate), *collisions(plan.jobs)]
 
 
-def of_limits(jobs: int | None, workers: int | None) -> Iterable[Problem]:
-    """What is wrong with the numbers of jobs at once and of processes."""
+def of_limits(jobs: int | None, workers: int | None, rate: int = 0) -> Iterable[Problem]:
+    """What is wrong with the numbers of jobs at once, of processes, and of bytes a second."""
     label = "limits"
     if jobs is not None and jobs < 1:
         yield Problem(label, "jobs: it must be at least 1")
@@ -37,6 +39,8 @@ def of_limits(jobs: int | None, workers: int | None) -> Iterable[Problem]:
         yield Problem(label, "workers: it must be between 0 and 256")
     if jobs is not None and workers and jobs > workers:
         yield Problem(label, f"{jobs} jobs at once need as many workers, and there are {workers}")
+    if rate < 0:
+        yield Problem(label, f"rate: {rate} is below 0")
 
 
 def unfit(spec: Spec, journal: str | None, listening: Listening | None) -> list[str]:
