@@ -124,3 +124,7 @@ def __getattr__(name: str) -> object:
         return import_module("mpconv.blocking")
     module, _, its_name = _FOUND_IN.get(name, "api.copying").partition(":")
     return getattr(import_module(f"mpconv.{module}"), its_name or name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -89,6 +89,27 @@ def test_signals_stay_the_program_s(source, tmp_path):
     assert set(seen) == {mine}
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_ctrl_c_ends_it_as_python_does(tmp_path, many):
+    make_image(tmp_path / "big.raw", 64 * MiB)
+    before = children()
+    pressed: list[object] = []
+
+    def press(_: object) -> None:
+        if not pressed and children() > before:
+            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+
+    slowly = mpconv.Options(rate=8 * MiB)
+    with pytest.raises(KeyboardInterrupt):
+        if many:
+            source, target = (mpconv.Place(url=str(tmp_path / name)) for name in ("big.raw", "a.raw"))
+            plan = mpconv.Fanout(jobs=[mpconv.FanoutJob(name="a", sources=[source], target=target, options=slowly)])
+            mpconv.blocking.fan_out(plan, on_progress=press)
+        else:
+            mpconv.blocking.convert(str(tmp_path / "big.raw"), str(tmp_path / "a.raw"), slowly, on_progress=press)
+    assert children() == before
+
+
 def test_cancelled_it_leaves_no_process(tmp_path):
     make_image(tmp_path / "big.raw", 64 * MiB)
     before = children()
@@ -137,6 +158,9 @@ def test_what_it_offers_is_there_and_costs_nothing_before():
     words = "import sys, mpconv; print(len([m for m in sys.modules if m.startswith('mpconv')]))"
     assert subprocess.check_output([sys.executable, "-c", words], text=True) == "1\n"
     assert all(getattr(mpconv, name) is not None for name in mpconv.__all__)
+    assert set(mpconv.__all__) <= set(dir(mpconv))
+    coroutines = {name for name in mpconv.__all__ if asyncio.iscoroutinefunction(getattr(mpconv, name))}
+    assert "fan_out" in coroutines and all(callable(getattr(mpconv.blocking, name)) for name in coroutines)
     with pytest.raises(AttributeError, match="has no attribute 'convertt'"):
         mpconv.convertt  # noqa: B018
 
