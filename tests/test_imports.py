@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "outages": BOTTOM,
     "guests": BOTTOM,
     "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
-    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
+    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
     | {"placing", "reception", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
@@ -104,6 +105,7 @@ MUST_NOT: dict[str, set[str]] = {
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
     "crew": SHELL | {"click"},
+    "outages": SHELL | {"click"},
     "guests": SHELL | {"click"},
     "soundness": SHELL | {"click"},
     "core": SHELL | CODECS | {"click", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},

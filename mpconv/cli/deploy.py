@@ -182,7 +182,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     ended: MpconvError | None = None
     try:
         with report:
-            run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
+            run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
     except MpconvError as error:
         ended = error
     return told(deployment, ended, as_json=as_json, among_lines=options["progress_kind"] == "json")

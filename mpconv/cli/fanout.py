@@ -91,7 +91,7 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     ended: Interrupted | None = None
     try:
         with report:
-            run(work.run(), display, verbose=options["verbose"], placement=placement, watch=watch)
+            run(work.run(), display.dump, verbose=options["verbose"], placement=placement, watch=watch)
     except Interrupted as error:
         ended = error
     left = report.tell(work.outcomes, as_json=options["as_json"], journal=ledger.path if ledger is not None else None)

@@ -243,6 +243,15 @@ class Noting(Observer):
     def workers(self, count: int) -> None:
         self._inner.workers(count)
 
+    def skips(self, known: int, passed: int) -> None:
+        self._inner.skips(known, passed)
+
+    def retrying(self, count: int, why: str) -> None:
+        self._inner.retrying(count, why)
+
+    def tick(self) -> None:
+        self._inner.tick()
+
     def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         self._inner.listens(endpoint, give_up)
 
