@@ -48,7 +48,7 @@ def fanout(names: tuple[str, ...], **options: Any) -> int:
     """
     options["as_json"] |= is_json(options["output"])
     if len(names) != 1:
-        raise UsageError("Expecting one plan")
+        raise UsageError("Expecting one plan: mpconv fanout PLAN.toml")
     listening = listening_of(options)
     from mpconv.cli.fanout_plan import resolved  # noqa: PLC0415 - --help does without
 
@@ -74,7 +74,7 @@ def _read(name: str) -> str:
     except OSError as error:
         raise Fatal(f"the plan '{name}' cannot be read: {os.strerror(error.errno or 0)}") from None
     except UnicodeDecodeError as error:
-        raise Fatal(f"the plan '{name}' cannot be read: it is no UTF-8 at byte {error.start}") from None
+        raise Fatal(f"the plan '{name}' cannot be read: it is no UTF-8 at byte {error.start}: is it a plan?") from None
 
 
 def with_limits(plan: Fanout, *, jobs: int | None, workers: int | None, rate: int | None) -> Fanout:
@@ -85,7 +85,8 @@ def with_limits(plan: Fanout, *, jobs: int | None, workers: int | None, rate: in
     given = {key: value for key, value in given.items() if value is not None}
     limits = replace(plan.limits, **given)
     if limits.jobs and limits.workers and limits.jobs > limits.workers:
-        raise UsageError(f"{limits.jobs} jobs at once need as many workers, and there are {limits.workers}")
+        why = f"{limits.jobs} jobs at once need as many workers, and there are {limits.workers}"
+        raise UsageError(f"{why}: choose more --workers or fewer --jobs")
     return replace(plan, limits=limits)
 
 
@@ -96,7 +97,7 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
 
     watch = watch_of(options)
     if plan.limits.workers == 0 and listening is None:
-        raise UsageError("workers = 0 requires --listen or --cluster: nobody would copy")
+        raise UsageError("workers = 0 (or --workers 0) requires --listen or --cluster: nobody would copy")
     cores = len(os.sched_getaffinity(0))
     workers, jobs = workers_and_jobs(plan.limits, len(plan.jobs), cores, listening=listening is not None)
     wanted: set[str] = set()

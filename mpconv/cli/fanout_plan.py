@@ -58,8 +58,9 @@ def _spec(job: JobTable, label: str, date: str, problems: list[Problem]) -> Spec
     try:
         options = convert.make_context("mpconv", [*words, "--", *job.sources, target]).params
         check_combination(options)
-        if options["source_cache"] not in CACHE_MODES:
-            raise click.UsageError(f"source_cache: there is no '{options['source_cache']}'")
+        for key in ("source_cache", "target_cache"):
+            if options[key] not in CACHE_MODES:
+                raise click.UsageError(f"{key}: there is no '{options[key]}': one of {', '.join(CACHE_MODES)}")
         sources, place, made, unusable = places_of(job.sources, target, options)
         chosen = options_of(options, place, made, unusable, target, None)
         if chosen.refusal is not None:
@@ -92,8 +93,12 @@ def _words(job: JobTable, label: str, problems: list[Problem]) -> list[str] | No
     given = {key: value for key, value in asdict(job).items() if value is not UNSET}
     words: list[str] = []
     wrong = False
+    judged = {problem.text.partition(":")[0] for problem in problems if problem.job == label}
     for key, value in given.items():
         if key in OWN and key != "options":
+            continue
+        if key in judged:  # all that can be said of it is said
+            wrong = True
             continue
         option = _option_words(key, value)
         try:
@@ -135,9 +140,10 @@ def _unfit(spec: Spec, journal: str | None, listening: Listening | None) -> list
     except MpconvError as error:
         found.append(str(error))
     if journal is not None and not spec.options.cache.flushes:
-        found.append("--journal cannot be used with the cache mode unsafe: nothing would ever be durable")
+        why = "--journal cannot be used with target_cache unsafe: nothing would ever be durable"
+        found.append(f"{why}: choose another")
     if journal is not None and not spec.options.create and spec.options.target_format == "qcow2":
-        found.append("--journal cannot be used with no_create and a qcow2 image yet")
+        found.append("--journal cannot be used with no_create and a qcow2 image yet: leave out one of the two")
     return found
 
 
@@ -151,6 +157,7 @@ def _limits(
         servers[name.lower()] = checked(limit, plans.amount, 0, label, f"servers: {name}", problems)
         if name.lower() not in used and specs:
             text = plans.unknown(name, used).replace("unknown key", "servers: no job uses")
+            text += "" if text.endswith("?") else ": write it as the jobs' URLs do, or take it out"
             problems.append(Problem(label, text))
     if jobs is None and not isinstance(table.jobs, UnsetType):
         jobs = table.jobs
@@ -161,7 +168,7 @@ def _limits(
     if workers is not None and not 0 <= workers <= 256:
         problems.append(Problem(label, "workers: it must be between 0 and 256"))
     if jobs is not None and workers and jobs > workers:
-        text = f"{jobs} jobs at once need as many workers, and there are {workers}"
+        text = f"{jobs} jobs at once need as many workers, and there are {workers}: choose more workers or fewer jobs"
         problems.append(Problem(label, text))
     rate = checked(table.rate, plans.amount, 0, label, "rate", problems)
     return Limits(jobs=jobs, workers=workers, rate=rate, servers=servers)
@@ -176,14 +183,17 @@ def _collisions(specs: list[Spec]) -> list[Problem]:
             continue
         at = _identity(spec.target)
         if at in writers:
-            problems.append(Problem(f"job '{spec.name}'", f"job '{writers[at]}' has the same target"))
+            why = f"job '{writers[at]}' has the same target, '{transports.redacted(spec.target.url)}'"
+            problems.append(Problem(f"job '{spec.name}'", f"{why}: give each its own, such as with {{name}}"))
         writers.setdefault(at, spec.name)
     for spec in specs:
         for at in dict.fromkeys(_identity(place) for place in spec.sources):
             if at in writers and writers[at] != spec.name:
-                problems.append(Problem(f"job '{spec.name}'", f"its source is the target of job '{writers[at]}'"))
+                why = f"its source is the target of job '{writers[at]}', which may run at the same time"
+                problems.append(Problem(f"job '{spec.name}'", f"{why}: put it into another plan"))
             elif at in writers:
-                problems.append(Problem(f"job '{spec.name}'", "source and target are the same image"))
+                why = "source and target are the same image: name another target"
+                problems.append(Problem(f"job '{spec.name}'", why))
     return problems
 
 

@@ -286,7 +286,7 @@ def test_an_unfinished_copy_s_journal_is_not_overwritten(unfinished: Path):
     words = ("--journal", unfinished / "j.db", unfinished / "a.raw", unfinished / "c.img")
     done = mpconv("convert", *words)
     assert done.returncode == 1
-    one_line(done.stderr, "has an unfinished copy: mpconv resume", "or remove it")
+    one_line(done.stderr, "has an unfinished copy: go on with it: mpconv resume", "; or remove it")
     assert not (unfinished / "c.img").exists()
     assert resume(unfinished)[0].returncode == 0
     done = mpconv("convert", *words)

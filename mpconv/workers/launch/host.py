@@ -122,7 +122,7 @@ class Host:
         self._dead.append(number)
         self._changed.set()
         if code is None:
-            self._error = WorkerLost("the process that starts the workers ended")
+            self._error = WorkerLost("the process that starts the workers ended: see dmesg, was memory short?")
         elif code == BYE:
             self._job_over = True
         elif code == REFUSED:
