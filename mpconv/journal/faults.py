@@ -16,7 +16,7 @@ _NO_ROOM = ": make room there, or name a place elsewhere"
 _FIXES = {
     errno.ENOENT: ": see to its name",
     errno.ENOTDIR: ": see to its name",
-    errno.EISDIR: ": it is a directory, as mpconv fanout makes: name one of the journals in it",
+    errno.EISDIR: ": a journal of mpconv fanout has one for each job in it: name one of those",
     errno.EACCES: ": run as a user who may, or name another one",
     errno.ENOSPC: _NO_ROOM,
     errno.EDQUOT: _NO_ROOM,

@@ -81,7 +81,7 @@ class IscsiTransport(Transport):
         self.size = capacity.blocks * block
         with self._explained("asking for limits"):
             if access is Access.WRITE and scsi.parse_write_protected(await ask_if_known(scsi.mode_sense6(192), 192)):
-                raise Fatal("the LUN is write protected")
+                raise Fatal("the LUN is write protected: take that off on the target, or name another")
             limits = scsi.parse_block_limits(await ask_if_known(scsi.inquiry_vpd(0xB0, 64), 64))
             self._tells_status = capacity.thin and capacity.zeroes
             page = await ask_if_known(scsi.inquiry_vpd(0xB2, 64), 64) if self._tells_status else bytes(64)

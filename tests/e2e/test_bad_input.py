@@ -78,6 +78,15 @@ def test_a_url_that_is_none(tmp_path, url):
     assert not (tmp_path / "b.raw").exists()
 
 
+@pytest.mark.parametrize(
+    ("word", "fix"),
+    [("conver", "did you mean convert?"), ("x", "mpconv --help lists those that there are")],
+)
+def test_a_command_that_there_is_not(word, fix):
+    done = mpconv(word, "a", "b")
+    assert (done.returncode, done.stderr) == (1, f"mpconv: there is no command '{word}': {fix}\n")
+
+
 def test_local_names(image, tmp_path):
     assert "No such file or directory" in refused(tmp_path / "missing", tmp_path / "b.raw")
     assert f"'file' driver requires '{tmp_path}' to be a regular file" in refused(tmp_path, tmp_path / "b.raw")
@@ -155,7 +164,7 @@ def test_iscsi_names(image, tmp_path, lun):
     portal, _, number = good.url.rpartition("/")
     assert "Could not open" in refused(good.url.replace(IQN, "iqn.2001-01.no:such"), tmp_path / "b.raw")
     missing = refused(image, f"{portal}/{int(number) + 90}")
-    assert "Could not open" in missing and "LUN" in missing
+    assert "Could not open" in missing and "No such LUN; mpconv doctor URL says more" in missing
     small = lun(MiB)
     assert "output file is smaller than input file" in refused(image, small.url)
     assert not any(small.backing.read_bytes()), "nothing was written"
@@ -176,6 +185,7 @@ def test_a_wrong_password(image, tmp_path, iscsi):
     ]:
         words = refused(image, url, env=env)
         assert "secret" not in words and "Could not open" in words
+        assert words.count("Authentication failed") == 1 and words.rstrip().endswith("; mpconv doctor URL says more")
     env = {"LIBISCSI_CHAP_USERNAME": "alice", "LIBISCSI_CHAP_PASSWORD": "right-secret-1"}
     done = mpconv("convert", image, plain, env=env)
     assert (done.returncode, done.stderr) == (0, "")

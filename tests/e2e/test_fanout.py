@@ -327,6 +327,20 @@ def test_check_opens_the_sources(plan):
     assert list(plan.place.iterdir()) == []
 
 
+def test_check_looks_at_where_files_are_to_be_made(tmp_path):
+    make_image(tmp_path / "a.raw", MiB)
+    wrong = {
+        "none/b.raw": f"there is no directory '{tmp_path}/none' for the target",
+        ".": f"the target '{tmp_path}/.' is a directory",
+    }
+    for target, words in {**wrong, "b.raw": ""}.items():
+        job = f'[[job]]\nname = "a"\nsource = "{tmp_path}/a.raw"\ntarget = "{tmp_path}/{target}"\n'
+        (tmp_path / "plan.toml").write_text(job)
+        done = mpconv("fanout", "--check", tmp_path / "plan.toml")
+        assert (done.returncode, words in done.stderr, done.stderr == "") == (int(bool(words)), True, not words)
+    assert not (tmp_path / "b.raw").exists()
+
+
 def test_workers_of_other_hosts_wait_for_a_job_and_leave_alone_what_they_cannot_reach(plan, hosts, keys, tmp_path):
     """No process of this host copies at first. The target of one job is on a server that only this host reaches: it is
     done by a worker that comes up here later.
