@@ -87,6 +87,22 @@ def test_a_command_that_there_is_not(word, fix):
     assert (done.returncode, done.stderr) == (1, f"mpconv: there is no command '{word}': {fix}\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["convert", "--workers", "300", "a", "b"], "--workers: it must be a whole number from 0 to 256"),
+        (["fanout", "--jobs", "no", "plan.toml"], "--jobs: it must be a whole number from 1 to 256"),
+        (
+            ["deploy", "-t", "fast", "a", "b"],
+            "Invalid cache option: fast: one of none, off, writeback, writethrough, directsync, unsafe",
+        ),
+    ],
+)
+def test_a_value_that_is_none_is_told_with_those_that_are(words, why):
+    done = mpconv(*words)
+    assert (done.returncode, done.stderr) == (1, f"mpconv: {why}\n")
+
+
 def test_local_names(image, tmp_path):
     assert "No such file or directory" in refused(tmp_path / "missing", tmp_path / "b.raw")
     assert f"'file' driver requires '{tmp_path}' to be a regular file" in refused(tmp_path, tmp_path / "b.raw")

@@ -218,5 +218,5 @@ class Host:
                 raise Fatal(f"the coordinator at {self._endpoint} does not know the key of this key file: {why}")
             if tries == _TRIES:
                 why = f"whoever listens at {self._endpoint} does not have the coordinator's key of this key file"
-                raise Fatal(f"{why}: is it the right address, and the coordinator's own key file?")
+                raise Fatal(f"{why}: is it the right address, and the key file that its --listen has?")
         return False
