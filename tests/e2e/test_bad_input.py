@@ -40,7 +40,7 @@ def image(tmp_path) -> Path:
         (["-m", "-3"], "between 1 and 1024"),
         (["-m", "9" * 30], "between 1 and 1024"),
         (["--workers", "0"], "--workers 0 requires --listen or --cluster: nobody would copy"),
-        (["--workers", "-1"], "0<=x<=256"),
+        (["--workers", "-1"], "--workers: it must be a whole number from 0 to 256"),
         (["-S", "100"], "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512"),
         (["-S", "17M"], "Invalid buffer size"),
         (["-S", "-4k"], "Invalid buffer size"),
