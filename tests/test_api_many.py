@@ -97,7 +97,7 @@ def test_all_that_is_wrong_with_a_text_is_told(tmp_path):
         mpconv.read_plan(text + 'digest = 1\n[[job]]\nname = "three"\nweight = 0\n')
     assert str(caught.value) == (
         "the plan cannot be carried out: defaults: unknown key 'targte_format': did you mean 'target_format'?; "
-        "job 'two': digest: expected true or false, got a number; job 'three': it has no source; "
+        "job 'two': digest: expected true or false, got a number; job 'three': it has no source: source = \"...\"; "
         "job 'three': weight: it must be between 1 and 1000"
     )
     with pytest.raises(mpconv.MpconvError, match="a file is given as a Path"):

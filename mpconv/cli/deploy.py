@@ -112,7 +112,7 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("--target-is-zero requires use of -n flag")
     for mode, what in (("source_cache", "source cache option"), ("target_cache", "cache option")):
         if options[mode] not in CACHE_MODES:
-            raise UsageError(f"Invalid {what}: {options[mode]}")
+            raise UsageError(f"Invalid {what}: {options[mode]}: one of {', '.join(CACHE_MODES)}")
 
 
 def _listed(name: str) -> list[str]:

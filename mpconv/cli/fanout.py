@@ -46,7 +46,7 @@ def fanout(names: tuple[str, ...], **options: Any) -> int:
     """
     options["as_json"] |= is_json(options["output"])
     if len(names) != 1:
-        raise UsageError("Expecting one plan")
+        raise UsageError("Expecting one plan: mpconv fanout PLAN.toml")
     listening = listening_of(options)
     from mpconv.cli.fanout_plan import resolved, text_of  # noqa: PLC0415 - --help does without
 

@@ -36,7 +36,7 @@ def text_of(name: str) -> str:
     except OSError as error:
         raise Fatal(f"the plan '{name}' cannot be read: {os.strerror(error.errno or 0)}") from None
     except UnicodeDecodeError as error:
-        raise Fatal(f"the plan '{name}' cannot be read: it is no UTF-8 at byte {error.start}") from None
+        raise Fatal(f"the plan '{name}' cannot be read: it is no UTF-8 at byte {error.start}: is it a plan?") from None
 
 
 def resolved(
@@ -69,8 +69,9 @@ def _spec(job: JobTable, label: str, date: str, problems: list[Problem]) -> Spec
     try:
         options = convert.make_context("mpconv", [*words, "--", *job.sources, target]).params
         check_combination(options)
-        if options["source_cache"] not in CACHE_MODES:
-            raise click.UsageError(f"source_cache: there is no '{options['source_cache']}'")
+        for key in ("source_cache", "target_cache"):
+            if options[key] not in CACHE_MODES:
+                raise click.UsageError(f"{key}: there is no '{options[key]}': one of {', '.join(CACHE_MODES)}")
         sources, place, made, unusable = places_of(job.sources, target, options)
         chosen = options_of(options, place, made, unusable, target, None)
         if chosen.refusal is not None:
@@ -103,8 +104,12 @@ def _words(job: JobTable, label: str, problems: list[Problem]) -> list[str] | No
     given = {key: value for key, value in asdict(job).items() if value is not UNSET}
     words: list[str] = []
     wrong = False
+    judged = {problem.text.partition(":")[0] for problem in problems if problem.job == label}
     for key, value in given.items():
         if key in OWN and key != "options":
+            continue
+        if key in judged:  # all that can be said of it is said
+            wrong = True
             continue
         option = _option_words(key, value)
         try:
@@ -144,6 +149,7 @@ def _limits(
         servers[name.lower()] = checked(limit, plans.amount, 0, label, f"servers: {name}", problems)
         if name.lower() not in used and specs:
             text = plans.unknown(name, used).replace("unknown key", "servers: no job uses")
+            text += "" if text.endswith("?") else ": write it as the jobs' URLs do, or take it out"
             problems.append(Problem(label, text))
     if jobs is None and not isinstance(table.jobs, UnsetType):
         jobs = table.jobs

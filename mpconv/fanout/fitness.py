@@ -38,7 +38,8 @@ def of_limits(jobs: int | None, workers: int | None, rate: int = 0) -> Iterable[
     if workers is not None and not 0 <= workers <= 256:
         yield Problem(label, "workers: it must be between 0 and 256")
     if jobs is not None and workers and jobs > workers:
-        yield Problem(label, f"{jobs} jobs at once need as many workers, and there are {workers}")
+        text = f"{jobs} jobs at once need as many workers, and there are {workers}: choose more workers or fewer jobs"
+        yield Problem(label, text)
     if rate < 0:
         yield Problem(label, f"rate: {rate} is below 0")
 
@@ -55,9 +56,10 @@ def unfit(spec: Spec, journal: str | None, listening: Listening | None) -> list[
     except MpconvError as error:
         found.append(str(error))
     if journal is not None and not spec.options.cache.flushes:
-        found.append("--journal cannot be used with the cache mode unsafe: nothing would ever be durable")
+        why = "--journal cannot be used with target_cache unsafe: nothing would ever be durable"
+        found.append(f"{why}: choose another")
     if journal is not None and not spec.options.create and spec.options.target_format == "qcow2":
-        found.append("--journal cannot be used with no_create and a qcow2 image yet")
+        found.append("--journal cannot be used with no_create and a qcow2 image yet: leave out one of the two")
     return found
 
 
@@ -70,14 +72,17 @@ def collisions(specs: Sequence[Spec]) -> list[Problem]:
             continue
         at = _identity(spec.target)
         if at in writers:
-            problems.append(Problem(f"job '{spec.name}'", f"job '{writers[at]}' has the same target"))
+            why = f"job '{writers[at]}' has the same target, '{transports.redacted(spec.target.url)}'"
+            problems.append(Problem(f"job '{spec.name}'", f"{why}: give each its own, such as with {{name}}"))
         writers.setdefault(at, spec.name)
     for spec in specs:
         for at in dict.fromkeys(_identity(place) for place in spec.sources):
             if at in writers and writers[at] != spec.name:
-                problems.append(Problem(f"job '{spec.name}'", f"its source is the target of job '{writers[at]}'"))
+                why = f"its source is the target of job '{writers[at]}', which may run at the same time"
+                problems.append(Problem(f"job '{spec.name}'", f"{why}: put it into another plan"))
             elif at in writers:
-                problems.append(Problem(f"job '{spec.name}'", "source and target are the same image"))
+                why = "source and target are the same image: name another target"
+                problems.append(Problem(f"job '{spec.name}'", why))
     return problems
 
 

@@ -22,7 +22,8 @@ def with_limits(plan: Fanout, *, jobs: int | None, workers: int | None, rate: in
     given = {key: value for key, value in given.items() if value is not None}
     limits = replace(plan.limits, **given)
     if limits.jobs and limits.workers and limits.jobs > limits.workers:
-        raise UsageError(f"{limits.jobs} jobs at once need as many workers, and there are {limits.workers}")
+        why = f"{limits.jobs} jobs at once need as many workers, and there are {limits.workers}"
+        raise UsageError(f"{why}: choose more --workers or fewer --jobs")
     return replace(plan, limits=limits)
 
 

@@ -104,7 +104,7 @@ def workers_and_jobs(limits: Limits, count: int, cores: int, *, listening: bool)
     when nobody would work.
     """
     if limits.workers == 0 and not listening:
-        raise UsageError("workers = 0 requires --listen or --cluster: nobody would copy")
+        raise UsageError("workers = 0 (or --workers 0) requires --listen or --cluster: nobody would copy")
     if limits.workers == 0:
         return 0, limits.jobs or min(count, JOBS)
     workers = limits.workers or max(cores, limits.jobs or 1)

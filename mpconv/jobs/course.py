@@ -67,7 +67,7 @@ class Course(Struct, frozen=True, kw_only=True):
 def begun(stored: Stored | None, path: str) -> Stored:
     """What stands in a journal. Fatal when no copy began."""
     if stored is None:
-        raise Fatal(f"no copy that the journal '{path}' tells of ever began: run mpconv convert again")
+        raise Fatal(f"no copy that the journal '{path}' tells of ever began: run the command that named it again")
     return stored
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import Deserted, Fatal, StatusWithdrawn
+from mpconv.errors import Deserted, Fatal, NoSuchImage, StatusWithdrawn
 from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
@@ -164,7 +164,11 @@ async def _as_it_was_left(
         places=stored.places,
         parts=journal.entries(),
     )
-    target = await open_target(source, course.target, options, tell, left)
+    try:
+        target = await open_target(source, course.target, options, tell, left)
+    except NoSuchImage as error:
+        error.why += ": what was copied is gone with it; begin anew, with mpconv convert"
+        raise
     try:
         await courses.check_targets(stored, target.stores)
         if target.whole and stored.bytes_done < source.size:

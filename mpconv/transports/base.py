@@ -198,7 +198,8 @@ class Transport(abc.ABC):
         """Fatal unless the range lies inside the store."""
         end = self.writable if self.growing or operation == "writing" else self.size
         if offset < 0 or offset + length > end:
-            raise self.error(Fatal, operation, offset, f"beyond the end: it has {self.size} bytes")
+            fix = ": it is too small, mpconv measure tells how large it must be" if operation == "writing" else ""
+            raise self.error(Fatal, operation, offset, f"beyond the end: it has {self.size} bytes{fix}")
 
     def error(self, kind: type[MpconvError], operation: str, offset: int | None, why: str) -> MpconvError:
         """An error of this store."""

@@ -88,7 +88,7 @@ class IscsiTransport(Transport):
                 ask_if_known(scsi.inquiry_vpd(0x83, _NAMES_BYTES), _NAMES_BYTES),
             )
         if access is Access.WRITE and scsi.parse_write_protected(mode):
-            raise Fatal("the LUN is write protected")
+            raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
         self.version = (names,)
         provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))

@@ -330,4 +330,5 @@ def check_sizes(image: Image, sizes: list[int]) -> None:
     """Fatal unless the image is as long as the coordinator found it: of several, all that follow would be elsewhere."""
     for store, size in zip(image.stores, sizes, strict=bool(sizes)):
         if store.size != size:
-            raise Fatal(f"'{store.name}' has changed its size from {size} to {store.size} bytes while it is copied")
+            why = f"has changed its size from {size} to {store.size} bytes while it is copied"
+            raise Fatal(f"'{store.name}' {why}: see who writes to it, then copy it again")
