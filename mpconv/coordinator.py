@@ -265,7 +265,7 @@ class Coordinator(Staff, Reception):
         try:
             self._take(name, message)
         except ProtocolError as error:
-            self._fail(WorkerLost(f"a worker process broke the rules: {error}"))
+            self._fail(WorkerLost(f"a worker process sent what none sends ({error}): please report it"))
         except Exception as error:
             self._fail(internal(error, "the coordinator"))
 
@@ -276,8 +276,7 @@ class Coordinator(Staff, Reception):
         match message:
             case messages.Hello(version, pid):
                 if version != messages.VERSION:
-                    why = "mpconv was changed while it ran: begin again"
-                    self._fail(Fatal(f"a worker speaks protocol version {version}, not {messages.VERSION}: {why}"))
+                    self._fail(Fatal("mpconv was replaced by another version while it ran: run the command again"))
                 if self._over:
                     self._send(name, messages.Bye())
                     return

@@ -98,7 +98,7 @@ class Crew:
             if member.killed is not None:
                 if not paused and now - member.killed > _UNKILLABLE:
                     told = f"a worker process (pid {member.pid}) does not end, though it was killed"
-                    raise WorkerLost(f"{told}: it waits in the kernel, for a disk or a mounted server")
+                    raise WorkerLost(f"{told}: it waits in the kernel, for a disk or a mounted server: see dmesg")
             elif now - member.heard > SILENCE:
                 member.killed = now
                 to_kill.append(member.pid)

@@ -17,6 +17,14 @@ _PAUSE = 5.0
 """Seconds between two looks, due every second, after which it was the coordinator that did not run."""
 
 
+def other_version(host: str, theirs: int, ours: int) -> tuple[str, str]:
+    """What is said of a worker whose mpconv speaks another protocol: here, and to itself."""
+    age, fix = "older" if theirs < ours else "newer", "install the same version on all hosts"
+    where = one_line(host.partition("/")[0])
+    refusal = f"the mpconv of this host is {age} than the one that it is to work for: {fix}"
+    return f"a worker on {where} was refused: its mpconv is {age} than this one: {fix}", refusal
+
+
 class Guest(Struct):
     """`host`: its display name, a slash and what tells it from others; `number`: its own there. `heard`: when, in
     seconds of the caller's clock. `working`: it has opened the images and asked for work.

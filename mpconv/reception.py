@@ -13,7 +13,7 @@ from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.core.leases import LeaseState
 from mpconv.errors import Deserted, Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost, internal
-from mpconv.guests import SILENCE, Guest, Guests
+from mpconv.guests import SILENCE, Guest, Guests, other_version
 from mpconv.job import Job
 from mpconv.observer import Listener, Observer
 from mpconv.protocol import messages
@@ -114,7 +114,8 @@ class Reception:
         try:
             self._take_guest(name, message)
         except ProtocolError as error:
-            self._fail(WorkerLost(f"a worker on another host broke the rules: {error}"))
+            why = "install the same mpconv on all hosts, or report it"
+            self._fail(WorkerLost(f"a worker on another host sent what none sends ({error}): {why}"))
         except Exception as error:
             self._fail(internal(error, "the coordinator"))
 
@@ -148,9 +149,9 @@ class Reception:
 
     def _guest_hello(self, name: str, hello: messages.Hello) -> None:
         if hello.version != messages.VERSION:
-            why = f"its coordinator speaks protocol version {messages.VERSION}, not {hello.version}"
-            self._observer.warn(f"a worker of another version of mpconv was refused: {why}")
-            self._send(name, messages.Refused(f"{why}: the same version of mpconv must be on all hosts"))
+            warning, refusal = other_version(hello.host, hello.version, messages.VERSION)
+            self._observer.warn(warning)
+            self._send(name, messages.Refused(refusal))
             return
         again = self._guests.get(name) is not None
         guest = self._guests.hello(name, hello.host, hello.number, self._loop.time())

@@ -87,5 +87,6 @@ class Staff:
 
     def _kill(self, pid: int) -> None:
         """It may still write, until it is reaped; then its work is done again."""
-        self._observer.warn(f"a worker process (pid {pid}) was silent for {SILENCE:.0f} seconds: it is killed")
+        silent = f"a worker process (pid {pid}) was silent for {SILENCE:.0f} seconds"
+        self._observer.warn(f"{silent}: it is killed, and others do its work again")
         self._workers.kill(pid)

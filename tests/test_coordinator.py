@@ -85,12 +85,12 @@ def run(*frames: bytes, clusters: Clusters | None = None, layout: Layout | None 
 )
 def test_a_worker_that_breaks_the_rules_fails_the_job(wrong):
     frames = [HELLO, messages.Want(1), wrong]
-    with pytest.raises(WorkerLost, match="broke the rules"):
+    with pytest.raises(WorkerLost, match=r"sent what none sends .*: please report it"):
         run(*map(encode, frames))
 
 
 def test_a_worker_of_another_version_fails_the_job():
-    with pytest.raises(Exception, match="protocol version 99"):
+    with pytest.raises(Exception, match="mpconv was replaced by another version while it ran: run the command again"):
         run(encode(messages.Hello(99, 1)))
 
 

@@ -13,7 +13,8 @@ ROOT = Path(mpconv.__file__).parent
 
 BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "": BOTTOM | {"api", "blocking", "cache", "formats", "jobs", "options", "ui"},
+    "": BOTTOM
+    | {"api", "blocking", "cache", "doctor", "fanout", "formats", "inspection", "jobs", "many", "options", "ui"},
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
@@ -50,8 +51,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
-    "api": BOTTOM | {"formats", "interruption", "jobs", "options", "ui", "workers"},
-    "blocking": {"api"},
+    "api": BOTTOM
+    | {"doctor", "formats", "inspection", "interruption", "jobs", "options", "soundness", "transports", "ui"}
+    | {"workers"},
+    "soundness": BOTTOM | {"cache", "formats", "options"},
+    "many": BOTTOM | {"api", "cli", "fanout", "interruption", "observer", "protocol", "workers"},
+    "blocking": {"api", "many"},
     "cli": BOTTOM
     | {
         "api",
@@ -79,6 +84,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "observer",
         "options",
         "protocol",
+        "sharing",
+        "soundness",
         "transports",
         "watch",
         "workers",
@@ -100,6 +107,7 @@ MUST_NOT: dict[str, set[str]] = {
     "crew": SHELL | {"click"},
     "outages": SHELL | {"click"},
     "guests": SHELL | {"click"},
+    "soundness": SHELL | {"click"},
     "core": SHELL | CODECS | {"click", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},
     "transports": CODECS | {"zmq", "click", "multiprocessing"},

@@ -44,11 +44,28 @@ def test_every_core_compresses() -> None:
     [(0.0, 8), (0.0006, 8), (0.0007, 9), (0.005, 15), (0.010, 22), (0.040, 67), (0.100, 72), (10.0, 72)],
 )
 def test_the_farther_away_the_more_is_in_flight(round_trips: float, expected: int) -> None:
-    assert workers_for(1 << 40, 2, Options(), round_trips=round_trips) == (2, expected)
+    assert workers_for(1 << 40, 2, Options(), round_trips=round_trips, alone=True) == (1, expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "cores", "round_trips", "expected"),
+    [
+        (1 << 40, 2, 0.0039, (2, 13)),
+        (1 << 40, 2, 0.004, (4, 64)),
+        (1 << 40, 1, 10.0, (4, 80)),
+        (1 << 40, 64, 0.004, (8, 96)),
+        (64 * MiB, 2, 0.004, (2, 32)),
+        (1, 2, 0.004, (1, 16)),
+    ],
+)
+def test_far_away_and_in_no_order_there_are_more_workers(
+    size: int, cores: int, round_trips: float, expected: tuple[int, int]
+) -> None:
+    assert workers_for(size, cores, Options(), round_trips=round_trips) == expected
 
 
 def test_larger_buffers_are_fewer() -> None:
-    assert workers_for(1 << 40, 2, Options(), round_trips=0.02, buffer_size=16 * MiB) == (2, 11)
+    assert workers_for(1 << 40, 2, Options(), round_trips=0.02, buffer_size=16 * MiB) == (4, 22)
 
 
 @given(

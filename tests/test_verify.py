@@ -121,9 +121,8 @@ def test_a_hole_where_data_was_is_found(tmp_path, source):
 
 def test_a_target_that_became_shorter_is_found(tmp_path, source):
     target = tmp_path / "b.raw"
-    words = (
-        r"b.raw' has only 1048576 of 20972032 bytes when read back \(everything is written, but it is not verified\)"
-    )
+    words = r"b.raw' has only 1048576 of 20972032 bytes when read back: do not use it, copy again "
+    words += r"\(everything is written, but it is not verified\)"
     with pytest.raises(Fatal, match=words):
         copied(str(source), str(target), Saboteur(lambda: target.open("r+b").truncate(MiB)))
 

@@ -13,7 +13,7 @@ import click
 
 from mpconv import __version__
 from mpconv.cli.passwords import hide_passwords
-from mpconv.errors import MpconvError
+from mpconv.errors import Absent, Denied, MpconvError, Unreachable
 
 _COMMANDS = {
     name: name
@@ -49,6 +49,18 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """With what to do where there is no such command."""
+        if args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            import difflib  # noqa: PLC0415  (few need it)
+
+            close = difflib.get_close_matches(args[0], list(_COMMANDS), n=1)
+            fix = f"did you mean {close[0]}?" if close else "mpconv --help lists those that there are"
+            raise click.UsageError(f"there is no command '{args[0]}': {fix}")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
@@ -79,6 +91,14 @@ def run() -> NoReturn:
     os._exit(code)
 
 
+def _hint(error: MpconvError) -> str:
+    """Of a server that cannot be had, where more is told about it."""
+    remote = error.image.lower().startswith(("nfs://", "iscsi://"))
+    if isinstance(error, Unreachable | Denied | Absent) and remote and not error.operation:
+        return "; mpconv doctor URL says more"
+    return ""
+
+
 def main() -> int:
     """Run the command line; the exit code. Every failure is one line on stderr."""
     hide_passwords()
@@ -92,7 +112,7 @@ def main() -> int:
         print(f"mpconv: {' '.join(error.format_message().split())}", file=sys.stderr)
         return 1
     except MpconvError as error:
-        print(f"mpconv: {error}", file=sys.stderr)
+        print(f"mpconv: {error}{_hint(error)}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         print("mpconv: interrupted", file=sys.stderr)

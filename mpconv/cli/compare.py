@@ -80,7 +80,8 @@ def compare(
 
     local = click.get_current_context().with_resource(LocalWorkers.preloading([first, second]))
 
-    from mpconv import api, transports  # noqa: PLC0415
+    from mpconv import transports  # noqa: PLC0415
+    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.jobs.compare import Options  # noqa: PLC0415
 
@@ -97,7 +98,7 @@ def compare(
     observer = watched(watch, report, f"{one} and {other}", source=one, target=other, kind="compare")
 
     async def compared() -> tuple[list[str], int]:
-        found = said(await api.compare(first, second, options, local=local, observer=observer), strict=strict)
+        found = said(await copying.compare(first, second, options, local=local, observer=observer), strict=strict)
         observer.judged(" ".join(found[0]), differs=found[1] == _DIFFERENT)
         return found
 

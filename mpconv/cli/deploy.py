@@ -112,7 +112,7 @@ def _check(options: dict[str, Any]) -> None:
         raise UsageError("--target-is-zero requires use of -n flag")
     for mode, what in (("source_cache", "source cache option"), ("target_cache", "cache option")):
         if options[mode] not in CACHE_MODES:
-            raise UsageError(f"Invalid {what}: {options[mode]}")
+            raise UsageError(f"Invalid {what}: {options[mode]}: one of {', '.join(CACHE_MODES)}")
 
 
 def _listed(name: str) -> list[str]:
@@ -145,7 +145,8 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     workers = LocalWorkers.preloading([source, *targets], digesting=digesting)
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import api, transports  # noqa: PLC0415
+    from mpconv import transports  # noqa: PLC0415
+    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.jobs import deploy as job  # noqa: PLC0415
     from mpconv.options import Options  # noqa: PLC0415
@@ -175,7 +176,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     name, into = transports.redacted(source.url), ", ".join(outcome.name for outcome in deployment.outcomes)
     observer = watched(watch, report, name, source=name, target=into, targets=len(targets))
-    copy = api.deploy(
+    copy = copying.deploy(
         source, targets, chosen, journal=options["journal"], local=local, observer=observer, deployment=deployment
     )
     ended: MpconvError | None = None

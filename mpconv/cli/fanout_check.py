@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.cli.image_command import show
-from mpconv.errors import MpconvError
+from mpconv.errors import MpconvError, NoSuchImage, one_line
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.transports.base import Access
 from mpconv.units import human
@@ -60,14 +61,29 @@ async def _look_at(spec: Spec) -> tuple[list[str], int]:
         return [f"{label}: {error}"], 0
     size = image.size
     await image.close()
-    if options.create and not spec.target.url.lower().startswith("iscsi:"):
-        return [], size
+    if options.create and transports.is_local(spec.target.url):
+        return _unmakeable(label, spec.target.url), size
     try:
         store = await transports.open_place(spec.target, Access.READ)
     except MpconvError as error:
+        if options.create and isinstance(error, NoSuchImage):
+            return [], size
         return [f"{label}: {error}"], size
     room, name = store.size, store.name
     await store.close()
     if options.target_format == "raw" and room < size and (store.fixed_size or not options.create):
         return [f"{label}: output file is smaller than input file ({room} of {size} bytes) in '{name}'"], size
     return [], size
+
+
+def _unmakeable(label: str, url: str) -> list[str]:
+    """Why no file can be made there, as far as its directory tells."""
+    path = url.removeprefix("file://").removeprefix("file:")
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        return [f"{label}: the target '{one_line(path)}' is a directory: write a file's name behind it"]
+    if not os.path.isdir(folder):
+        return [f"{label}: there is no directory '{one_line(folder)}' for the target: make it, or mount it"]
+    if not os.path.exists(path) and not os.access(folder, os.W_OK | os.X_OK):
+        return [f"{label}: no file can be made in '{one_line(folder)}': make it writable for you"]
+    return []

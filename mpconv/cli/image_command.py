@@ -34,7 +34,15 @@ class ImageCommand(click.Command):
         except click.BadOptionUsage as error:
             raise UsageError(f"missing argument for option '{error.option_name}'") from None
         except click.BadParameter as error:
-            raise UsageError(error.message) from None
+            raise UsageError(_words(error)) from None
+
+
+def _words(error: click.BadParameter) -> str:
+    """Our own messages tell which option they are of; click's are of any."""
+    if error.param is not None and isinstance(error.param.type, click.IntRange):
+        kind = error.param.type
+        return f"{error.param.opts[-1]}: it must be a whole number from {kind.min} to {kind.max}"
+    return error.message
 
 
 class WithProgressKind(ImageCommand):

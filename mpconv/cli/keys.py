@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import stat
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -75,13 +77,16 @@ def keys_of(options: dict[str, Any]) -> Keys:
     try:
         with open(name, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            if mode & (stat.S_IRWXG | stat.S_IRWXO):
-                bits = f"{stat.S_IMODE(mode):04o}"
-                raise UsageError(f"the key file '{name}' is open to others (mode {bits}): chmod 600 it")
             content = file.read(_LARGEST)
     except OSError as error:
-        raise UsageError(f"Could not open key file '{name}': {os.strerror(error.errno or 0)}") from None
-    return parse(content.decode("ascii", "replace"), name)
+        why = f"Could not open key file '{name}': {os.strerror(error.errno or 0)}"
+        fix = f": mpconv keygen {shlex.quote(name)} makes one" if error.errno == errno.ENOENT else ""
+        raise UsageError(why + fix) from None
+    keys = parse(content.decode("ascii", "replace"), name)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        bits = f"{stat.S_IMODE(mode):04o}"
+        raise UsageError(f"the key file '{name}' is open to others (mode {bits}): chmod 600 {shlex.quote(name)}")
+    return keys
 
 
 def new_keys() -> Keys:
@@ -105,4 +110,6 @@ def write_keys(name: str, keys: Keys) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UsageError(f"Could not make key file '{name}': {os.strerror(error.errno or 0)}") from None
+        why = f"Could not make key file '{name}': {os.strerror(error.errno or 0)}"
+        fix = ": keys in use are not overwritten, name another file" if error.errno == errno.EEXIST else ""
+        raise UsageError(why + fix) from None

@@ -21,10 +21,10 @@ def report(output_file: str | None, as_json: bool, names: tuple[str, ...]) -> No
     It has the map of the disk, throughput over time, faults and what was done about them, and digests.
     """
     if len(names) != 1:
-        raise UsageError("Expecting one journal")
+        raise UsageError("Expecting one journal: mpconv report JOURNAL -o FILE")
     [path] = names
     if output_file is None and not as_json:
-        raise UsageError("-o FILE is needed: where the report is to be written")
+        raise UsageError("-o FILE is needed, where the report is to be written; or --json")
 
     import msgspec  # noqa: PLC0415 - --help does without
 

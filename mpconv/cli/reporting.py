@@ -142,7 +142,8 @@ class Report(Heard):
         self._display.update(self.done, self.total, self.zeros, name)
 
     def dropped(self, number: int, image: str, why: str) -> None:
-        why = why.removeprefix(f"{image}: error while converting raw: ")  # it is named already
+        for words in (f"{image}: error while converting raw: ", f"Could not open '{image}': "):
+            why = why.removeprefix(words)  # it is named already
         self.warn(f"'{image}' is dropped: {why}")
 
     def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:

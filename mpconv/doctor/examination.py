@@ -58,7 +58,9 @@ def _examiner(url: str) -> Examine:
         from mpconv.doctor import local  # noqa: PLC0415
 
         return local.examine
-    raise UsageError(f"'{transports.redacted(url)}' is no storage that could be examined")
+    raise UsageError(
+        f"'{transports.redacted(url)}' is no storage that could be examined: name a file, or a URL nfs:// or iscsi://"
+    )
 
 
 async def examine(urls: Sequence[str], how: How, show: Show) -> list[Examination]:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from mpconv.doctor.findings import Examination
-from mpconv.errors import Denied, Fatal, InUse, NoSuchImage
+from mpconv.errors import Denied, Fatal, InUse, NoSuchImage, one_line
 from mpconv.transports.base import Access, Opening
 from mpconv.transports.file import FileTransport, connect, path_of
 from mpconv.units import human
@@ -26,7 +26,12 @@ async def examine(found: Examination, url: str, seconds: float) -> FileTransport
     except NoSuchImage as error:
         folder = os.path.dirname(os.path.abspath(path))
         found.creatable = os.access(folder, os.W_OK | os.X_OK)
-        found.problem("missing", error.reason, "see to the name; as a target it need not be there: convert makes it")
+        if os.path.isdir(folder):
+            fix = "see to the name; as a target it need not be there: convert makes it"
+            found.problem("missing", error.reason, fix)
+        else:
+            what = f"there is no directory '{one_line(folder)}'"
+            found.problem("missing-directory", what, "see to the name, make the directory (mkdir -p), or mount it")
         return None
     except Denied as error:
         what = f"{error.reason}: user {os.geteuid()} may not read it, or not look into its directory"
@@ -37,7 +42,8 @@ async def examine(found: Examination, url: str, seconds: float) -> FileTransport
         found.problem("in-use", error.reason, fix)
         return None
     except Fatal as error:
-        found.problem("not-a-store", error.reason or error.why, "name a regular file or a block device")
+        what = "it is a directory" if os.path.isdir(path) else error.reason or error.why
+        found.problem("not-a-store", what, "name a regular file or a block device")
         return None
     if store.device:
         _device(found, path)

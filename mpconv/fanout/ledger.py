@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import msgspec
@@ -16,11 +16,13 @@ from msgspec.structs import replace
 from mpconv.errors import Fatal
 from mpconv.fanout.spec import Fanout, Spec
 from mpconv.jobs import course as courses
+from mpconv.journal.faults import told
 from mpconv.journal.file import PLAN, is_locked, lock, peek
 from mpconv.journal.records import State, Stored
 
 _LOCK = "lock"
 _KIND, _VERSION = "mpconv-fanout", 1
+_ANEW = "remove it, and begin anew with mpconv fanout"
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +46,7 @@ class Ledger:
     @classmethod
     def begin(cls, path: str, plan: Fanout) -> Ledger:
         """For a fan-out that begins; the directory is made, or is one whose fan-out is over. Fatal otherwise."""
-        with _told(path, "making"), contextlib.suppress(FileExistsError):
+        with told(path, "making"), contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
             _sync(os.path.dirname(os.path.abspath(path)))
         if not os.path.exists(os.path.join(path, PLAN)):
@@ -54,7 +56,7 @@ class Ledger:
             _empty(path)
             jobs = [_kept(spec) for spec in plan.jobs]
             kept = Kept(kind=_KIND, version=_VERSION, begun=time.time(), plan=replace(plan, jobs=jobs))
-            with _told(path, "writing"):
+            with told(path, "writing"):
                 _write(os.path.join(path, PLAN), json.dumps(msgspec.to_builtins(kept)))
         except BaseException:
             os.close(fd)
@@ -109,17 +111,22 @@ def resume_with(path: str) -> str:
 
 def read(path: str) -> Kept:
     """What was to be done. Fatal when it is no fan-out's journal, or one of another version."""
-    with _told(path, "reading"):
+    with told(path, "reading", _ANEW):
         try:
             with open(os.path.join(path, PLAN), encoding="utf-8") as file:
                 found = json.load(file)
         except FileNotFoundError:
-            raise Fatal(f"the directory '{path}' is no journal of mpconv fanout") from None
+            raise _no_journal(path) from None
         if not isinstance(found, dict) or found.get("kind") != _KIND:
-            raise Fatal(f"the directory '{path}' is no journal of mpconv fanout")
+            raise _no_journal(path)
         if found.get("version") != _VERSION:
-            raise Fatal(f"the journal '{path}' is of version {found.get('version')}, and this mpconv knows {_VERSION}")
+            why = f"this mpconv knows version {_VERSION} only: use the one that made it, or {_ANEW}"
+            raise Fatal(f"the journal '{path}' is of version {found.get('version')}, and {why}")
         return msgspec.convert(found, Kept)
+
+
+def _no_journal(path: str) -> Fatal:
+    return Fatal(f"the directory '{path}' is no journal of mpconv fanout: name the one that --journal named")
 
 
 def journal_of(path: str, name: str) -> str:
@@ -152,31 +159,33 @@ def _kept(spec: Spec) -> Spec:
 
 def _empty(path: str) -> None:
     """Of a fan-out that is over nothing stays. Fatal when it is not over, or something else lies there."""
-    with _told(path, "reading"):
+    with told(path, "reading", _ANEW):
         names = [name for name in os.listdir(path) if name != _LOCK]
     if not names:
         return
     if PLAN not in names and any(not name.startswith(PLAN) for name in names):
-        raise Fatal(f"the directory '{path}' is not empty, and no journal of mpconv fanout")
+        why = "is not empty, and no journal of mpconv fanout: name another one, or one that is not there yet"
+        raise Fatal(f"the directory '{path}' {why}")
     ours = [PLAN]
     if PLAN in names:
         for spec in read(path).plan.jobs:
             ours.append(os.path.basename(journal_of(path, spec.name)))
             found = stored(path, spec.name)
             if found is None or found.state is not State.FINISHED:
-                raise Fatal(f"the journal '{path}' has an unfinished fan-out: {resume_with(path)}, or remove it")
-    with _told(path, "writing"):
+                why = f"go on with it: {resume_with(path)}; or remove it, and all is done anew"
+                raise Fatal(f"the journal '{path}' has an unfinished fan-out: {why}")
+    with told(path, "writing"):
         for name in [name for name in names if name.startswith(tuple(ours))]:
             os.unlink(os.path.join(path, name))
 
 
 def _taken(path: str) -> int:
     """The open file whose lock is the directory's."""
-    with _told(path, "opening"):
+    with told(path, "opening"):
         fd = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not lock(fd):
         os.close(fd)
-        raise Fatal(f"the journal '{path}' is in use by another mpconv")
+        raise Fatal(f"the journal '{path}' is in use by another mpconv: let that one end, or stop it, and begin again")
     return fd
 
 
@@ -198,14 +207,3 @@ def _sync(directory: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def _told(path: str, what: str) -> Iterator[None]:
-    """Every way to fail as one line."""
-    try:
-        yield
-    except OSError as error:
-        raise Fatal(f"error while {what} the journal '{path}': {os.strerror(error.errno or 0)}") from error
-    except (ValueError, msgspec.ValidationError) as error:
-        raise Fatal(f"error while {what} the journal '{path}': it is damaged ({error})") from error

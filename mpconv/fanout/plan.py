@@ -17,8 +17,10 @@ from mpconv.units import parse_seconds, parse_size
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 _KNOWN_PLACEHOLDERS = ("name", "date")
-_MOST_WORKERS = 256
-_MOST_WEIGHT = 1000
+_BETWEEN = {"weight": (1, 1000), "retries": (0, 1000), "workers": (1, 256)}
+"""Of a job's numbers the least and the most."""
+_FEW = 6
+"""Keys, which can all be named in a line."""
 
 _Table = TypeVar("_Table", bound=Struct)
 _Value = TypeVar("_Value")
@@ -120,10 +122,10 @@ def read(text: str) -> tuple[PlanTable, list[Problem]]:
     defaults = _table(tables.get("defaults", {}), JobTable, "defaults", problems, but=_NOT_IN_DEFAULTS)
     listed = tables.get("job", [])
     if not isinstance(listed, list):
-        problems.append(Problem("", "jobs are tables of an array: [[job]]"))
+        problems.append(Problem("", "a job begins with [[job]], in double brackets, not with [job]"))
         listed = []
     if not listed and not problems:
-        problems.append(Problem("", "it has no [[job]]"))
+        problems.append(Problem("", "it has no job: write [[job]], and below it name, source and target"))
     jobs: list[JobTable] = []
     for number, found in enumerate(listed, 1):
         label = label_of(found.get("name") if isinstance(found, dict) else None, number)
@@ -144,21 +146,25 @@ def label_of(name: object, number: int) -> str:
 
 def unknown(key: str, known: Iterable[str]) -> str:
     """What to say of a key that nobody knows."""
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"unknown key '{key}'" + (f": did you mean '{close[0]}'?" if close else "")
+    known = list(known)
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"unknown key '{key}': did you mean '{close[0]}'?"
+    return f"unknown key '{key}'" + (f": there are {', '.join(known)}" if 0 < len(known) <= _FEW else "")
 
 
 def _table(
     found: object, kind: type[_Table], label: str, problems: list[Problem], but: tuple[str, ...] = ()
 ) -> _Table | None:
     if not isinstance(found, dict):
-        problems.append(Problem(label, "it must be a table"))
+        problems.append(Problem(label, "it must be a table: its keys stand below it, one a line"))
         return None
     known = {field.name: field.type for field in fields(kind) if field.name not in but}
     values: dict[str, Any] = {}
     for key, value in found.items():
         if key not in known:
-            problems.append(Problem(label, unknown(key, known)))
+            own = "each job has its own: write it below [[job]]"
+            problems.append(Problem(label, f"{key}: {own}" if key in but else unknown(key, known)))
             continue
         try:
             values[key] = msgspec.convert(value, known[key])
@@ -169,15 +175,19 @@ def _table(
 
 def _plain(text: str) -> str:
     """msgspec's words in TOML's."""
-    for theirs, ours in (
-        ("`str`", "a text"),
-        ("`int`", "a number"),
-        ("`float`", "a number"),
-        ("`bool`", "true or false"),
-    ):
-        text = text.replace(theirs, ours)
-    text = text.replace("`object`", "a table").replace("`array`", "a list").replace(" | ", " or ")
+    text = _KIND.sub(lambda match: _KINDS[match[0]], text.replace(" | ", " or ")).replace("`", "")
     return f"{text[:1].lower()}{text[1:]}"
+
+
+_KINDS = {
+    "str": "a text",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "a table",
+    "array": "a list",
+}
+_KIND = re.compile(rf"\b(?:{'|'.join(_KINDS)})\b")
 
 
 def _with_defaults(job: JobTable, defaults: JobTable | None) -> JobTable:
@@ -196,27 +206,40 @@ def _of_jobs(jobs: list[JobTable]) -> list[Problem]:
     for number, job in enumerate(jobs, 1):
         label = label_of(job.name, number)
         if isinstance(job.name, UnsetType):
-            problems.append(Problem(label, "it has no name"))
-        elif _NAME.fullmatch(job.name) is None:
-            problems.append(
-                Problem(label, "a name is at most 100 letters, digits, '.', '_' and '-', no '.', '_', '-' first")
-            )
-        elif job.name in seen:
-            problems.append(Problem(label, "another job has that name"))
-        else:
-            seen.add(job.name)
+            problems.append(Problem(label, 'it has no name: name = "..."'))
+        elif (why := of_name(job.name, seen)) is not None:
+            problems.append(Problem(label, why))
         if not job.sources or not all(job.sources):
-            problems.append(Problem(label, "it has no source"))
+            problems.append(Problem(label, 'it has no source: source = "..."'))
         if isinstance(job.target, UnsetType) or not job.target:
-            problems.append(Problem(label, "it has no target"))
+            problems.append(Problem(label, 'it has no target: target = "..."'))
         else:
             wrong = [word for word in _PLACEHOLDER.findall(job.target) if word not in _KNOWN_PLACEHOLDERS]
-            problems += [Problem(label, f"target: {{{word}}} is neither {{name}} nor {{date}}") for word in wrong]
-        for key, least, most in (("weight", 1, _MOST_WEIGHT), ("retries", 0, 1000), ("workers", 1, _MOST_WORKERS)):
-            value = getattr(job, key)
-            if value is not UNSET and not least <= value <= most:
-                problems.append(Problem(label, f"{key}: it must be between {least} and {most}"))
+            known = "only {name} and {date}"
+            problems += [Problem(label, f"target: there is no {{{word}}}, {known}") for word in wrong]
+        numbers = {key: value for key in _BETWEEN if (value := getattr(job, key)) is not UNSET}
+        problems += [Problem(label, why) for why in of_numbers(numbers)]
     return problems
+
+
+def of_name(name: str, seen: set[str]) -> str | None:
+    """What is wrong with a job's name; if nothing is, it is one of those `seen`."""
+    if _NAME.fullmatch(name) is None:
+        return "a name is at most 100 letters, digits, '.', '_' and '-', no '.', '_', '-' first"
+    if name in seen:
+        return "another job has that name: give each its own"
+    seen.add(name)
+    return None
+
+
+def of_numbers(numbers: dict[str, int]) -> list[str]:
+    """What is wrong with a job's numbers, by their keys."""
+    limits = [(key, value, *_BETWEEN[key]) for key, value in numbers.items()]
+    return [
+        f"{key}: it must be between {least} and {most}"
+        for key, value, least, most in limits
+        if not least <= value <= most
+    ]
 
 
 def filled_in(target: str, name: str, date: str) -> str:
@@ -237,7 +260,7 @@ def seconds(value: float | str) -> float:
     """Seconds. ValueError, with what is wrong."""
     if isinstance(value, int | float):
         if not 0 <= value <= 86400 * 1000:
-            raise ValueError(f"{value} is no time")
+            raise ValueError(f"{value:g} is no time: it must be between 0 and 86400000 seconds")
         return float(value)
     return parse_seconds(value)
 

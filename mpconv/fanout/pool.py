@@ -11,7 +11,7 @@ import zmq
 from msgspec import Struct
 
 from mpconv.fanout.schedule import Division, Flow, divide
-from mpconv.guests import SILENCE
+from mpconv.guests import SILENCE, other_version
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.gate import Gate
@@ -157,7 +157,8 @@ class Pool:
         self._ticking.cancel()
         await asyncio.gather(self._ticking, return_exceptions=True)
         if gate.refused:
-            self._warn(f"{gate.refused} connections to {gate.endpoint} were refused: they had no key of ours")
+            why = "they had no key of ours: do all hosts have this key file?"
+            self._warn(f"{gate.refused} connections to {gate.endpoint} were refused: {why}")
         gate.close()
         self._context.term()
 
@@ -246,9 +247,9 @@ class Pool:
     def _hello(self, frames: list[bytes], hello: messages.Hello) -> None:
         name = frames[0]
         if hello.version != messages.VERSION:
-            why = f"its coordinator speaks protocol version {messages.VERSION}, not {hello.version}"
-            self._warn(f"a worker of another version of mpconv was refused: {why}")
-            self.send(name, encode(messages.Refused(f"{why}: the same version of mpconv must be on all hosts")))
+            warning, refusal = other_version(hello.host, hello.version, messages.VERSION)
+            self._warn(warning)
+            self.send(name, encode(messages.Refused(refusal)))
             return
         self._outlived(name, hello)
         self._coming = max(0, self._coming - 1)

@@ -149,7 +149,7 @@ async def _check(outcomes: Sequence[Outcome], source: Image, options: Options, o
 
 
 def _twice(outcome: Outcome) -> UsageError:
-    return UsageError(f"'{outcome.name}' is named twice among the targets")
+    return UsageError(f"'{outcome.name}' is named twice among the targets: name it once")
 
 
 async def _look(outcome: Outcome, source: Image, options: Options) -> set[tuple[object, ...]]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import Deserted, Fatal, StatusWithdrawn
+from mpconv.errors import Deserted, Fatal, NoSuchImage, StatusWithdrawn
 from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
@@ -164,7 +164,11 @@ async def _as_it_was_left(
         places=stored.places,
         parts=journal.entries(),
     )
-    target = await open_target(source, course.target, options, tell, left)
+    try:
+        target = await open_target(source, course.target, options, tell, left)
+    except NoSuchImage as error:
+        error.why += ": what was copied is gone with it; begin anew, with mpconv convert"
+        raise
     try:
         await courses.check_targets(stored, target.stores)
         if target.whole and stored.bytes_done < source.size:
@@ -190,6 +194,16 @@ def tell_again(happened: Iterable[Happening], observer: Observer) -> None:
     for one in happened:
         if one.kind == "lost" and one.start is not None and one.length is not None:
             observer.lost([(one.start, one.length)], one.text)
+
+
+def tell_of_the_end(stored: Stored, observer: Observer) -> None:
+    """The same of a copy that is finished, with its digest and what was verified."""
+    tell_again(stored.happened, observer)
+    for one in stored.happened:
+        if one.kind == "digest":
+            observer.digest(one.text, stored.begun.target)
+        elif one.kind == "verified":
+            observer.verified(int(one.text.partition(" ")[0]), stored.begun.size)
 
 
 class Noting(Observer):

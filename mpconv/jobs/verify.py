@@ -115,7 +115,8 @@ async def _read(
     image, places = await keep_trying(lambda: _open(place, how), how.retry or AT_ONCE, how.tell)
     try:
         if image.size < size:
-            raise Fatal(f"'{transports.redacted(place.url)}' has only {image.size} of {size} bytes when read back")
+            why = f"has only {image.size} of {size} bytes when read back: do not use it, copy again"
+            raise Fatal(f"'{transports.redacted(place.url)}' {why}")
         return await read_sums(image, Excerpt(image, size, wanted), places, options, how, local, observer)
     finally:
         await image.close()

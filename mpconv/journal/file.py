@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 
 from mpconv.errors import Fatal
 from mpconv.extent import Ranges
+from mpconv.journal.faults import told
 from mpconv.journal.records import Begun, Checkpoint, Happening, Identity, State, Stored
 
 VERSION = 1
@@ -74,7 +75,7 @@ class Journal:
     @classmethod
     def for_new_copy(cls, path: str) -> Journal:
         """Made, or one whose copy is over taken again. Refused when it has work that is not finished."""
-        with _told(path, "opening"):
+        with told(path, "opening"):
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except FileExistsError:
@@ -83,7 +84,8 @@ class Journal:
         try:
             stored = journal.load()
             if stored is not None and stored.state is not State.FINISHED:
-                raise Fatal(f"the journal '{path}' has an unfinished copy: {resume_with(path)}, or remove it")
+                why = f"go on with it: {resume_with(path)}; or remove it, and all is copied anew"
+                raise Fatal(f"the journal '{path}' has an unfinished copy: {why}")
             if stored is not None:
                 with journal._transaction() as database:
                     _empty(database)
@@ -96,7 +98,7 @@ class Journal:
     @classmethod
     def of_copy(cls, path: str) -> Journal:
         """One that is there."""
-        with _told(path, "opening"):
+        with told(path, "opening"):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         return cls._taken(path, fd, fresh=False)
 
@@ -104,10 +106,11 @@ class Journal:
     def _taken(cls, path: str, fd: int, *, fresh: bool) -> Journal:
         try:
             if not lock(fd):
-                raise Fatal(f"the journal '{path}' is in use by another mpconv{_user(path)}")
+                why = "let that one end, or stop it, and begin again"
+                raise Fatal(f"the journal '{path}' is in use by another mpconv{_user(path)}: {why}")
             if not fresh:
                 _check(path, fd)
-            with _told(path, "opening"):
+            with told(path, "opening"):
                 database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except BaseException:
             os.close(fd)
@@ -115,7 +118,7 @@ class Journal:
         journal = cls(path, fd, database)
         journal._unused = fresh
         try:
-            with _told(path, "writing" if fresh else "reading"):
+            with told(path, "writing" if fresh else "reading"):
                 if fresh:
                     database.execute("PRAGMA synchronous = OFF")
                     database.executescript(_SCHEMA)
@@ -130,7 +133,7 @@ class Journal:
 
     def begin(self, begun: Begun) -> None:
         """A copy begins: of what was there nothing stays. From here on everything is synced."""
-        with self._at_it, _told(self.path, "writing"):
+        with self._at_it, told(self.path, "writing"):
             os.fsync(self._fd)
             self._database.execute("PRAGMA synchronous = FULL")
         now = time.time()
@@ -148,7 +151,7 @@ class Journal:
             database.execute("INSERT INTO happened VALUES (?, 'began', '', NULL, NULL)", (now,))
             database.execute("INSERT INTO progress VALUES (?, 0, 0)", (now,))
         self._unused = False
-        with _told(self.path, "writing"):
+        with told(self.path, "writing"):
             _sync_directory(self.path)
 
     def begin_anew(self, course: str | None = None, happened: Sequence[Happening] = ()) -> None:
@@ -193,23 +196,23 @@ class Journal:
 
     def load(self) -> Stored | None:
         """What stands in it; None: no copy began."""
-        with _told(self.path, "reading"):
+        with told(self.path, "reading"):
             return _load(self._database)
 
     def entries(self) -> dict[int, bytes]:
         """As they were committed, by number."""
-        with _told(self.path, "reading"):
+        with told(self.path, "reading"):
             rows = self._database.execute("SELECT number, packed FROM entries").fetchall()
             return {number: zlib.decompress(packed) for number, packed in rows}
 
     def digests(self) -> dict[int, bytes]:
         """The sums of what is done, by region."""
-        with _told(self.path, "reading"):
+        with told(self.path, "reading"):
             return dict(self._database.execute("SELECT region, sum FROM digests").fetchall())
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._at_it, _told(self.path, "writing"):
+        with self._at_it, told(self.path, "writing"):
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -234,7 +237,7 @@ class Journal:
 
 def peek(path: str) -> tuple[Stored | None, bool]:
     """What stands in a journal, without taking it, and whether a program is at it."""
-    with _told(path, "opening"):
+    with told(path, "opening"):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _check(path, fd)
@@ -242,7 +245,7 @@ def peek(path: str) -> tuple[Stored | None, bool]:
         finally:
             os.close(fd)
         database = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True)
-    with contextlib.closing(database), _told(path, "reading"):
+    with contextlib.closing(database), told(path, "reading"):
         return _load(database), used
 
 
@@ -335,20 +338,6 @@ def _load(database: sqlite3.Connection) -> Stored | None:
         kinds=zlib.decompress(kinds[0]) if kinds is not None else b"",
         progress=progress,
     )
-
-
-@contextlib.contextmanager
-def _told(path: str, what: str) -> Iterator[None]:
-    """Every way to fail as one line."""
-    try:
-        yield
-    except OSError as error:
-        raise Fatal(f"error while {what} the journal '{path}': {os.strerror(error.errno or 0)}") from error
-    except sqlite3.Error as error:
-        raise Fatal(f"error while {what} the journal '{path}': {error}") from error
-    except (ValueError, TypeError, zlib.error) as error:
-        why = f"it is damaged ({error}): remove it, and begin anew with mpconv convert"
-        raise Fatal(f"error while {what} the journal '{path}': {why}") from error
 
 
 def _check(path: str, fd: int) -> None:

@@ -7,6 +7,7 @@ key is the one of the key file. Connections that come to nothing are counted.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -22,10 +23,12 @@ from mpconv.protocol.link import Link
 _ZAP = "inproc://zeromq.zap.01"
 _WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 _LINGER_MS = 1000
+_NOT_OURS = ": this host has no such address: choose one that it has, or tcp://*:PORT for all of them"
 _HINTS = {
-    errno.EADDRINUSE: ": another program has this port, choose another one",
-    errno.EADDRNOTAVAIL: ": this host has no such address",
-    errno.ENODEV: ": this host has no such address",
+    errno.EADDRINUSE: ": another program has this port, another mpconv perhaps: choose another port",
+    errno.EADDRNOTAVAIL: _NOT_OURS,
+    errno.ENODEV: _NOT_OURS,
+    errno.EACCES: ": ports below 1024 are root's: choose a higher one",
 }
 """What to do when a socket cannot be bound."""
 """So long what was said last, Bye, may take to leave."""
@@ -80,8 +83,9 @@ class Gate:
             socket.bind(listening.endpoint)
         except zmq.ZMQError as error:
             self.close()
-            hint = _HINTS.get(error.errno or 0, "")
-            raise Fatal(f"nobody can listen at {listening.endpoint}: {error.strerror}{hint}") from None
+            number = error.errno or 0
+            why = os.strerror(number) if number in _HINTS else str(error.strerror)
+            raise Fatal(f"--listen: cannot listen at {listening.endpoint}: {why}{_HINTS.get(number, '')}") from None
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         for link in (self._zap, self._monitor, self._link):
             link.start()

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -197,7 +198,8 @@ class Transport(abc.ABC):
         """Fatal unless the range lies inside the store."""
         end = self.writable if self.growing or operation == "writing" else self.size
         if offset < 0 or offset + length > end:
-            raise self.error(Fatal, operation, offset, f"beyond the end: it has {self.size} bytes")
+            fix = ": it is too small, mpconv measure tells how large it must be" if operation == "writing" else ""
+            raise self.error(Fatal, operation, offset, f"beyond the end: it has {self.size} bytes{fix}")
 
     def error(self, kind: type[MpconvError], operation: str, offset: int | None, why: str) -> MpconvError:
         """An error of this store."""
@@ -212,8 +214,15 @@ def moment(seconds: int, nanoseconds: int) -> str:
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d} UTC"
 
 
+def redacted(url: str) -> str:
+    """The URL without a password, and without parameters where one may be among them."""
+    match = re.fullmatch(r"([^/?]*://)([^?]*)@([^@?]*)(\?.*)?", url, re.DOTALL)
+    return f"{match[1]}{match[2].partition('%')[0].partition(':')[0]}@{match[3]}" if match else url
+
+
 def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
-    """qemu-img's words for a store that cannot be opened."""
+    """qemu-img's words for a store that cannot be opened, by its name or URL."""
+    name = redacted(name)
     error = kind(f"Could not open '{name}': {why}", image=name)
     error.reason = why
     return error

@@ -38,7 +38,7 @@ from mpconv.transports.file_io import BLOCK, OpenFile
 from mpconv.transports.file_zero import UNSUPPORTED, Zeroing
 from mpconv.units import MiB, align_down, align_up
 
-_SHRUNK = "the file ends here: it has shrunk"
+_SHRUNK = "the file ends here: it has shrunk; see who writes to it, and begin anew"
 _THREADS = 8
 _BLKGETSIZE64 = 0x80081272
 _BLKROGET = 0x125E

@@ -79,14 +79,19 @@ class IscsiTransport(Transport):
         if not _SMALLEST_BLOCK <= block <= _LARGEST_BLOCK or block & (block - 1):
             raise Fatal(f"its blocks of {block} bytes are not supported: only powers of two from 512 bytes to 1 MiB")
         self.size = capacity.blocks * block
+        self._tells_status = capacity.thin and capacity.zeroes
         with self._explained("asking for limits"):
-            if access is Access.WRITE and scsi.parse_write_protected(await ask_if_known(scsi.mode_sense6(192), 192)):
-                raise Fatal("the LUN is write protected")
-            limits = scsi.parse_block_limits(await ask_if_known(scsi.inquiry_vpd(0xB0, 64), 64))
-            self._tells_status = capacity.thin and capacity.zeroes
-            page = await ask_if_known(scsi.inquiry_vpd(0xB2, 64), 64) if self._tells_status else bytes(64)
-            self.version = (await ask_if_known(scsi.inquiry_vpd(0x83, _NAMES_BYTES), _NAMES_BYTES),)
-        provisioning = scsi.parse_provisioning(page)
+            mode, told_limits, told_provisioning, names = await asyncio.gather(
+                ask_if_known(scsi.mode_sense6(192), 192),
+                ask_if_known(scsi.inquiry_vpd(0xB0, 64), 64),
+                ask_if_known(scsi.inquiry_vpd(0xB2, 64), 64),
+                ask_if_known(scsi.inquiry_vpd(0x83, _NAMES_BYTES), _NAMES_BYTES),
+            )
+        if access is Access.WRITE and scsi.parse_write_protected(mode):
+            raise Fatal("the LUN is write protected: take that off on the target, or name another")
+        limits = scsi.parse_block_limits(told_limits)
+        self.version = (names,)
+        provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))
         means = means_for(block, self._tells_status, limits, provisioning)
         self.traits = Traits(scsi.parse_product(told), capacity, limits, provisioning, tuple(means))
         self._zeroing = Zeroing(self._commands, means)

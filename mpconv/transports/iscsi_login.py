@@ -165,8 +165,7 @@ async def login(library: Any, address: Address) -> Session:
     except BaseException as error:
         _give_back(address, number)
         if isinstance(error, TimeoutError):
-            why = f"no answer from {address.host} port {address.port}: is the target up, and a firewall between?"
-            raise cannot_open(address.name, why, Unreachable) from error
+            raise _silent(address) from error
         raise
 
 
@@ -216,6 +215,11 @@ def _context(library: Any, address: Address, number: int) -> Any:
     return context
 
 
+def _silent(address: Address) -> Fatal:
+    why = f"no answer from {address.host} port {address.port}: is the target up, and a firewall between?"
+    return cannot_open(address.name, why, Unreachable)
+
+
 def _refused(address: Address, text: str) -> Fatal:
     """What libiscsi's last words mean; where it lost the connection it says little, so the port is asked again."""
     text = " ".join(text.split())
@@ -229,17 +233,13 @@ def _refused(address: Address, text: str) -> Fatal:
         kind = Absent if ascq == scsi.NO_LUN else Unreachable if passing else Fatal
         return cannot_open(address.name, scsi.words(scsi.CHECK_CONDITION, key, ascq), kind)
     if "timed out" in text:
-        return cannot_open(
-            address.name,
-            f"no answer from {address.host} port {address.port}: is the target up, and a firewall between?",
-            Unreachable,
-        )
+        return _silent(address)
     unreachable = why_unreachable(address.host, [address.port])
     if unreachable is not None:
         return cannot_open(address.name, unreachable, Unreachable)
     if "iscsi_service" in text or not text:
         where = f"{address.host} port {address.port}"
-        return cannot_open(address.name, f"{where} ended the connection: it may not be an iSCSI target", Unreachable)
+        return cannot_open(address.name, f"{where} ended the connection: is it an iSCSI target?", Unreachable)
     return cannot_open(address.name, text)
 
 

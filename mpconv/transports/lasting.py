@@ -18,6 +18,7 @@ from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport
 from mpconv.transports.retrying import ANSWERS, Outage, Retry, Tell, keep_trying
 
 _T = TypeVar("_T")
+_ANEW = "see who writes to it, and begin anew"
 Reopen = Callable[[], Awaitable[Transport]]
 
 
@@ -154,11 +155,11 @@ class Remade(Transport):
 
     def _difference(self, store: Transport) -> str | None:
         if store.identity != self.identity:
-            return "is not the image it was when the copy began"
+            return f"is not the image it was when the copy began: {_ANEW}"
         if store.size < self.size or (self._steady and store.size != self.size):
-            return f"has changed its size from {self.size} to {store.size} bytes"
+            return f"has changed its size from {self.size} to {store.size} bytes: {_ANEW}"
         if self._steady and store.version != self.version:
-            return "has been changed since the copy began"
+            return f"has been changed since the copy began: {_ANEW}"
         return None
 
 

@@ -301,7 +301,9 @@ class NfsTransport(Transport):
 
 
 def _short_read(got: int, wanted: int) -> str:
-    return f"the server returned {got} of {wanted} bytes: the file may have shrunk"
+    return (
+        f"the server returned {got} of {wanted} bytes: the file may have shrunk; see who writes to it, and begin anew"
+    )
 
 
 async def connect(

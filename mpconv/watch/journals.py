@@ -56,7 +56,7 @@ def job_of(path: str, most: int = REPORTED, *, in_use: bool = False) -> Job:
     stored, used = peek(path)
     used |= in_use
     if stored is None:
-        raise Fatal(f"no copy that the journal '{path}' tells of ever began: run mpconv convert again")
+        raise Fatal(f"no copy that the journal '{path}' tells of ever began: run the command that named it again")
     return facts_of(path, stored, used, most)
 
 

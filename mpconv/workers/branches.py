@@ -10,6 +10,7 @@ from mpconv.errors import MpconvError
 from mpconv.transports.base import Buffer, Transport
 
 _T = TypeVar("_T")
+_Other = TypeVar("_Other")
 Failed = Callable[[int, MpconvError], bool]
 """Is told of a target's number and of what went wrong with it. True: it is dropped; False: all begins anew."""
 
@@ -83,3 +84,13 @@ async def all_of(works: list[Coroutine[Any, Any, None]]) -> None:
     for result in await asyncio.gather(*works, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
+
+
+async def both(first: Coroutine[Any, Any, _T], second: Coroutine[Any, Any, _Other]) -> tuple[_T, _Other]:
+    """What they return, once both have ended; the first one's error goes before the second's."""
+    one, other = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(one, BaseException):
+        raise one
+    if isinstance(other, BaseException):
+        raise other
+    return one, other

@@ -15,13 +15,13 @@ from mpconv.errors import Fatal, MpconvError, Retryable, internal
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source
-from mpconv.job import Job
+from mpconv.job import Job, Place
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.retrying import AT_ONCE, Outage, Retry, keep_trying
-from mpconv.workers.branches import Branch, all_of
+from mpconv.workers.branches import Branch, all_of, both
 from mpconv.workers.comparer import Comparer
 from mpconv.workers.copier import Copier
 from mpconv.workers.pieces import HeldLease, Reports
@@ -206,27 +206,31 @@ class Worker(Reports):
             raise
 
     async def _connected(self, job: Job) -> Copier | Comparer | Digester:
-        retry = Retry(job.retry_for)
-        how = How(retry=retry, tell=self._trouble)
-        source = await open_source(job.sources, how)
-        self._images.append(source)
-        check_sizes(source, job.source_sizes)
+        """Both ends at a time: each takes a dozen round trips."""
+        how = How(retry=Retry(job.retry_for), tell=self._trouble)
+        first = self._image(job.sources, job.source_sizes, how)
         if job.compare:
-            second = await open_source(job.targets, how)
-            self._images.append(second)
-            check_sizes(second, job.target_sizes)
-            return Comparer(job, source, second, self)
+            return Comparer(job, *await both(first, self._image(job.targets, job.target_sizes, how)), self)
         if not job.targets:
             from mpconv.workers.digester import Digester  # noqa: PLC0415  (others do without)
 
-            return Digester(job, source, self)
-        if len(job.targets) > 1:
-            self._targets = await self._open_several(job)
-        else:
-            growing = job.clusters is not None
-            self._targets = [await transports.open_place(job.targets[0], Access.WRITE, growing=growing, retry=retry)]
-            self._images += self._targets
+            return Digester(job, await first, self)
+        source, self._targets = await both(first, self._open_targets(job))
         return _copier(job, source, self._targets, self)
+
+    async def _image(self, places: list[Place], sizes: list[int], how: How) -> Image:
+        image = await open_source(places, how)
+        self._images.append(image)
+        check_sizes(image, sizes)
+        return image
+
+    async def _open_targets(self, job: Job) -> list[Transport]:
+        if len(job.targets) > 1:
+            return await self._open_several(job)
+        growing, retry = job.clusters is not None, Retry(job.retry_for)
+        target = await transports.open_place(job.targets[0], Access.WRITE, growing=growing, retry=retry)
+        self._images.append(target)
+        return [target]
 
     async def _open_several(self, job: Job) -> list[Transport]:
         """Those that are not dropped. One that is not to be had is dropped; the others wait for it meanwhile."""
@@ -326,4 +330,5 @@ def check_sizes(image: Image, sizes: list[int]) -> None:
     """Fatal unless the image is as long as the coordinator found it: of several, all that follow would be elsewhere."""
     for store, size in zip(image.stores, sizes, strict=bool(sizes)):
         if store.size != size:
-            raise Fatal(f"'{store.name}' has changed its size from {size} to {store.size} bytes while it is copied")
+            why = f"has changed its size from {size} to {store.size} bytes while it is copied"
+            raise Fatal(f"'{store.name}' {why}: see who writes to it, then copy it again")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +85,35 @@ def test_of_many_jobs(image, tmp_path):
     document = json.loads(done.stdout)
     assert fits("fanout", document)
     assert [one["result"] for one in document["jobs"]] == ["written", "failed"]
+    assert document["jobs"][1]["why"].startswith("Could not open '")
     status = json.loads(mpconv("status", "--output", "json", tmp_path / "j").stdout)
     assert fits("status-fanout", status) and status["finished"] == 1
+
+
+def test_of_many_jobs_as_they_go(image, tmp_path):
+    """One of them fails at first, waits, and is begun again."""
+    job = '[[job]]\nname = "{0}"\nsource = "{1}"\ntarget = "{2}/b.img"\nretries = 1\nretry_delay = 0.1\n'
+    (tmp_path / "plan.toml").write_text(job.format("a", image, tmp_path) + job.format("b", image, tmp_path / "none"))
+    done = mpconv("fanout", "--progress=json", tmp_path / "plan.toml")
+    assert done.returncode == 2, done.stderr
+    *lines, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(fits("progress-fanout", line) for line in lines) and fits("fanout", last)
+    phases = {name: [line["phase"] for line in lines if line["job"] == name] for name in "ab"}
+    assert phases["a"][-1] == "done" and phases["b"][-1] == "failed" and "waiting" in phases["b"]
+
+
+def test_of_the_live_page(image, tmp_path):
+    watch = ["--web", "127.0.0.1:0", "-r", "4M", "--digest"]
+    command = [sys.executable, "-m", "mpconv", "convert", *watch, image, tmp_path / "b.raw"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as copy:
+        assert copy.stderr is not None
+        [url] = re.findall(r"watch at (\S+)", copy.stderr.readline())
+        with urllib.request.urlopen(f"{url}events", timeout=20) as answer:
+            messages = [line[6:] for line in answer.read().decode().splitlines() if line.startswith("data: ")]
+        assert copy.wait(timeout=20) == 0
+    *jobs, over = [json.loads(message) for message in messages]
+    assert all(fits("events", one) for one in [*jobs, over]) and over == {"journals": False}
+    assert jobs[-1]["state"] == "finished" and jobs[-1]["map"]["marks"] and jobs[-1]["workers"]
 
 
 def test_of_a_storage_url(image, tmp_path):
@@ -106,6 +135,8 @@ def test_of_a_journal(image, tmp_path):
     assert mpconv("convert", "--journal", tmp_path / "j", "--digest", image, tmp_path / "b.raw").returncode == 0
     document = json.loads(mpconv("status", "--output", "json", tmp_path / "j").stdout)
     assert fits("status", document) and document["state"] == "finished"
+    report = json.loads(mpconv("report", "--json", tmp_path / "j").stdout)
+    assert fits("report", report) and report["jobs"][0]["done"] == 4 * MiB
 
 
 def test_of_images(image, tmp_path):

@@ -40,7 +40,7 @@ def image(tmp_path) -> Path:
         (["-m", "-3"], "between 1 and 1024"),
         (["-m", "9" * 30], "between 1 and 1024"),
         (["--workers", "0"], "--workers 0 requires --listen or --cluster: nobody would copy"),
-        (["--workers", "-1"], "0<=x<=256"),
+        (["--workers", "-1"], "--workers: it must be a whole number from 0 to 256"),
         (["-S", "100"], "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512"),
         (["-S", "17M"], "Invalid buffer size"),
         (["-S", "-4k"], "Invalid buffer size"),
@@ -76,6 +76,31 @@ def test_an_unknown_scheme(image, tmp_path, url):
 def test_a_url_that_is_none(tmp_path, url):
     assert "Could not open" in refused(url, tmp_path / "b.raw")
     assert not (tmp_path / "b.raw").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "fix"),
+    [("conver", "did you mean convert?"), ("x", "mpconv --help lists those that there are")],
+)
+def test_a_command_that_there_is_not(word, fix):
+    done = mpconv(word, "a", "b")
+    assert (done.returncode, done.stderr) == (1, f"mpconv: there is no command '{word}': {fix}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["convert", "--workers", "300", "a", "b"], "--workers: it must be a whole number from 0 to 256"),
+        (["fanout", "--jobs", "no", "plan.toml"], "--jobs: it must be a whole number from 1 to 256"),
+        (
+            ["deploy", "-t", "fast", "a", "b"],
+            "Invalid cache option: fast: one of none, off, writeback, writethrough, directsync, unsafe",
+        ),
+    ],
+)
+def test_a_value_that_is_none_is_told_with_those_that_are(words, why):
+    done = mpconv(*words)
+    assert (done.returncode, done.stderr) == (1, f"mpconv: {why}\n")
 
 
 def test_local_names(image, tmp_path):
@@ -155,7 +180,7 @@ def test_iscsi_names(image, tmp_path, lun):
     portal, _, number = good.url.rpartition("/")
     assert "Could not open" in refused(good.url.replace(IQN, "iqn.2001-01.no:such"), tmp_path / "b.raw")
     missing = refused(image, f"{portal}/{int(number) + 90}")
-    assert "Could not open" in missing and "LUN" in missing
+    assert "Could not open" in missing and "No such LUN; mpconv doctor URL says more" in missing
     small = lun(MiB)
     assert "output file is smaller than input file" in refused(image, small.url)
     assert not any(small.backing.read_bytes()), "nothing was written"
@@ -176,6 +201,7 @@ def test_a_wrong_password(image, tmp_path, iscsi):
     ]:
         words = refused(image, url, env=env)
         assert "secret" not in words and "Could not open" in words
+        assert words.count("Authentication failed") == 1 and words.rstrip().endswith("; mpconv doctor URL says more")
     env = {"LIBISCSI_CHAP_USERNAME": "alice", "LIBISCSI_CHAP_PASSWORD": "right-secret-1"}
     done = mpconv("convert", image, plain, env=env)
     assert (done.returncode, done.stderr) == (0, "")

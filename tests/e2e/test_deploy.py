@@ -104,11 +104,12 @@ def test_targets_that_cannot_be_meant_are_refused_before_a_byte_is_written(tmp_p
     before = tmp_path / "before.raw"
     before.write_bytes(b"before")
     os.symlink(tmp_path / "new.raw", tmp_path / "link.raw")
+    twice = "is named twice among the targets: name it once"
     for targets, words in {
         (small.url,): f"output file is smaller than input file ({SIZE - 512} of {SIZE} bytes) in '{small.url}'",
         (source,): f"source and target are the same image: '{source}'",
-        (good.url,): f"'{good.url}' is named twice among the targets",
-        (tmp_path / "new.raw", tmp_path / "link.raw"): f"'{tmp_path / 'link.raw'}' is named twice among the targets",
+        (good.url,): f"'{good.url}' {twice}",
+        (tmp_path / "new.raw", tmp_path / "link.raw"): f"'{tmp_path / 'link.raw'}' {twice}",
         ("null:", "--verify"): "--verify: 'null:' keeps nothing that could be read back: leave out --verify",
         ("--journal", tmp_path / "j", "-t", "unsafe"): "--journal cannot be used with -t unsafe: nothing would ever be "
         "durable",

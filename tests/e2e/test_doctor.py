@@ -410,6 +410,9 @@ def test_the_source_is_never_overwritten(nfs: NfsServer, file: Path, lun: Callab
 
 def test_a_local_file_that_is_not_to_be_had(tmp_path: Path) -> None:
     assert problem(tmp_path / "missing")["code"] == "missing"
+    nowhere = problem(tmp_path / "no" / "such" / "image")
+    assert nowhere["code"] == "missing-directory" and f"'{tmp_path}/no/such'" in nowhere["what"]
+    assert problem(tmp_path)["what"] == "it is a directory"
     assert problem(tmp_path)["code"] == "not-a-store"
 
 

@@ -192,7 +192,7 @@ def test_all_processes_are_killed_and_the_rest_is_done_later(plan):
 
     refused = mpconv("fanout", "--journal", plan.journal, plan.path)
     assert refused.returncode == 1
-    assert "has an unfinished fan-out: mpconv resume" in refused.stderr
+    assert "has an unfinished fan-out: go on with it: mpconv resume" in refused.stderr
     states = {
         job["job"]: job["state"] for job in json.loads(mpconv("status", "--output=json", plan.journal).stdout)["jobs"]
     }
@@ -300,7 +300,7 @@ def test_check_names_all_that_is_wrong_and_writes_nothing(plan, tmp_path):
         "job 'two': Compression not supported for this file format",
         "job 'three': sparse_size: Invalid buffer size for sparse output",
         "job 'four': priority: expected a number, got a text",
-        "job 'four': target: {nme} is neither {name} nor {date}",
+        "job 'four': target: there is no {nme}, only {name} and {date}",
         "job 6: it has no name",
     ):
         assert [line for line in said if line.startswith(begins)], (begins, said)
@@ -309,7 +309,8 @@ def test_check_names_all_that_is_wrong_and_writes_nothing(plan, tmp_path):
         "".join(f'[[job]]\nname = "{name}"\nsource = "/dev/null"\ntarget = "{tmp_path}/same"\n' for name in "ab")
     )
     done = mpconv("fanout", "--check", tmp_path / "same.toml")
-    assert done.stderr == f"mpconv: {tmp_path}/same.toml: job 'b': job 'a' has the same target\n"
+    why = f"job 'a' has the same target, '{tmp_path}/same': give each its own, such as with {{name}}"
+    assert done.stderr == f"mpconv: {tmp_path}/same.toml: job 'b': {why}\n"
 
 
 def test_check_opens_the_sources(plan):
@@ -324,6 +325,20 @@ def test_check_opens_the_sources(plan):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{plan.path}: 1 job, 1 MiB: nothing is wrong\n"
     assert list(plan.place.iterdir()) == []
+
+
+def test_check_looks_at_where_files_are_to_be_made(tmp_path):
+    make_image(tmp_path / "a.raw", MiB)
+    wrong = {
+        "none/b.raw": f"there is no directory '{tmp_path}/none' for the target",
+        ".": f"the target '{tmp_path}/.' is a directory",
+    }
+    for target, words in {**wrong, "b.raw": ""}.items():
+        job = f'[[job]]\nname = "a"\nsource = "{tmp_path}/a.raw"\ntarget = "{tmp_path}/{target}"\n'
+        (tmp_path / "plan.toml").write_text(job)
+        done = mpconv("fanout", "--check", tmp_path / "plan.toml")
+        assert (done.returncode, words in done.stderr, done.stderr == "") == (int(bool(words)), True, not words)
+    assert not (tmp_path / "b.raw").exists()
 
 
 def test_workers_of_other_hosts_wait_for_a_job_and_leave_alone_what_they_cannot_reach(plan, hosts, keys, tmp_path):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.protocol import messages
 from tests.conftest import identical, make_image, mpconv
 from tests.support import namespaces
 from tests.support.hosts import CONTROL, STORAGE, Host, Recording, add_addresses, host
@@ -311,8 +310,8 @@ def test_a_worker_of_another_version_is_told_so_and_the_copy_goes_on(lab, tmp_pa
     assert ended(old.run(sys.executable, "-c", entry, *words, log=lab.log(old))) == 1
     worker = lab.worker(new)
     [warning] = done(copy)
-    assert "a worker of another version of mpconv was refused" in warning
-    assert f"its coordinator speaks protocol version {messages.VERSION}, not 4" in lab.words(old)
+    assert "was refused: its mpconv is older than this one: install the same version on all hosts" in warning
+    assert "the mpconv of this host is older than the one that it is to work for" in lab.words(old)
     assert ended(worker) == 0
     assert identical(lab.source, lab.target)
 
@@ -344,13 +343,25 @@ def test_files_of_one_host_are_refused_unless_they_are_shared(tmp_path, keys):
             ["worker", "--connect", "tcp://127.0.0.1:9", "--key-file", "OPEN"],
             "is open to others (mode 0644): chmod 600",
         ),
-        (["worker", "--connect", "tcp://127.0.0.1:9", "--key-file", "NONE"], "Could not open key file 'NONE': No such"),
+        (
+            ["worker", "--connect", "tcp://127.0.0.1:9", "--key-file", "NONE"],
+            "No such file or directory: mpconv keygen NONE makes one",
+        ),
         (["worker", "--connect", "tcp://127.0.0.1:9", "--key-file", "BAD"], "the key file 'BAD' is damaged"),
         (
             ["worker", "--connect", "tcp://127.0.0.1:9", "--key-file", "KEY", "--wait", "0.2"],
-            "no coordinator at tcp://",
+            "no coordinator at tcp://127.0.0.1:9 for 0.2 seconds: Connection refused (127.0.0.1 port 9): is mpconv",
         ),
-        (["keygen", "KEY"], "Could not make key file 'KEY': File exists"),
+        (
+            ["worker", "--connect", "tcp://no.such.host.invalid:9", "--key-file", "KEY", "--wait", "0.2"],
+            "the host name 'no.such.host.invalid' cannot be resolved",
+        ),
+        (["convert", "--listen", "tcp://h:1", "--key-file", "TEXT", "a", "b"], "'TEXT' is no key file"),
+        (
+            ["convert", "--listen", "tcp://198.51.100.1:1", "--key-file", "KEY", "--shared-files", "TEXT", "null:"],
+            "--listen: cannot listen at tcp://198.51.100.1:1: Cannot assign requested address: this host has no such",
+        ),
+        (["keygen", "KEY"], "Could not make key file 'KEY': File exists: keys in use are not overwritten"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, words, why):
@@ -359,6 +370,7 @@ def test_what_is_wrong_is_one_line(tmp_path, words, why):
     content = (tmp_path / "KEY").read_text()
     (tmp_path / "OPEN").write_text(content)
     (tmp_path / "OPEN").chmod(0o644)
+    (tmp_path / "TEXT").write_text("no key\n")
     (tmp_path / "BAD").touch(0o600)
     (tmp_path / "BAD").write_text(content.replace("worker-secret ", "worker-secret x"))
     done = mpconv(*words, cwd=tmp_path)

@@ -97,7 +97,7 @@ def test_markup_in_names_is_text_in_the_report(tmp_path: Path, page: Page):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["j.db"], "-o FILE is needed: where the report is to be written"),
+        (["j.db"], "-o FILE is needed, where the report is to be written; or --json"),
         (["j.db", "-o", "j.db"], "'j.db' is the journal itself: choose another file for the report"),
         (["j.db", "-o", "absent/r.html"], "the report 'absent/r.html': No such file or directory"),
         (["absent.db", "-o", "r.html"], "error while opening the journal 'absent.db': No such file or directory"),

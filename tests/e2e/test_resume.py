@@ -216,7 +216,10 @@ def another(path: Path) -> None:
         (lambda at: (at / "a.raw").unlink(), ("a.raw': No such file or directory",)),
         (lambda at: another(at / "b.img"), ("target '", "b.img' is not the image it was: ", "(it was ")),
         (lambda at: os.truncate(at / "b.img", SIZE - MiB), ("output file is smaller than input file",)),
-        (lambda at: (at / "b.img").unlink(), ("b.img': No such file or directory",)),
+        (
+            lambda at: (at / "b.img").unlink(),
+            ("b.img': No such file or directory: what was copied is gone with it; begin anew",),
+        ),
     ],
     ids=["modified", "longer", "source replaced", "source gone", "target replaced", "target cut off", "target gone"],
 )
@@ -286,7 +289,7 @@ def test_an_unfinished_copy_s_journal_is_not_overwritten(unfinished: Path):
     words = ("--journal", unfinished / "j.db", unfinished / "a.raw", unfinished / "c.img")
     done = mpconv("convert", *words)
     assert done.returncode == 1
-    one_line(done.stderr, "has an unfinished copy: mpconv resume", "or remove it")
+    one_line(done.stderr, "has an unfinished copy: go on with it: mpconv resume", "; or remove it")
     assert not (unfinished / "c.img").exists()
     assert resume(unfinished)[0].returncode == 0
     done = mpconv("convert", *words)

@@ -91,7 +91,7 @@ def test_unfinished_work_is_not_overwritten_and_finished_is(path):
     journal.begin(begun())
     journal.commit(Checkpoint(ranges=[(0, MiB)], zeros=0, written=0, state=State.FAILED))
     journal.close()
-    with pytest.raises(Fatal, match=r"has an unfinished copy: mpconv resume .*j\.db, or remove it"):
+    with pytest.raises(Fatal, match=r"has an unfinished copy: go on with it: mpconv resume .*j\.db; or remove it"):
         Journal.for_new_copy(path)
     journal = Journal.of_copy(path)
     journal.commit(Checkpoint(ranges=[], zeros=0, written=0, state=State.FINISHED))

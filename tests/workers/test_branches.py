@@ -9,7 +9,7 @@ import pytest
 from mpconv.errors import Fatal, MpconvError, Retryable
 from mpconv.extent import Extent, Kind
 from mpconv.units import KiB
-from mpconv.workers.branches import Branch
+from mpconv.workers.branches import Branch, both
 from tests.workers.test_copier import BUFFER, OLD, Recorder, Scene, copies, play, settle
 
 PIECES = 12
@@ -162,3 +162,28 @@ def test_a_failed_flush_is_the_branch_s_own():
     failures = Failures()
     asyncio.run(Branch(4, Broken(OLD), failures, reads_zeros=False).flush())
     assert failures.told == [(4, "Input/output error")]
+
+
+def test_both_begin_at_once_and_the_first_ones_error_goes_before_the_seconds():
+    async def scenario() -> None:
+        meeting = asyncio.Barrier(2)
+
+        async def come(number: int, error: MpconvError | None) -> int:
+            async with asyncio.timeout(10):
+                await meeting.wait()
+            if number == 1:
+                await asyncio.sleep(0)  # the second one fails first
+            if error is not None:
+                raise error
+            return number
+
+        assert await both(come(1, None), come(2, None)) == (1, 2)
+        for first, second, raised in (
+            (Fatal("the first"), Fatal("the second"), "the first"),
+            (None, Fatal("the second"), "the second"),
+            (Fatal("the first"), None, "the first"),
+        ):
+            with pytest.raises(Fatal, match=raised):
+                await both(come(1, first), come(2, second))
+
+    asyncio.run(scenario())

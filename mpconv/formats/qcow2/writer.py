@@ -36,6 +36,7 @@ class Steps:
         store, end = self.store, at + len(data)
         if store.fixed_size and end > store.writable:
             why = f"No space left: the image needs more than the {store.size} bytes there are ({end} so far)"
+            why += ": mpconv measure -O qcow2 tells how many"
             raise Fatal(why, operation="writing", image=store.name, offset=store.size)
         await store.write(at, memoryview(data))
 

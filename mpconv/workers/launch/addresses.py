@@ -16,8 +16,9 @@ def local_address_to(host: str, port: int) -> str:
                 probe.connect(address)  # of UDP, which sends nothing
                 return str(probe.getsockname()[0])
     except OSError as error:
-        raise Unreachable(f"the Dask scheduler's host '{host}' cannot be reached: {error.strerror}") from None
-    raise Unreachable(f"the Dask scheduler's host '{host}' has no address")
+        why = f"{error.strerror}: see to its name, and to the network"
+        raise Unreachable(f"the Dask scheduler's host '{host}' cannot be reached: {why}") from None
+    raise Unreachable(f"the Dask scheduler's host '{host}' has no address: see to its name")
 
 
 def on_loopback(host: str) -> bool:

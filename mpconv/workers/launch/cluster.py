@@ -26,6 +26,7 @@ Client: TypeAlias = Any
 Future: TypeAlias = Any
 """Dask's; its annotations come and go with its versions."""
 
+_IS_IT_THERE = "is it running, and is this its address?"
 _CONNECT = 10.0
 """Seconds in which a scheduler has to answer."""
 _LOOK = 1.0
@@ -115,7 +116,7 @@ class Placement:
         cluster = self._cluster
         why = await asyncio.to_thread(why_unreachable, cluster.host, [cluster.port])
         if why is not None:
-            raise Unreachable(f"the Dask scheduler at {cluster.scheduler} cannot be reached: {why}")
+            raise Unreachable(f"the Dask scheduler at {cluster.scheduler} cannot be reached: {why}: {_IS_IT_THERE}")
         self._client = await self._connected()
         self._named = await _resolved(self._cluster.hosts)
         return self
@@ -163,8 +164,9 @@ class Placement:
             if client is not None:
                 await _closed(client)
             if isinstance(error, OSError):
-                raise Unreachable(f"{at} does not answer for {_CONNECT:.0f} seconds") from None
-            raise Fatal(f"{at} cannot be used: {one_line(str(error))}") from None
+                raise Unreachable(f"{at} does not answer for {_CONNECT:.0f} seconds: {_IS_IT_THERE}") from None
+            why = "is it one, with tcp:// or tls:// as it has it, and of this version of dask?"
+            raise Fatal(f"{at} cannot be used ({one_line(str(error))}): {why}") from None
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
@@ -347,14 +349,13 @@ class Placement:
             self._alone_since = None
             return
         if any(host.refused for host in self._hosts.values()) or self._unfit:
-            self._give_up(Deserted("no host of the Dask cluster takes part"))
+            self._give_up(Deserted("no host of the Dask cluster takes part: the warnings above say why"))
         now = asyncio.get_running_loop().time()
         self._alone_since = now if self._alone_since is None else self._alone_since
         if now - self._alone_since > _PATIENCE and not self._hosts and not self._told_alone:
             self._told_alone = True
-            self.warn(
-                f"the Dask scheduler at {self._cluster.scheduler} has no worker that is wanted: one is waited for"
-            )
+            why = "has no worker that is wanted: one is waited for; see --cluster-hosts and --cluster-resource"
+            self.warn(f"the Dask scheduler at {self._cluster.scheduler} {why}")
 
 
 def _silently(text: str) -> None:

@@ -16,6 +16,7 @@ from mpconv.errors import Fatal, Unreachable, WorkerLost
 from mpconv.protocol.keys import Keys
 from mpconv.protocol.link import Link
 from mpconv.protocol.messages import MAX_DEAD
+from mpconv.transports.reach import why_unreachable
 from mpconv.workers.launch import parent
 from mpconv.workers.launch.local import LocalWorkers
 from mpconv.workers.remote import AGAIN, BYE, CUT_OFF, REFUSED, Summons, prepare
@@ -122,7 +123,7 @@ class Host:
         self._dead.append(number)
         self._changed.set()
         if code is None:
-            self._error = WorkerLost("the process that starts the workers ended")
+            self._error = WorkerLost("the process that starts the workers ended: see dmesg, was memory short?")
         elif code == BYE:
             self._job_over = True
         elif code == REFUSED:
@@ -188,6 +189,13 @@ class Host:
             self._changed.clear()
             await self._changed.wait()
 
+    async def _nobody(self) -> Unreachable:
+        host, _, port = self._endpoint.removeprefix("tcp://").rpartition(":")
+        found = await asyncio.to_thread(why_unreachable, host.strip("[]"), [int(port)])
+        why = f"{found}: " if found is not None else ""
+        why += "is mpconv convert --listen running there, and the port open? --wait and --stay wait longer"
+        return Unreachable(f"no coordinator at {self._endpoint} for {self._wait:g} seconds: {why}")
+
     async def _greeted(self, heard: asyncio.Queue[int], idle: asyncio.Task[None]) -> bool:
         loop = asyncio.get_running_loop()
         until = None if self._wait is None else loop.time() + self._wait
@@ -199,8 +207,7 @@ class Host:
             if not hearing.done():
                 hearing.cancel()
                 if not idle.done():
-                    why = "is mpconv convert --listen running there, and the port open? --wait and --stay wait longer"
-                    raise Unreachable(f"no coordinator at {self._endpoint} for {self._wait:.0f} seconds: {why}")
+                    raise await self._nobody()
                 break
             event = hearing.result()
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -211,5 +218,5 @@ class Host:
                 raise Fatal(f"the coordinator at {self._endpoint} does not know the key of this key file: {why}")
             if tries == _TRIES:
                 why = f"whoever listens at {self._endpoint} does not have the coordinator's key of this key file"
-                raise Fatal(f"{why}: is it the right address, and the coordinator's own key file?")
+                raise Fatal(f"{why}: is it the right address, and the key file that its --listen has?")
         return False
