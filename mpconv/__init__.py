@@ -9,60 +9,109 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mpconv import blocking
-    from mpconv.api import Copied, Lost, checksum, compare, convert, deploy
+    from mpconv.api.copying import Copied, Lost, Resumed, checksum, compare, convert, deploy, resume
+    from mpconv.api.images import backing_chain, check, examine, info, map, measure
     from mpconv.cache import CACHE_MODES
+    from mpconv.doctor.findings import Examination
     from mpconv.errors import MpconvError
+    from mpconv.fanout.spec import Fanout
+    from mpconv.fanout.spec import Limits as FanoutLimits
+    from mpconv.fanout.spec import Outcome as FanoutOutcome
+    from mpconv.fanout.spec import Result as FanoutResult
+    from mpconv.fanout.spec import Spec as FanoutJob
+    from mpconv.formats.qcow2.check import Report as CheckReport
     from mpconv.formats.qcow2.options import Qcow2Options
+    from mpconv.inspection.block_map import Entry as MapEntry
+    from mpconv.inspection.info import Info, Qcow2Info
+    from mpconv.inspection.measure import Measure
     from mpconv.job import Place, Trust
     from mpconv.jobs.checksum import Checksum
     from mpconv.jobs.checksum import Options as ChecksumOptions
     from mpconv.jobs.compare import Options as CompareOptions
     from mpconv.jobs.compare import Verdict
+    from mpconv.jobs.course import Effort
     from mpconv.jobs.deploy import Deployment, Outcome
+    from mpconv.many import fan_out, read_plan, resume_fan_out
     from mpconv.options import Options
     from mpconv.ui.progress import Progress
 
 __version__ = "0.1.0"
 __all__ = [
     "CACHE_MODES",
+    "CheckReport",
     "Checksum",
     "ChecksumOptions",
     "CompareOptions",
     "Copied",
     "Deployment",
+    "Effort",
+    "Examination",
+    "Fanout",
+    "FanoutJob",
+    "FanoutLimits",
+    "FanoutOutcome",
+    "FanoutResult",
+    "Info",
     "Lost",
+    "MapEntry",
+    "Measure",
     "MpconvError",
     "Options",
     "Outcome",
     "Place",
     "Progress",
+    "Qcow2Info",
     "Qcow2Options",
+    "Resumed",
     "Trust",
     "Verdict",
+    "backing_chain",
     "blocking",
+    "check",
     "checksum",
     "compare",
     "convert",
     "deploy",
+    "examine",
+    "fan_out",
+    "info",
+    "map",
+    "measure",
+    "read_plan",
+    "resume",
+    "resume_fan_out",
 ]
 
 _FOUND_IN = {
     "CACHE_MODES": "cache",
+    "CheckReport": "formats.qcow2.check:Report",
     "Checksum": "jobs.checksum",
-    "ChecksumOptions": "jobs.checksum",
-    "CompareOptions": "jobs.compare",
+    "ChecksumOptions": "jobs.checksum:Options",
+    "CompareOptions": "jobs.compare:Options",
     "Deployment": "jobs.deploy",
+    "Effort": "jobs.course",
+    "Examination": "doctor.findings",
+    "Fanout": "fanout.spec",
+    "FanoutJob": "fanout.spec:Spec",
+    "FanoutLimits": "fanout.spec:Limits",
+    "FanoutOutcome": "fanout.spec:Outcome",
+    "FanoutResult": "fanout.spec:Result",
+    "Info": "inspection.info",
+    "MapEntry": "inspection.block_map:Entry",
+    "Measure": "inspection.measure",
     "MpconvError": "errors",
     "Options": "options",
     "Outcome": "jobs.deploy",
     "Place": "job",
     "Progress": "ui.progress",
+    "Qcow2Info": "inspection.info",
     "Qcow2Options": "formats.qcow2.options",
     "Trust": "job",
     "Verdict": "jobs.compare",
+    **dict.fromkeys(("fan_out", "read_plan", "resume_fan_out"), "many"),
+    **dict.fromkeys(("backing_chain", "check", "examine", "info", "map", "measure"), "api.images"),
 }
-"""The rest is in api.py."""
-_NAMED_THERE = {"ChecksumOptions": "Options", "CompareOptions": "Options"}
+"""Where each is, and as what if not by its own name; the rest is in api/copying.py."""
 
 
 def __getattr__(name: str) -> object:
@@ -73,4 +122,9 @@ def __getattr__(name: str) -> object:
 
     if name == "blocking":
         return import_module("mpconv.blocking")
-    return getattr(import_module(f"mpconv.{_FOUND_IN.get(name, 'api')}"), _NAMED_THERE.get(name, name))
+    module, _, its_name = _FOUND_IN.get(name, "api.copying").partition(":")
+    return getattr(import_module(f"mpconv.{module}"), its_name or name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

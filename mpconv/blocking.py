@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from mpconv import api
+from mpconv import many
+from mpconv.api import copying, images
 
 _Words = ParamSpec("_Words")
 _Result = TypeVar("_Result")
@@ -21,7 +22,16 @@ def _blocking(job: Callable[_Words, Coroutine[Any, Any, _Result]]) -> Callable[_
     return run
 
 
-convert = _blocking(api.convert)
-deploy = _blocking(api.deploy)
-compare = _blocking(api.compare)
-checksum = _blocking(api.checksum)
+convert = _blocking(copying.convert)
+deploy = _blocking(copying.deploy)
+resume = _blocking(copying.resume)
+compare = _blocking(copying.compare)
+checksum = _blocking(copying.checksum)
+info = _blocking(images.info)
+backing_chain = _blocking(images.backing_chain)
+map = _blocking(images.map)
+measure = _blocking(images.measure)
+check = _blocking(images.check)
+examine = _blocking(images.examine)
+fan_out = _blocking(many.fan_out)
+resume_fan_out = _blocking(many.resume_fan_out)

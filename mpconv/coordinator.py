@@ -31,13 +31,14 @@ from mpconv.formats.pair import Pair
 from mpconv.interruption import heard_by
 from mpconv.job import Job
 from mpconv.observer import Observer
+from mpconv.outages import Outages
 from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.link import Link
 from mpconv.reception import GUEST, STOP_TOLD, Reception
 from mpconv.staff import Staff
-from mpconv.transports.retrying import Tell, silently
+from mpconv.transports.retrying import ANSWERS, Tell, silently
 from mpconv.walk import Walk
 from mpconv.workers.launch.supply import Supply
 
@@ -124,6 +125,7 @@ class Coordinator(Staff, Reception):
         self.failed: dict[int, MpconvError] = {}
         """Of several targets those that failed in this run, by their numbers in the job."""
         self._dropped = set(job.dropped)
+        self._outages = Outages(observer.retrying)
 
     async def run(self) -> None:
         """Copy. Raises the first error, with no worker left behind."""
@@ -148,6 +150,7 @@ class Coordinator(Staff, Reception):
                     await self._outcome
                 failed = False
             finally:
+                self._outages.end()
                 for running in (walk, ticking):
                     running.cancel()
                 if self._wake is not None:
@@ -214,6 +217,8 @@ class Coordinator(Staff, Reception):
             self._observer.warn("stopping: what is being written ends, and is flushed; once more stops at once")
 
     def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
+        if isinstance(event, events.WorkerDead):
+            self._outages.over(event.worker)
         self._handle(event)
         if self._placing is not None:
             self._placing.keep(self._state.leases.live.keys())
@@ -229,6 +234,7 @@ class Coordinator(Staff, Reception):
                 self._kill(pid)
             self._look_after_guests()
             self._tell_workers()
+            self._observer.tick()
             self._handle(events.Tick())
         except MpconvError as error:
             self._fail(error)
@@ -251,6 +257,7 @@ class Coordinator(Staff, Reception):
 
     def _found(self, extents: tuple[Extent, ...]) -> int:
         self._handle(events.StatusFound(extents))
+        self._observer.skips(self._state.needless, self._state.passed)
         return self._state.cursor.ahead
 
     def _receive(self, frames: list[bytes]) -> None:
@@ -285,6 +292,8 @@ class Coordinator(Staff, Reception):
         job = self._job.id
         match message:
             case messages.Want(leases):
+                if self._outages:
+                    self._outages.works(name, self._loop.time())
                 for _ in range(leases):
                     self._handle(events.LeaseWanted(name))
             case messages.Ready(of, epoch) if of == job:
@@ -292,6 +301,7 @@ class Coordinator(Staff, Reception):
             case messages.Done(of, epoch, zeros, digests) if of == job:
                 self._done(name, epoch, zeros, digests)
             case messages.FlushDone(of) if of == job:
+                self._outages.works(name, self._loop.time())
                 self._handle(events.Flushed(name))
             case messages.TargetFailed(of, target, why, operation, image, offset) if of == job:
                 self._drop(target, Fatal(why, operation=operation, image=image, offset=offset))
@@ -305,6 +315,10 @@ class Coordinator(Staff, Reception):
             case messages.Trouble(of, text) if of == job:
                 if self._listener is not None:
                     self._listener.trouble(name)
+                if text.endswith(ANSWERS):
+                    self._outages.over(name)
+                else:
+                    self._outages.trouble(name, text, self._loop.time())
                 self._tell(text)
 
     def _drop(self, target: int, error: MpconvError) -> None:
@@ -348,6 +362,8 @@ class Coordinator(Staff, Reception):
             return
         if self._placing is not None:
             self._placing.done(epoch, lease.extent)
+        if self._outages:
+            self._outages.works(name, self._loop.time())
         if self._listener is not None:
             self._listener.wrote(name, lease.extent, zeros)
 
@@ -397,6 +413,7 @@ class Coordinator(Staff, Reception):
                     self.may_have_written = True
                     self._token(name, epoch)
                 case events.Passed(extent):
+                    self._observer.skips(self._state.needless, self._state.passed)
                     if self._placing is not None:
                         self._placing.layout.passed(extent)
                     if self._recorder is not None:

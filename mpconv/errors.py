@@ -71,6 +71,16 @@ class Deserted(Interrupted):
         return Deserted(self.why)
 
 
+class Cancelled(Interrupted):
+    """The program that wanted it done wants it no more."""
+
+    def __init__(self) -> None:
+        MpconvError.__init__(self, "cancelled")
+
+    def anew(self) -> Cancelled:
+        return Cancelled()
+
+
 class Retryable(MpconvError):
     """The same request may be tried again, on a new connection."""
 
@@ -118,6 +128,12 @@ class Gone(Fatal):
 
 class InUse(Fatal):
     """Another program has the image open and does not share it."""
+
+
+class NoChecks(Fatal):
+    """There is nothing to check in an image of that format."""
+
+    exit_code = 63
 
 
 class UsageError(Fatal):

@@ -46,6 +46,19 @@ class Observer:
     def workers(self, count: int) -> None:
         """So many workers take part now, of this host and of others. Told when it changes, within a second."""
 
+    def skips(self, known: int, passed: int) -> None:
+        """Of what is known so far, `known` bytes need no work, holes that the target has already, say. `passed` of them
+        count as complete.
+        """
+
+    def retrying(self, count: int, why: str) -> None:
+        """So many workers wait for a server that does not answer; `why`: what the first of them said. Told when it
+        changes; 0: they all go on.
+        """
+
+    def tick(self) -> None:
+        """A second has passed, with progress or without."""
+
     def phase(self, name: str) -> None:
         """What it is at now: "copy", "read", "flush", "verify"."""
 
@@ -57,6 +70,9 @@ class Observer:
 
     def verified(self, checked: int, size: int) -> None:
         """So many bytes of `size` were read back and are the source's."""
+
+    def judged(self, text: str, *, differs: bool) -> None:
+        """What a comparison of two images came to, in a line."""
 
     def dropped(self, number: int, image: str, why: str) -> None:
         """Of several targets this one, counted from 0 and named without credentials, failed; the others go on."""

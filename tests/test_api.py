@@ -89,6 +89,27 @@ def test_signals_stay_the_program_s(source, tmp_path):
     assert set(seen) == {mine}
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_ctrl_c_ends_it_as_python_does(tmp_path, many):
+    make_image(tmp_path / "big.raw", 64 * MiB)
+    before = children()
+    pressed: list[object] = []
+
+    def press(_: object) -> None:
+        if not pressed and children() > before:
+            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+
+    slowly = mpconv.Options(rate=8 * MiB)
+    with pytest.raises(KeyboardInterrupt):
+        if many:
+            source, target = (mpconv.Place(url=str(tmp_path / name)) for name in ("big.raw", "a.raw"))
+            plan = mpconv.Fanout(jobs=[mpconv.FanoutJob(name="a", sources=[source], target=target, options=slowly)])
+            mpconv.blocking.fan_out(plan, on_progress=press)
+        else:
+            mpconv.blocking.convert(str(tmp_path / "big.raw"), str(tmp_path / "a.raw"), slowly, on_progress=press)
+    assert children() == before
+
+
 def test_cancelled_it_leaves_no_process(tmp_path):
     make_image(tmp_path / "big.raw", 64 * MiB)
     before = children()
@@ -137,5 +158,71 @@ def test_what_it_offers_is_there_and_costs_nothing_before():
     words = "import sys, mpconv; print(len([m for m in sys.modules if m.startswith('mpconv')]))"
     assert subprocess.check_output([sys.executable, "-c", words], text=True) == "1\n"
     assert all(getattr(mpconv, name) is not None for name in mpconv.__all__)
+    assert set(mpconv.__all__) <= set(dir(mpconv))
+    coroutines = {name for name in mpconv.__all__ if asyncio.iscoroutinefunction(getattr(mpconv, name))}
+    assert "fan_out" in coroutines and all(callable(getattr(mpconv.blocking, name)) for name in coroutines)
     with pytest.raises(AttributeError, match="has no attribute 'convertt'"):
         mpconv.convertt  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"requests": 0}, "requests: between 1 and 1024"),
+        ({"workers": 0}, "workers: between 1 and 256"),
+        ({"rate": -1}, "rate: at least 0"),
+        ({"retry_for": float("nan")}, "retry_for: seconds"),
+        ({"cache": "unsafe"}, "cache: one of CACHE_MODES"),
+        ({"verify": 5.0}, "verify: the share"),
+        ({"verify": 0.0}, "verify: the share"),
+        ({"sparse_size": 1000}, "sparse_size: a multiple of 512"),
+        ({"target_format": "vmdk"}, "target_format: raw or qcow2"),
+        ({"target_is_zero": True}, "create=False"),
+        ({"offload": True, "digest": True}, "the data is not read"),
+        ({"offload": True, "salvage": True}, "offload cannot be used with salvage"),
+        ({"compress": True}, "qcow2 targets only"),
+        ({"preallocation": "metadata"}, "preallocation: one of off, falloc, full"),
+        ({"qcow2": mpconv.Qcow2Options()}, "of a qcow2 target"),
+        ({"target_format": "qcow2", "compress": True, "compression_level": 10}, "between 1 and 9"),
+        ({"target_format": "qcow2", "compression_level": 1}, "with compress only"),
+        ({"target_format": "qcow2", "qcow2": mpconv.Qcow2Options(cluster_size=1000)}, "must be a power of two"),
+        ({"target_format": "qcow2", "qcow2": mpconv.Qcow2Options(compression_type="lzma")}, "zlib, zstd"),
+        ({"target_format": "qcow2", "qcow2": mpconv.Qcow2Options(backing_file="b.raw")}, "of which format"),
+        (
+            {
+                "target_format": "qcow2",
+                "digest": True,
+                "qcow2": mpconv.Qcow2Options(backing_file="b.raw", backing_fmt="raw"),
+            },
+            "cannot be used with a backing_file",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_opened(tmp_path, options, why):
+    chosen = mpconv.Options(**options)
+    with pytest.raises(mpconv.MpconvError, match=why):
+        mpconv.blocking.convert(str(tmp_path / "absent"), str(tmp_path / "a"), chosen)
+    job = mpconv.FanoutJob(
+        name="a", sources=[mpconv.Place(url="absent")], target=mpconv.Place(url=str(tmp_path / "a")), options=chosen
+    )
+    with pytest.raises(mpconv.MpconvError, match=f"job 'a': .*{why}"):
+        mpconv.blocking.fan_out(mpconv.Fanout(jobs=[job]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_so_in_the_other_jobs(tmp_path):
+    unsafe = mpconv.Options(cache=mpconv.CACHE_MODES["unsafe"])
+    blocking, name, journal = mpconv.blocking, str(tmp_path / "absent"), str(tmp_path / "j.db")
+    for why, job in (
+        ("cache mode unsafe", lambda: blocking.convert(name, name, unsafe, journal=journal)),
+        ("cache mode unsafe", lambda: blocking.deploy(name, [name], unsafe, journal=journal)),
+        ("of a file of this host only", lambda: blocking.convert(name, "null:", mpconv.Options(preallocation="full"))),
+        ("raw targets only", lambda: blocking.deploy(name, [name], mpconv.Options(target_format="qcow2"))),
+        ("needs a target", lambda: blocking.deploy(name, [])),
+        ("needs a source", lambda: blocking.convert([], name)),
+        ("requests: between", lambda: blocking.compare(name, name, mpconv.CompareOptions(requests=0))),
+        ("workers: between", lambda: blocking.checksum(name, mpconv.ChecksumOptions(workers=0))),
+    ):
+        with pytest.raises(mpconv.MpconvError, match=why):
+            job()
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,8 @@ ROOT = Path(mpconv.__file__).parent
 
 BOTTOM = {"extent", "job", "errors", "units", "digest"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "": BOTTOM | {"api", "blocking", "cache", "formats", "jobs", "options", "ui"},
+    "": BOTTOM
+    | {"api", "blocking", "cache", "doctor", "fanout", "formats", "inspection", "jobs", "many", "options", "ui"},
     "extent": BOTTOM,
     "job": BOTTOM,
     "errors": BOTTOM,
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "outages": BOTTOM,
     "guests": BOTTOM,
     "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
@@ -41,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
-    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew"}
+    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
     | {"placing", "reception", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
@@ -49,8 +51,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
-    "api": BOTTOM | {"formats", "interruption", "jobs", "options", "ui", "workers"},
-    "blocking": {"api"},
+    "api": BOTTOM
+    | {"doctor", "formats", "inspection", "interruption", "jobs", "options", "soundness", "transports", "ui"}
+    | {"workers"},
+    "soundness": BOTTOM | {"cache", "formats", "options"},
+    "many": BOTTOM | {"api", "cli", "fanout", "interruption", "observer", "protocol", "workers"},
+    "blocking": {"api", "many"},
     "cli": BOTTOM
     | {
         "api",
@@ -78,6 +84,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "observer",
         "options",
         "protocol",
+        "sharing",
+        "soundness",
         "transports",
         "watch",
         "workers",
@@ -97,7 +105,9 @@ MUST_NOT: dict[str, set[str]] = {
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
     "crew": SHELL | {"click"},
+    "outages": SHELL | {"click"},
     "guests": SHELL | {"click"},
+    "soundness": SHELL | {"click"},
     "core": SHELL | CODECS | {"click", "multiprocessing", "cffi", "threading", "subprocess", "sqlite3", "datetime"},
     "protocol": {"click", "cffi", "multiprocessing"},
     "transports": CODECS | {"zmq", "click", "multiprocessing"},

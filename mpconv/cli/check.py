@@ -18,7 +18,7 @@ from mpconv.job import Place
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.check import Report
 
-_CLEAN, _NOT_DONE, _CORRUPT, _LEAKS, _NO_CHECKS = 0, 1, 2, 3, 63
+_CLEAN, _NOT_DONE, _CORRUPT, _LEAKS = 0, 1, 2, 3
 QCOW2 = "qcow2"
 
 
@@ -54,15 +54,15 @@ def check(
 
     import asyncio  # noqa: PLC0415 - --help does without
 
+    from mpconv.api import images  # noqa: PLC0415
     from mpconv.transports import redacted  # noqa: PLC0415
 
-    found = asyncio.run(_checked(place))
-    if found is None:
-        return _failed("This image format does not support checks", _NO_CHECKS)
+    found = asyncio.run(images.check(place, on_finding=_tell))
     if not quiet:
         show(json_lines(found, redacted(place.url if image_opts else name)) if as_json else lines(found))
     if found.check_errors:
-        return _failed("Check failed", _NOT_DONE)
+        print("mpconv: Check failed", file=sys.stderr)
+        return _NOT_DONE
     if found.corruptions:
         return _CORRUPT
     return _LEAKS if found.leaks else _CLEAN
@@ -76,36 +76,14 @@ def _place(name: str, fmt: str | None, image_opts: bool, *, direct: bool, shared
     return msgspec.structs.replace(place, format=said, shared=shared or place.shared)
 
 
-async def _checked(place: Place) -> Report | None:
-    """None for an image of a format without checks."""
-    from mpconv import transports  # noqa: PLC0415
-    from mpconv.formats.opening import found_format  # noqa: PLC0415
-    from mpconv.transports.base import Access  # noqa: PLC0415
-
-    store = await transports.open_place(place, Access.READ, locked=True)
-    try:
-        if (place.format or await found_format(store)) == RAW:
-            return None
-        from mpconv.formats.qcow2.checking import check  # noqa: PLC0415
-
-        return await check(store, _tell)
-    finally:
-        await store.close()
-
-
 def _tell(line: str) -> None:
     """What was found, as QEMU writes it: without the program's name, and with -q too."""
     print(line, file=sys.stderr)
 
 
-def _failed(why: str, code: int) -> int:
-    print(f"mpconv: {why}", file=sys.stderr)
-    return code
-
-
 def lines(found: Report) -> Iterator[str]:
     """For people."""
-    if not (found.corruptions or found.leaks or found.check_errors):
+    if found.clean:
         yield "No errors were found on the image."
     if found.corruptions:
         yield f"\n{found.corruptions} errors were found on the image."

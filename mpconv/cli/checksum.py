@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,7 +19,15 @@ from mpconv.cli.image_command import (
 )
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests, Snapshot
+from mpconv.cli.watching import Part, reading, watch_of, watch_options
 from mpconv.errors import Interrupted, MpconvError, UsageError
+
+if TYPE_CHECKING:
+    from mpconv.job import Place
+    from mpconv.jobs.checksum import Checksum, Options
+    from mpconv.ui.progress import Display
+    from mpconv.watch.watch import Watch
+    from mpconv.workers.launch.local import LocalWorkers
 
 
 @click.command(cls=WithProgressKind)
@@ -33,6 +42,7 @@ from mpconv.errors import Interrupted, MpconvError, UsageError
 @click.option("-p", "--progress", is_flag=True, help="Show read bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @retry_option
+@watch_options
 @image_options
 @trust_options
 def checksum(
@@ -44,6 +54,8 @@ def checksum(
     progress: bool,
     progress_kind: str | None,
     retry_for: float,
+    metrics: str | None,
+    web: str | None,
     output: str,
     image_opts: bool,
     force_share: bool,
@@ -61,16 +73,15 @@ def checksum(
     if cache not in CACHE_MODES:
         raise UsageError(f"Invalid source cache option: {cache}")
     found = places(names, fmt, image_opts, CACHE_MODES[cache].direct)
+    watch = watch_of({"metrics": metrics, "web": web})
 
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415  (as in convert)
 
     local = click.get_current_context().with_resource(LocalWorkers.preloading(found, digesting=True))
 
-    from mpconv import api, transports  # noqa: PLC0415
-    from mpconv.cli.reporting import Report, run  # noqa: PLC0415
+    from mpconv.cli.reporting import run  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
     from mpconv.jobs.checksum import Options  # noqa: PLC0415
-    from mpconv.ui.progress import make_display  # noqa: PLC0415
 
     options = Options(
         requests=parallel,
@@ -81,23 +92,62 @@ def checksum(
         retry_for=retry_for,
     )
     kind = (progress_kind or "text") if progress or progress_kind else "none"
-    facts: list[object] = []
-    code = 0
-    for place in found:
-        name = transports.redacted(place.url)
-        display = make_display(kind, sys.stdout, sys.stderr)
-        try:
-            with Report(display, quiet=False, verbose=False) as report:
-                result = run(api.checksum(place, options, local=local, observer=report), display, verbose=False)
-        except Interrupted:
-            raise
-        except MpconvError as error:
-            print(f"mpconv: {error}", file=sys.stderr)
-            code = error.exit_code
-            continue
-        facts.append({"filename": name, "virtual-size": result.size, "digest": result.digest})
-        if not as_json:
-            show([f"{result.digest}  {name}"])
+    one_by_one = _OneByOne(found, options, local, kind, watch, tell=not as_json)
+    run(one_by_one.all(), one_by_one.dump, verbose=False, watch=watch)
     if as_json:
-        show([json_text(facts)])
-    return code
+        show([json_text(one_by_one.facts)])
+    return one_by_one.code
+
+
+class _OneByOne:
+    """One image after the other, each with a display of its own, all of them watched as long as one of them is read.
+    `facts`: of each that could be read. `tell`: their digests, as soon as they are known.
+    """
+
+    def __init__(
+        self, images: list[Place], options: Options, local: LocalWorkers, kind: str, watch: Watch | None, *, tell: bool
+    ) -> None:
+        self._images = images
+        self._options = options
+        self._local = local
+        self._kind = kind
+        self._watch = watch
+        self._tell = tell
+        self._display: Display | None = None
+        self.facts: list[object] = []
+        self.code = 0
+
+    def dump(self) -> None:
+        """How far the one is that is being read."""
+        if self._display is not None:
+            self._display.dump()
+
+    async def all(self) -> None:
+        """What cannot be read is told, and passed over."""
+        from mpconv import transports  # noqa: PLC0415  (workers are forked first)
+
+        names = [transports.redacted(image.url) for image in self._images]
+        parts = reading(self._watch, names)
+        for image, name, part in zip(self._images, names, parts, strict=True):
+            try:
+                result = await self._read(image, part)
+            except Interrupted:
+                raise
+            except MpconvError as error:
+                print(f"mpconv: {error}", file=sys.stderr)
+                self.code = error.exit_code
+                continue
+            self.facts.append({"filename": name, "virtual-size": result.size, "digest": result.digest})
+            if self._tell:
+                show([f"{result.digest}  {name}"])
+
+    async def _read(self, image: Place, part: Part) -> Checksum:
+        from mpconv.api import copying  # noqa: PLC0415  (as above)
+        from mpconv.cli.reporting import Report  # noqa: PLC0415
+        from mpconv.ui.progress import make_display  # noqa: PLC0415
+
+        self._display = make_display(self._kind, sys.stdout, sys.stderr)
+        with Report(self._display, quiet=False, verbose=False, did="read") as report, part.read(report) as observer:
+            result = await copying.checksum(image, self._options, local=self._local, observer=observer)
+            part.found(result.digest)
+            return result

@@ -10,6 +10,7 @@ from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind, retry_option, trust_of, trust_options
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests
+from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _CANNOT_OPEN, _CANNOT_ASK, _CANNOT_READ = 2, 3, 4
 @click.option("-p", "--progress", is_flag=True, help="Show compared bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@watch_options
 @click.argument("names", nargs=-1, metavar="FILE1 FILE2")
 def compare(
     first_format: str | None,
@@ -54,6 +56,8 @@ def compare(
     progress: bool,
     progress_kind: str | None,
     quiet: bool,
+    metrics: str | None,
+    web: str | None,
     names: tuple[str, ...],
 ) -> int:
     """Compare two images. Exit code 0: they are equal; 1: they differ; more: an error.
@@ -65,6 +69,7 @@ def compare(
     if cache not in CACHE_MODES:
         raise _with_code(UsageError(f"Invalid source cache option: {cache}"), _CANNOT_OPEN)
     direct = CACHE_MODES[cache].direct
+    watch = watch_of({"metrics": metrics, "web": web, "quiet": quiet})
     try:
         [first] = places(names[:1], first_format, image_opts, direct)
         [second] = places(names[1:], second_format, image_opts, direct)
@@ -75,7 +80,8 @@ def compare(
 
     local = click.get_current_context().with_resource(LocalWorkers.preloading([first, second]))
 
-    from mpconv import api  # noqa: PLC0415
+    from mpconv import transports  # noqa: PLC0415
+    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.jobs.compare import Options  # noqa: PLC0415
 
@@ -87,13 +93,21 @@ def compare(
         trust=trust_of(allow_backing, allow_data_file),
         retry_for=retry_for,
     )
+    report = Report(display, quiet=quiet, verbose=False, did="compared")
+    one, other = (transports.redacted(place.url) for place in (first, second))
+    observer = watched(watch, report, f"{one} and {other}", source=one, target=other, kind="compare")
+
+    async def compared() -> tuple[list[str], int]:
+        found = said(await copying.compare(first, second, options, local=local, observer=observer), strict=strict)
+        observer.judged(" ".join(found[0]), differs=found[1] == _DIFFERENT)
+        return found
+
     try:
-        with Report(display, quiet=quiet, verbose=False) as report:
-            verdict = run(api.compare(first, second, options, local=local, observer=report), display, verbose=False)
+        with report:
+            lines, code = run(compared(), display.dump, verbose=False, watch=watch)
     except MpconvError as error:
         codes = {"": _CANNOT_OPEN, "reading block status": _CANNOT_ASK}
         raise _with_code(error, codes.get(error.operation, _CANNOT_READ)) from None
-    lines, code = said(verdict, strict=strict)
     if not quiet:
         print("\n".join(lines))
     return code

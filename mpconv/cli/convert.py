@@ -116,7 +116,8 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     )
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import api, transports  # noqa: PLC0415
+    from mpconv import transports  # noqa: PLC0415
+    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
 
     display = display_of(options)
@@ -124,7 +125,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     chosen = options_of(options, to_place, made, unusable, target, listening)
     source, into = (", ".join(transports.redacted(place.url) for place in some) for some in (from_places, [to_place]))
     observer = watched(watch, report, into, source=source, target=into)
-    copy = api.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=observer)
+    copy = copying.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=observer)
     with report:
-        run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
+        run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
     return 0

@@ -145,7 +145,8 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     workers = LocalWorkers.preloading([source, *targets], digesting=digesting)
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv import api, transports  # noqa: PLC0415
+    from mpconv import transports  # noqa: PLC0415
+    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.jobs import deploy as job  # noqa: PLC0415
     from mpconv.options import Options  # noqa: PLC0415
@@ -175,13 +176,13 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     name, into = transports.redacted(source.url), ", ".join(outcome.name for outcome in deployment.outcomes)
     observer = watched(watch, report, name, source=name, target=into, targets=len(targets))
-    copy = api.deploy(
+    copy = copying.deploy(
         source, targets, chosen, journal=options["journal"], local=local, observer=observer, deployment=deployment
     )
     ended: MpconvError | None = None
     try:
         with report:
-            run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
+            run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
     except MpconvError as error:
         ended = error
     return told(deployment, ended, as_json=as_json, among_lines=options["progress_kind"] == "json")

@@ -26,16 +26,14 @@ def doctor(fmt: str | None, output: str, seconds: float, write_test: str | None,
     Nothing is written, but with --write-test. Exit code 0: nothing is in the way, 2: something is, 1: the command line
     is wrong.
     """
-    if write_test is not None and write_test not in names:
-        names = (*names, write_test)
-    if not names:
+    if not names and write_test is None:
         raise UsageError("Expecting the URL of an image, or those of a source and its targets")
     as_json = is_json(output)
 
     import asyncio  # noqa: PLC0415 - --help does without
     import shutil  # noqa: PLC0415
 
-    from mpconv.doctor.examination import How, examine  # noqa: PLC0415
+    from mpconv.api import images  # noqa: PLC0415
     from mpconv.doctor.findings import Examination  # noqa: PLC0415
     from mpconv.doctor.texts import WIDTH, lines, summary  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
@@ -46,7 +44,8 @@ def doctor(fmt: str | None, output: str, seconds: float, write_test: str | None,
         if not as_json:
             show([*lines(one, width), ""])
 
-    found = asyncio.run(examine(names, How(seconds=seconds, format=fmt, scratch=write_test), tell))
+    asked = images.examine(names, image_format=fmt, seconds=seconds, scratch=write_test, on_examined=tell)
+    found = asyncio.run(asked)
     ok = all(one.ok for one in found)
     show([json_text({"ok": ok, "images": [one.as_json() for one in found]})] if as_json else [summary(found)])
     return 0 if ok else _PROBLEM

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,9 @@ from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind, is_json
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.watching import watch_of, watch_options
-from mpconv.errors import Fatal, Interrupted, UsageError
+from mpconv.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from mpconv.fanout.ledger import Ledger
     from mpconv.fanout.spec import Fanout
     from mpconv.fanout.watching import Watcher
     from mpconv.protocol.keys import Listening
@@ -50,10 +48,10 @@ def fanout(names: tuple[str, ...], **options: Any) -> int:
     if len(names) != 1:
         raise UsageError("Expecting one plan: mpconv fanout PLAN.toml")
     listening = listening_of(options)
-    from mpconv.cli.fanout_plan import resolved  # noqa: PLC0415 - --help does without
+    from mpconv.cli.fanout_plan import resolved, text_of  # noqa: PLC0415 - --help does without
 
     limits = {"jobs": options["jobs"], "workers": options["workers"]}
-    plan, problems = resolved(_read(names[0]), options["journal"], listening, **limits)
+    plan, problems = resolved(text_of(names[0]), options["journal"], listening, **limits)
     if problems:
         for problem in problems:
             print(f"mpconv: {names[0]}: {problem}", file=sys.stderr)
@@ -65,52 +63,22 @@ def fanout(names: tuple[str, ...], **options: Any) -> int:
     return run_plan(plan, None, options, listening)
 
 
-def _read(name: str) -> str:
-    try:
-        if name == "-":
-            return sys.stdin.read()
-        with open(name, encoding="utf-8") as file:
-            return file.read()
-    except OSError as error:
-        raise Fatal(f"the plan '{name}' cannot be read: {os.strerror(error.errno or 0)}") from None
-    except UnicodeDecodeError as error:
-        raise Fatal(f"the plan '{name}' cannot be read: it is no UTF-8 at byte {error.start}: is it a plan?") from None
-
-
-def with_limits(plan: Fanout, *, jobs: int | None, workers: int | None, rate: int | None) -> Fanout:
-    """The plan with other limits, where they are given."""
-    from msgspec.structs import replace  # noqa: PLC0415
-
-    given = {"jobs": jobs, "workers": workers, "rate": rate}
-    given = {key: value for key, value in given.items() if value is not None}
-    limits = replace(plan.limits, **given)
-    if limits.jobs and limits.workers and limits.jobs > limits.workers:
-        why = f"{limits.jobs} jobs at once need as many workers, and there are {limits.workers}"
-        raise UsageError(f"{why}: choose more --workers or fewer --jobs")
-    return replace(plan, limits=limits)
-
-
 def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listening: Listening | None) -> int:
     """Carry out a plan that was checked, or go on with one, whose journal is `resumed`: the exit code."""
-    from mpconv.fanout.spec import workers_and_jobs  # noqa: PLC0415 - --help does without
-    from mpconv.workers.launch.local import LocalWorkers, modules_for  # noqa: PLC0415
+    from mpconv.fanout.preparation import ledger_of, modules_of  # noqa: PLC0415 - --help does without
+    from mpconv.fanout.spec import workers_and_jobs  # noqa: PLC0415
+    from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     watch = watch_of(options)
-    if plan.limits.workers == 0 and listening is None:
-        raise UsageError("workers = 0 (or --workers 0) requires --listen or --cluster: nobody would copy")
     cores = len(os.sched_getaffinity(0))
     workers, jobs = workers_and_jobs(plan.limits, len(plan.jobs), cores, listening=listening is not None)
-    wanted: set[str] = set()
-    for spec in plan.jobs:
-        chosen = spec.options
-        wanted |= modules_for(spec.sources, spec.target, compressing=chosen.compress, digesting=chosen.digests)
-    local = click.get_current_context().with_resource(LocalWorkers(sorted(wanted)))
+    local = click.get_current_context().with_resource(LocalWorkers(modules_of(plan)))
 
     from mpconv.cli.fanout_report import FanoutReport, display_for  # noqa: PLC0415  (after the fork, side by side)
     from mpconv.cli.reporting import run  # noqa: PLC0415
     from mpconv.fanout.run import Run  # noqa: PLC0415
 
-    ledger = click.get_current_context().with_resource(_ledger(plan, resumed, options))
+    ledger = click.get_current_context().with_resource(ledger_of(plan, options.get("journal"), resumed))
     display = display_for(options)
     placement = placement_of(options, listening)
     report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
@@ -123,26 +91,10 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     ended: Interrupted | None = None
     try:
         with report:
-            run(work.run(), display, verbose=options["verbose"], placement=placement, watch=watch)
+            run(work.run(), display.dump, verbose=options["verbose"], placement=placement, watch=watch)
     except Interrupted as error:
         ended = error
     left = report.tell(work.outcomes, as_json=options["as_json"], journal=ledger.path if ledger is not None else None)
     if ended is not None:
         raise ended
     return 0 if not left else _NONE if left == len(work.outcomes) else _SOME
-
-
-@contextlib.contextmanager
-def _ledger(plan: Fanout, resumed: str | None, options: dict[str, Any]) -> Any:
-    """The journal, if there is one, and ours."""
-    path = resumed or options["journal"]
-    if path is None:
-        yield None
-        return
-    from mpconv.fanout.ledger import Ledger  # noqa: PLC0415  (few need it)
-
-    ledger: Ledger = Ledger.take_up(path) if resumed else Ledger.begin(path, plan)
-    try:
-        yield ledger
-    finally:
-        ledger.close()

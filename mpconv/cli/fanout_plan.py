@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -10,22 +11,32 @@ import click
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
-from mpconv import transports
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.convert import convert
 from mpconv.cli.copying import options_of, places_of
 from mpconv.cli.refusals import check_combination
-from mpconv.errors import MpconvError
+from mpconv.errors import Fatal, MpconvError
+from mpconv.fanout import fitness
 from mpconv.fanout import plan as plans
 from mpconv.fanout.plan import OWN, JobTable, Problem, checked
-from mpconv.fanout.spec import RETRIES, RETRY_SECONDS, Fanout, Limits, Spec, server_of
-from mpconv.job import Place
-from mpconv.jobs import course as courses
+from mpconv.fanout.spec import RETRIES, RETRY_SECONDS, Fanout, Limits, Spec
 from mpconv.protocol.keys import Listening
-from mpconv.sharing import anywhere
 
 _FOR_CONVERT = ("/source", "/target")
 """Names that stand for the images while single options are looked at."""
+
+
+def text_of(name: str) -> str:
+    """What stands in the file of a plan; `-` is stdin."""
+    try:
+        if name == "-":
+            return sys.stdin.read()
+        with open(name, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise Fatal(f"the plan '{name}' cannot be read: {os.strerror(error.errno or 0)}") from None
+    except UnicodeDecodeError as error:
+        raise Fatal(f"the plan '{name}' cannot be read: it is no UTF-8 at byte {error.start}: is it a plan?") from None
 
 
 def resolved(
@@ -42,9 +53,9 @@ def resolved(
         if spec is not None:
             specs.append(spec)
             if len(problems) == before:
-                problems += [Problem(label, why) for why in _unfit(spec, journal, listening)]
+                problems += [Problem(label, why) for why in fitness.unfit(spec, journal, listening)]
     limits = _limits(table.limits, specs, problems, jobs, workers)
-    problems += _collisions(specs)
+    problems += fitness.collisions(specs)
     return Fanout(jobs=specs, limits=limits), problems
 
 
@@ -128,25 +139,6 @@ def _option_value(value: bool | int | str) -> str:
     return str(value).replace(",", ",,")
 
 
-def _unfit(spec: Spec, journal: str | None, listening: Listening | None) -> list[str]:
-    """Why it cannot be done with such a journal, or by workers of other hosts."""
-    found = []
-    try:
-        if listening is not None:
-            for place in spec.places:
-                anywhere(place, listening)
-        if journal is not None:
-            courses.check_journal(journal, spec.places, spec.options)
-    except MpconvError as error:
-        found.append(str(error))
-    if journal is not None and not spec.options.cache.flushes:
-        why = "--journal cannot be used with target_cache unsafe: nothing would ever be durable"
-        found.append(f"{why}: choose another")
-    if journal is not None and not spec.options.create and spec.options.target_format == "qcow2":
-        found.append("--journal cannot be used with no_create and a qcow2 image yet: leave out one of the two")
-    return found
-
-
 def _limits(
     table: plans.LimitsTable, specs: list[Spec], problems: list[Problem], jobs: int | None, workers: int | None
 ) -> Limits:
@@ -163,46 +155,6 @@ def _limits(
         jobs = table.jobs
     if workers is None and not isinstance(table.workers, UnsetType):
         workers = table.workers
-    if jobs is not None and jobs < 1:
-        problems.append(Problem(label, "jobs: it must be at least 1"))
-    if workers is not None and not 0 <= workers <= 256:
-        problems.append(Problem(label, "workers: it must be between 0 and 256"))
-    if jobs is not None and workers and jobs > workers:
-        text = f"{jobs} jobs at once need as many workers, and there are {workers}: choose more workers or fewer jobs"
-        problems.append(Problem(label, text))
+    problems += fitness.of_limits(jobs, workers)
     rate = checked(table.rate, plans.amount, 0, label, "rate", problems)
     return Limits(jobs=jobs, workers=workers, rate=rate, servers=servers)
-
-
-def _collisions(specs: list[Spec]) -> list[Problem]:
-    """What one job writes no other one may write or read."""
-    problems: list[Problem] = []
-    writers: dict[str, str] = {}
-    for spec in specs:
-        if spec.target.url.startswith("null:"):
-            continue
-        at = _identity(spec.target)
-        if at in writers:
-            why = f"job '{writers[at]}' has the same target, '{transports.redacted(spec.target.url)}'"
-            problems.append(Problem(f"job '{spec.name}'", f"{why}: give each its own, such as with {{name}}"))
-        writers.setdefault(at, spec.name)
-    for spec in specs:
-        for at in dict.fromkeys(_identity(place) for place in spec.sources):
-            if at in writers and writers[at] != spec.name:
-                why = f"its source is the target of job '{writers[at]}', which may run at the same time"
-                problems.append(Problem(f"job '{spec.name}'", f"{why}: put it into another plan"))
-            elif at in writers:
-                why = "source and target are the same image: name another target"
-                problems.append(Problem(f"job '{spec.name}'", why))
-    return problems
-
-
-def _identity(place: Place) -> str:
-    """By what two names for one image are known to be so, as far as the names tell."""
-    if transports.is_local(place.url):
-        return os.path.realpath(place.url.removeprefix("file://").removeprefix("file:"))
-    url = courses.without_password(place.url).partition("?")[0]
-    host = server_of(url)
-    scheme, _, rest = url.partition("://")
-    where = rest.rpartition("@")[2]
-    return f"{scheme.lower()}://{host or ''}/{where.partition('/')[2]}" if host else url

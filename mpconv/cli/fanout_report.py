@@ -121,6 +121,15 @@ class _JobReport(Observer):
         self._phase = name
         self._display.update(self._name, *self._seen, name)
 
+    def skips(self, known: int, passed: int) -> None:
+        self._display.skips(self._name, known, passed)
+
+    def retrying(self, count: int, why: str) -> None:
+        self._display.retrying(self._name, count)
+
+    def tick(self) -> None:
+        self._display.tick()
+
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
         for start, length in ranges:
             self.warn(f"lost bytes {start} to {start + length - 1} ({length}), now zeros: {why}")

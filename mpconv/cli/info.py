@@ -29,15 +29,15 @@ def info(
 
     import asyncio  # noqa: PLC0415 - --help does without
 
+    from mpconv.api import images  # noqa: PLC0415
     from mpconv.cli.opening import places  # noqa: PLC0415
-    from mpconv.inspection import info as inspection  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
     [place] = places([name], fmt, image_opts)
     if backing_chain:
-        found = asyncio.run(inspection.chain(place, trust_of(allow_backing, allow_data_file)))
+        found = asyncio.run(images.backing_chain(place, trust=trust_of(allow_backing, allow_data_file)))
     else:
-        found = [asyncio.run(inspection.info(place))]
+        found = [asyncio.run(images.info(place))]
     if as_json:
         facts = [one.facts() for one in found]
         show([json_text(facts if backing_chain else facts[0])])

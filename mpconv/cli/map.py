@@ -30,12 +30,11 @@ def map_(
 
     import asyncio  # noqa: PLC0415 - --help does without
 
-    from mpconv.cli.opening import opened  # noqa: PLC0415
-    from mpconv.inspection.block_map import block_map, map_json, map_lines  # noqa: PLC0415
+    from mpconv.api import images  # noqa: PLC0415
+    from mpconv.cli.opening import places  # noqa: PLC0415
+    from mpconv.inspection.block_map import map_json, map_lines  # noqa: PLC0415
 
-    async def ask() -> None:
-        async with opened(name, fmt, image_opts, trust_of(allow_backing, allow_data_file)) as (place, image):
-            entries = await block_map(image, start_offset, max_length, warn, place.offset)
-            show(map_json(entries) if as_json else map_lines(entries))
-
-    asyncio.run(ask())
+    [place] = places([name], fmt, image_opts)
+    trust = trust_of(allow_backing, allow_data_file)
+    entries = asyncio.run(images.map(place, start_offset, max_length, trust=trust, on_warning=warn))
+    show(map_json(entries) if as_json else map_lines(entries))

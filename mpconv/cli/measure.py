@@ -11,7 +11,7 @@ from mpconv.cli.params import Size
 from mpconv.errors import UsageError
 
 if TYPE_CHECKING:
-    from mpconv.formats.image import Image
+    from mpconv.formats.qcow2.options import Qcow2Options
 
 _SIZES = frozenset(("size", "extent_size_hint"))
 _TARGET_OPTIONS = _SIZES | {"nocow", "preallocation", "id"}
@@ -38,11 +38,8 @@ def measure(
     names: tuple[str, ...],
 ) -> None:
     """Tell how many bytes a copy of an image will take up."""
-    import asyncio  # noqa: PLC0415 - --help does without
-
-    from mpconv.cli.create_opts import parse_create_opts  # noqa: PLC0415
-    from mpconv.cli.opening import QCOW2, RAW, opened, unknown_target_format  # noqa: PLC0415
-    from mpconv.inspection import measure as inspection  # noqa: PLC0415
+    from mpconv.cli.create_opts import parse_create_opts  # noqa: PLC0415 - --help does without
+    from mpconv.cli.opening import places  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
     as_json = is_json(output)
@@ -56,29 +53,38 @@ def measure(
     if not names and size is None:
         raise UsageError("Either --size N or one filename must be specified.")
 
-    async def measured(image: Image | None) -> inspection.Measure:
-        if target_format == QCOW2:
-            from mpconv.cli.qcow2_opts import measured_options  # noqa: PLC0415
+    image = places(list(names), fmt, image_opts)[0] if names else size or 0
+    options: Qcow2Options | None = None
+    refusal: str | None = None
+    try:
+        options = _options(target_format, target_options, size)
+    except UsageError as error:
+        refusal = error.why
 
-            options, asked = measured_options(list(target_options))
-            inspection.check_size(asked if size is None else size, options)
-            if image is not None:
-                return await inspection.of_image(image, options)
-            return inspection.for_qcow2(size or 0, options)
-        if target_format != RAW:
-            raise UsageError(unknown_target_format(target_format))
-        _check_target_options(target_options)
-        return inspection.for_raw(size or 0 if image is None else image.size)
+    import asyncio  # noqa: PLC0415
 
-    async def ask() -> inspection.Measure:
-        if not names:
-            return await measured(None)
-        trust = trust_of(allow_backing, allow_data_file)
-        async with opened(names[0], fmt, image_opts, trust, snapshot=snapshot) as (_, image):
-            return await measured(image)
+    from mpconv.api import images  # noqa: PLC0415
 
-    found = asyncio.run(ask())
+    trust = trust_of(allow_backing, allow_data_file)
+    found = asyncio.run(images.measure(image, target_format, options, snapshot=snapshot, trust=trust, refusal=refusal))
     show([json_text(found.facts())] if as_json else found.lines())
+
+
+def _options(target_format: str, lists: tuple[str, ...], size: int | None) -> Qcow2Options | None:
+    """How a qcow2 image is made, None for a raw one. UsageError when there can be none, of `size` bytes."""
+    from mpconv.cli.opening import QCOW2, RAW, unknown_target_format  # noqa: PLC0415
+
+    if target_format == QCOW2:
+        from mpconv.cli.qcow2_opts import measured_options  # noqa: PLC0415
+        from mpconv.inspection.measure import check_size  # noqa: PLC0415
+
+        options, asked = measured_options(list(lists))
+        check_size(asked if size is None else size, options)
+        return options
+    if target_format != RAW:
+        raise UsageError(unknown_target_format(target_format))
+    _check_target_options(lists)
+    return None
 
 
 def _check_target_options(lists: tuple[str, ...]) -> None:

@@ -1,19 +1,14 @@
-"""From names and format words on the command line to images."""
+"""From names and format words on the command line to places."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import msgspec
 
 from mpconv.errors import UsageError
-from mpconv.job import Place, Trust
+from mpconv.job import Place
 from mpconv.transports.base import cannot_open
-
-if TYPE_CHECKING:
-    from mpconv.formats.image import Image
 
 RAW, QCOW2 = "raw", "qcow2"
 READABLE = frozenset((RAW, QCOW2))
@@ -55,22 +50,3 @@ def probed(names: Sequence[str], fmt: str | None, image_opts: bool) -> bool:
 def unknown_target_format(fmt: str) -> str:
     """Why no image of that format, which is neither raw nor qcow2, can be made."""
     return f"mpconv cannot write {fmt} images yet" if fmt in OTHERS else f"Unknown file format '{fmt}'"
-
-
-@asynccontextmanager
-async def opened(
-    name: str, fmt: str | None, image_opts: bool, trust: Trust, *, snapshot: str | None = None
-) -> AsyncIterator[tuple[Place, Image]]:
-    """One image, open for reading while the context lasts; of a format that was not given the header is looked at.
-    `trust`: what it may open besides itself. `snapshot`: the internal one that is meant.
-
-    No locks are taken: of a raw image that a program writes to qemu-img tells as well, with `-U` and without.
-    """
-    from mpconv.formats.opening import How, open_source  # noqa: PLC0415 - `places` does without
-
-    [where] = places([name], fmt, image_opts)
-    image = await open_source([msgspec.structs.replace(where, snapshot=snapshot)], How(trust=trust))
-    try:
-        yield where, image
-    finally:
-        await image.close()

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,21 +16,33 @@ from mpconv.errors import Deserted
 from mpconv.interruption import interruptible
 from mpconv.jobs.heard import Heard
 from mpconv.ui.progress import Display, make_display
-from mpconv.units import human
+from mpconv.units import duration, human
 
 if TYPE_CHECKING:
-    from mpconv.ui.many import Many
     from mpconv.watch.watch import Watch
     from mpconv.workers.launch.cluster import Placement
 
 _Result = TypeVar("_Result")
+_MINUTE = 60.0
 
 
 class Report(Heard):
     """Passes on what the job tells to the display and, for people, to stderr; and to who has its workers placed."""
 
-    def __init__(self, display: Display, *, quiet: bool, verbose: bool, placement: Placement | None = None) -> None:
+    def __init__(
+        self,
+        display: Display,
+        *,
+        quiet: bool,
+        verbose: bool,
+        placement: Placement | None = None,
+        did: str = "copied",
+    ) -> None:
         super().__init__()
+        self._did = did
+        self._began = time.monotonic()
+        self._copied: tuple[int, int] | None = None
+        self._differs = False
         self._display = display
         self._quiet = quiet
         self._verbose = verbose
@@ -43,20 +56,46 @@ class Report(Heard):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
+            text = self._summary()
+            shown = bool(text) and self._display.summary(text)
             self._display.update(self.total, self.total, self.zeros, "done")
         else:
             self._display.update(self.done, self.total, self.zeros, "failed")
         self._display.finish()
         self._tell_lost()
         if kind is None:
-            self._tell_results()
+            if text and not shown and self._verbose and not self._quiet:
+                self.said(text)
+                shown = True
+            self._tell_results(summed=shown)
 
-    def _tell_results(self) -> None:
-        """The digest was asked for, so -q does not silence it. That everything was verified, exit code 0 says."""
+    def _summary(self) -> str:
+        """What it came to, for people; "" where there was nothing to do."""
+        copies = self._did == "copied"
+        size, zeros = self._copied or (self.done if self._differs else self.total, self.zeros)
+        if not size:
+            return ""
+        before, zeros_before = self.before if copies and self.before is not None else (0, 0)
+        zeros = zeros - zeros_before if copies else self.passed
+        seconds = time.monotonic() - self._began
+        moved = max(0, size - before - zeros)
+        amounts = [f"{human(moved)} {'written' if copies else 'read'}"]
+        amounts += [f"{human(zeros)} zeros"] if zeros else []
+        amounts += [f"{human(before)} done before"] if before else []
+        amounts += [f"{human(moved / seconds)}/s on average"] if moved and seconds > 0 else []
+        amounts += [f"{_share(*self.checked)} verified"] if self.checked is not None else []
+        of_all = f" of {human(self.total)}" if self._differs else ""
+        took = f"{seconds:.1f} s" if seconds < _MINUTE else duration(seconds)
+        return f"{self._did} {human(size)}{of_all} in {took}: {', '.join(amounts)}"
+
+    def _tell_results(self, *, summed: bool) -> None:
+        """The digest was asked for, so -q does not silence it. That everything was verified, exit code 0 says.
+        `summed`: a summary has told what was verified.
+        """
         if self.checked is not None:
             checked, size = self.checked
             told = self._display.result({"verified": checked, "of": size})
-            if not told and (self._verbose or checked < size) and not self._quiet:
+            if not told and not summed and (self._verbose or checked < size) and not self._quiet:
                 print(f"mpconv: verified {human(checked)} of {human(size)}", file=sys.stderr)
         if self.found is not None:
             text, image = self.found
@@ -80,8 +119,24 @@ class Report(Heard):
     def workers(self, count: int) -> None:
         self._display.workers = count
 
+    def skips(self, known: int, passed: int) -> None:
+        super().skips(known, passed)
+        self._display.known, self._display.passed = known, passed
+
+    def retrying(self, count: int, why: str) -> None:
+        self._display.retrying(count, why)
+
+    def tick(self) -> None:
+        self._display.tick()
+
+    def judged(self, text: str, *, differs: bool) -> None:
+        self._differs = differs
+
     def phase(self, name: str) -> None:
+        if name == "verify":
+            self._copied = (self.total, self.zeros)
         super().phase(name)
+        self._display.known, self._display.passed = self.known, self.passed
         self._display.update(self.done, self.total, self.zeros, name)
 
     def dropped(self, number: int, image: str, why: str) -> None:
@@ -104,6 +159,10 @@ class Report(Heard):
             print(f"mpconv: warning: {text}", file=sys.stderr)
 
 
+def _share(some: int, of_all: int) -> str:
+    return human(some) if some == of_all else f"{human(some)} of {human(of_all)}"
+
+
 def display_of(options: dict[str, Any]) -> Display:
     """What `-p`, `--progress` and `-q` ask for."""
     shown = (options["progress"] or options["progress_kind"]) and not options["quiet"]
@@ -112,21 +171,21 @@ def display_of(options: dict[str, Any]) -> Display:
 
 def run(
     job: Coroutine[Any, Any, _Result],
-    display: Display | Many,
+    dump: Callable[[], None],
     *,
     verbose: bool,
     placement: Placement | None = None,
     watch: Watch | None = None,
 ) -> _Result:
-    """Run a job. SIGUSR1, and SIGINFO where it exists, has its progress printed; SIGINT and SIGTERM end it with
-    Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
+    """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT and SIGTERM
+    end it with Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
     async def watched() -> _Result:
         for number in filter(None, (signal.SIGUSR1, getattr(signal, "SIGINFO", None))):
-            asyncio.get_running_loop().add_signal_handler(number, display.dump)
+            asyncio.get_running_loop().add_signal_handler(number, dump)
         work = job
         for around in (placement, watch):
             if around is not None:

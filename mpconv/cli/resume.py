@@ -15,11 +15,10 @@ from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
-    from mpconv.jobs.course import Course, Effort
+    from mpconv.jobs.course import Course
+    from mpconv.jobs.deploy import Deployment
     from mpconv.journal.records import Stored
     from mpconv.protocol.keys import Listening
-    from mpconv.workers.launch.cluster import Placement
-    from mpconv.workers.launch.local import LocalWorkers
 
 
 @click.command(cls=WithProgressKind)
@@ -56,23 +55,17 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         raise UsageError("--jobs and --json are for the journal of a fan-out")
 
     from mpconv.jobs import course as courses  # noqa: PLC0415 - --help does without
-    from mpconv.journal.file import peek  # noqa: PLC0415
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
-    stored, _ = peek(path)
-    course = courses.decoded(courses.begun(stored, path), path)
-    courses.check_passwords(course)
+    course, stored = courses.left_in(path)
     chosen = course.options
     workers = LocalWorkers.preloading(
-        [*course.sources, *(aim.place for aim in course.aims)],
-        course.target,
-        compressing=chosen.compress,
-        digesting=chosen.digests,
+        course.opened, course.target, compressing=chosen.compress, digesting=chosen.digests
     )
     local = click.get_current_context().with_resource(workers)
 
+    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
-    from mpconv.jobs import journaled  # noqa: PLC0415
 
     display = display_of(options)
     effort = courses.Effort(
@@ -82,68 +75,42 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         retry_for=options["retry_for"],
         listening=listening,
     )
-    if course.aims:
-        return _deployment(path, course, courses.begun(stored, path), effort, local, options, placement)
+    deployment = _left(course, stored) if course.aims else None
     watch = watch_of(options)
-    with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
-        begun = courses.begun(stored, path).begun
-        observer = watched(watch, report, begun.target, source=begun.source, target=begun.target)
-        copy = journaled.resume(path, effort, local, observer, observer.warn)
-        worked = run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
-    if not worked:
-        _tell_finished(path, options)
-    return 0
+    begun = stored.begun
+    name, targets = (begun.target, 1) if deployment is None else (begun.source, len(deployment.left))
+    ended: MpconvError | None = None
+    try:
+        with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
+            observer = watched(watch, report, name, source=begun.source, target=begun.target, targets=targets)
+            copy = copying.resume(path, effort, local=local, observer=observer, deployment=deployment)
+            resumed = run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
+        if resumed.was_finished and not options["quiet"] and options["progress_kind"] != "json":
+            print(f"The copy that the journal '{path}' tells of is finished.")
+    except MpconvError as error:
+        if deployment is None:
+            raise
+        ended = error
+    if deployment is None:
+        return 0
+    from mpconv.cli.deploy import told  # noqa: PLC0415  (few need it)
+
+    return told(deployment, ended, as_json=False, among_lines=options["progress_kind"] == "json")
+
+
+def _left(course: Course, stored: Stored) -> Deployment:
+    from mpconv.jobs import redeploy  # noqa: PLC0415  (few need it)
+
+    return redeploy.as_it_was_left(course, stored)
 
 
 def _fanout(path: str, options: dict[str, Any], listening: Listening | None) -> int:
     """What is left of many jobs. Their own options stay; how much to do at a time may be another."""
-    from mpconv.cli.fanout import run_plan, with_limits  # noqa: PLC0415  (few need these)
-    from mpconv.fanout.ledger import read, stored  # noqa: PLC0415
-    from mpconv.jobs.course import check_password_of  # noqa: PLC0415
-    from mpconv.journal.records import State  # noqa: PLC0415
+    from mpconv.cli.fanout import run_plan  # noqa: PLC0415  (few need these)
+    from mpconv.fanout.preparation import left_in  # noqa: PLC0415
 
     for name, given in (("-m", options["parallel"]), ("--retry-for", options["retry_for"])):
         if given is not None:
             raise UsageError(f"{name} is each job's own in a fan-out: it cannot be chosen anew for all of them")
-    limits = {"jobs": options["jobs"], "workers": options["workers"], "rate": options["rate_limit"]}
-    plan = with_limits(read(path).plan, **limits)
-    left = [spec for spec in plan.jobs if (found := stored(path, spec.name)) is None or found.state != State.FINISHED]
-    for spec in left:
-        for place in spec.places:
-            check_password_of(place)
+    plan = left_in(path, jobs=options["jobs"], workers=options["workers"], rate=options["rate_limit"])
     return run_plan(plan, path, options, listening)
-
-
-def _tell_finished(path: str, options: dict[str, Any]) -> None:
-    if not options["quiet"] and options["progress_kind"] != "json":
-        print(f"The copy that the journal '{path}' tells of is finished.")
-
-
-def _deployment(
-    path: str,
-    course: Course,
-    stored: Stored,
-    effort: Effort,
-    local: LocalWorkers,
-    options: dict[str, Any],
-    placement: Placement | None,
-) -> int:
-    from mpconv.cli.deploy import told  # noqa: PLC0415
-    from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
-    from mpconv.jobs import redeploy  # noqa: PLC0415  (few need these)
-
-    display = display_of(options)
-    deployment = redeploy.as_it_was_left(course, stored)
-    ended: MpconvError | None = None
-    watch = watch_of(options)
-    begun, targets = stored.begun, len(deployment.left)
-    try:
-        with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
-            observer = watched(watch, report, begun.source, source=begun.source, target=begun.target, targets=targets)
-            copy = redeploy.resume(deployment, path, effort, local, observer)
-            worked = run(copy, display, verbose=options["verbose"], placement=placement, watch=watch)
-        if not worked:
-            _tell_finished(path, options)
-    except MpconvError as error:
-        ended = error
-    return told(deployment, ended, as_json=False, among_lines=options["progress_kind"] == "json")

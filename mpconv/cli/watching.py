@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,6 +14,7 @@ from mpconv.errors import UsageError
 
 if TYPE_CHECKING:
     from mpconv.jobs.heard import Heard
+    from mpconv.watch.record import Record
     from mpconv.watch.watch import Watch
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -52,11 +54,55 @@ def watch_of(options: dict[str, Any]) -> Watch | None:
     return Watch(**where, tell=_silent if quiet else tell)
 
 
-def watched(watch: Watch | None, inner: Heard, name: str, *, source: str, target: str, targets: int = 1) -> Heard:
-    """The observer of a job that is watched, or not."""
+def watched(
+    watch: Watch | None, inner: Heard, name: str, *, source: str, target: str, targets: int = 1, kind: str = "copy"
+) -> Heard:
+    """The observer of a job that is watched, or not. `kind`: as that of what is known of it."""
     if watch is None:
         return inner
-    return watch.job(name, inner, source=source, target=target, targets=targets)
+    return watch.job(name, inner, source=source, target=target, targets=targets, kind=kind)
+
+
+class Part:
+    """One of several images that are read one after the other. `record`: None when nobody watches."""
+
+    def __init__(self, record: Record | None) -> None:
+        self._record = record
+
+    @contextlib.contextmanager
+    def read(self, inner: Heard) -> Iterator[Heard]:
+        """Its turn: the observer of the job that reads it. An error is how it ended, and goes on."""
+        if self._record is None:
+            yield inner
+            return
+        from mpconv.watch.watch import ended  # noqa: PLC0415  (few watch)
+        from mpconv.watch.watching import Watching  # noqa: PLC0415
+
+        self._record.starts()
+        try:
+            yield Watching(self._record, inner)
+        except BaseException as error:
+            ended(self._record, error)
+            raise
+        ended(self._record, None)
+
+    def found(self, digest: str) -> None:
+        """The digest is known."""
+        if self._record is not None:
+            self._record.digest(digest)
+
+
+def reading(watch: Watch | None, names: list[str]) -> list[Part]:
+    """A part for each image of these names, all of which are seen to wait. One that comes again gets a number."""
+    if watch is None:
+        return [Part(None) for _ in names]
+    records = []
+    for number, name in enumerate(names):
+        before = names[:number].count(name)
+        record = watch.record(f"{name} #{before + 1}" if before else name, source=name, kind="read")
+        record.waits()
+        records.append(record)
+    return [Part(record) for record in records]
 
 
 def check_installed(*options: str) -> None:

@@ -63,6 +63,7 @@ class CoordinatorState:
     `digests_done`: the sums of it. `checkpoint_seconds`:
     how often whoever wrote is asked to flush before the end; 0 for never. `settle_seconds`: how long after a worker was
     lost that might write the job does not end, because what it sent may still lie in a socket of the server's.
+    `needless`: bytes known so far that need no work, beside `done`; `passed`: those of them that are counted already.
     `wake_at`: when a Tick is wanted, since the rate holds the next lease back; None: no need.
     `lease_size` and `buffer_size` in bytes, `lease_seconds` and every `now` in seconds of one clock.
     """
@@ -106,6 +107,7 @@ class CoordinatorState:
         self.before = done or Ranges()
         self.bytes_done = sum(end - start for start, end in self.before)
         self.bytes_zero = zeros_done
+        self.needless = self.passed = 0
         self.checkpoint_seconds = checkpoint_seconds if durable else 0
         self.settle_seconds = settle_seconds
         self.stale = 0
@@ -220,12 +222,17 @@ class CoordinatorState:
         at = extent.start
         for start, end in self.before.within(extent.start, extent.end):
             if at < start:
-                self.cursor.feed(Extent(at, start - at, extent.kind))
+                self._ahead(Extent(at, start - at, extent.kind))
             self.cursor.skip(end)
             self.sequence.written(Extent(start, end - start))
             at = end
         if at < extent.end:
-            self.cursor.feed(Extent(at, extent.end - at, extent.kind))
+            self._ahead(Extent(at, extent.end - at, extent.kind))
+
+    def _ahead(self, extent: Extent) -> None:
+        self.cursor.feed(extent)
+        if self._skips(extent):
+            self.needless += extent.length
 
     def _stop(self, now: float) -> None:
         """Who waits for its turn would wait for bytes that nobody writes any more."""
@@ -313,6 +320,7 @@ class CoordinatorState:
                 self.sequence.written(extent)
                 self.bytes_done += extent.length
                 self.bytes_zero += extent.length
+                self.passed += extent.length
                 actions.append(Passed(extent))
                 continue
             if self.rate is not None:

@@ -17,8 +17,8 @@ from mpconv.units import parse_seconds, parse_size
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 _KNOWN_PLACEHOLDERS = ("name", "date")
-_MOST_WORKERS = 256
-_MOST_WEIGHT = 1000
+_BETWEEN = {"weight": (1, 1000), "retries": (0, 1000), "workers": (1, 256)}
+"""Of a job's numbers the least and the most."""
 _FEW = 6
 """Keys, which can all be named in a line."""
 
@@ -207,14 +207,8 @@ def _of_jobs(jobs: list[JobTable]) -> list[Problem]:
         label = label_of(job.name, number)
         if isinstance(job.name, UnsetType):
             problems.append(Problem(label, 'it has no name: name = "..."'))
-        elif _NAME.fullmatch(job.name) is None:
-            problems.append(
-                Problem(label, "a name is at most 100 letters, digits, '.', '_' and '-', no '.', '_', '-' first")
-            )
-        elif job.name in seen:
-            problems.append(Problem(label, "another job has that name: give each its own"))
-        else:
-            seen.add(job.name)
+        elif (why := of_name(job.name, seen)) is not None:
+            problems.append(Problem(label, why))
         if not job.sources or not all(job.sources):
             problems.append(Problem(label, 'it has no source: source = "..."'))
         if isinstance(job.target, UnsetType) or not job.target:
@@ -223,11 +217,29 @@ def _of_jobs(jobs: list[JobTable]) -> list[Problem]:
             wrong = [word for word in _PLACEHOLDER.findall(job.target) if word not in _KNOWN_PLACEHOLDERS]
             known = "only {name} and {date}"
             problems += [Problem(label, f"target: there is no {{{word}}}, {known}") for word in wrong]
-        for key, least, most in (("weight", 1, _MOST_WEIGHT), ("retries", 0, 1000), ("workers", 1, _MOST_WORKERS)):
-            value = getattr(job, key)
-            if value is not UNSET and not least <= value <= most:
-                problems.append(Problem(label, f"{key}: it must be between {least} and {most}"))
+        numbers = {key: value for key in _BETWEEN if (value := getattr(job, key)) is not UNSET}
+        problems += [Problem(label, why) for why in of_numbers(numbers)]
     return problems
+
+
+def of_name(name: str, seen: set[str]) -> str | None:
+    """What is wrong with a job's name; if nothing is, it is one of those `seen`."""
+    if _NAME.fullmatch(name) is None:
+        return "a name is at most 100 letters, digits, '.', '_' and '-', no '.', '_', '-' first"
+    if name in seen:
+        return "another job has that name: give each its own"
+    seen.add(name)
+    return None
+
+
+def of_numbers(numbers: dict[str, int]) -> list[str]:
+    """What is wrong with a job's numbers, by their keys."""
+    limits = [(key, value, *_BETWEEN[key]) for key, value in numbers.items()]
+    return [
+        f"{key}: it must be between {least} and {most}"
+        for key, value, least, most in limits
+        if not least <= value <= most
+    ]
 
 
 def filled_in(target: str, name: str, date: str) -> str:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.errors import (
+    Cancelled,
     Deserted,
     ImageError,
     Interrupted,
@@ -87,12 +88,19 @@ class Run:
         running: set[asyncio.Task[None]] = set()
         with heard_by(self._interrupt):
             async with self._pool:
-                while not self._schedule.over:
-                    while (entry := self._schedule.next(self._loop.time())) is not None:
-                        task = self._loop.create_task(self._attempt(self._specs[entry.name]))
-                        running.add(task)
-                        task.add_done_callback(running.discard)
-                    await self._until_something_changes()
+                try:
+                    while not self._schedule.over:
+                        while (entry := self._schedule.next(self._loop.time())) is not None:
+                            task = self._loop.create_task(self._attempt(self._specs[entry.name]))
+                            running.add(task)
+                            task.add_done_callback(running.discard)
+                        await self._until_something_changes()
+                except asyncio.CancelledError:
+                    self._stop(Cancelled())
+                    for task in running:
+                        task.cancel()
+                    await asyncio.gather(*running, return_exceptions=True)
+                    raise
         if self._interrupted is not None:
             raise self._interrupted
 
@@ -111,13 +119,17 @@ class Run:
     def _interrupt(self, error: Interrupted) -> None:
         """The first time all that run end what they are writing; each knows what the second time means."""
         if self._interrupted is None:
-            self._interrupted = error
-            for name in self._schedule.stop():
-                outcome = self._by_name[name]
-                outcome.result = Result.STOPPED if outcome.attempts or outcome.done else Result.LEFT
-            self._changed.set()
+            self._stop(error)
         for audience in list(self._audiences):
             audience.tell(error.anew())  # each adds to it how far it came
+
+    def _stop(self, error: Interrupted) -> None:
+        """No job begins any more."""
+        self._interrupted = error
+        for name in self._schedule.stop():
+            outcome = self._by_name[name]
+            outcome.result = Result.STOPPED if outcome.attempts or outcome.done else Result.LEFT
+        self._changed.set()
 
     async def _attempt(self, spec: Spec) -> None:
         """One run of one job; whatever becomes of it, the others go on."""
@@ -134,6 +146,9 @@ class Run:
             await before(audience, self._copy(spec, lot, self._observers[spec.name]))
         except MpconvError as raised:
             error = raised
+        except asyncio.CancelledError:
+            error = Cancelled()
+            raise
         except Exception as raised:
             error = internal(raised, "a job")
         finally:

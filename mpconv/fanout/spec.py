@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from mpconv.errors import UsageError
 from mpconv.job import Place
 from mpconv.options import Options
 
@@ -25,7 +26,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     name: str
     sources: list[Place]
     target: Place
-    options: Options
+    options: Options = Options()
     priority: int = 0
     weight: int = 1
     retries: int = RETRIES
@@ -58,7 +59,7 @@ class Fanout(Struct, frozen=True, kw_only=True):
     """All that is to be done. URLs may carry passwords."""
 
     jobs: list[Spec]
-    limits: Limits
+    limits: Limits = Limits()
 
 
 class Result(enum.Enum):
@@ -99,8 +100,12 @@ def server_of(url: str) -> str | None:
 
 
 def workers_and_jobs(limits: Limits, count: int, cores: int, *, listening: bool) -> tuple[int, int]:
-    """Processes on this host, and jobs at once, of `count` in all. No job waits for a process of this host."""
-    if limits.workers == 0 and listening:
+    """Processes on this host, and jobs at once, of `count` in all. No job waits for a process of this host. UsageError
+    when nobody would work.
+    """
+    if limits.workers == 0 and not listening:
+        raise UsageError("workers = 0 (or --workers 0) requires --listen or --cluster: nobody would copy")
+    if limits.workers == 0:
         return 0, limits.jobs or min(count, JOBS)
     workers = limits.workers or max(cores, limits.jobs or 1)
     return workers, min(limits.jobs or JOBS, workers)

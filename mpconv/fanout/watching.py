@@ -73,6 +73,15 @@ class Noting(Observer):
     def dropped(self, number: int, image: str, why: str) -> None:
         self._inner.dropped(number, image, why)
 
+    def skips(self, known: int, passed: int) -> None:
+        self._inner.skips(known, passed)
+
+    def retrying(self, count: int, why: str) -> None:
+        self._inner.retrying(count, why)
+
+    def tick(self) -> None:
+        self._inner.tick()
+
     def said(self, text: str) -> None:
         self._inner.said(text)
 

@@ -150,7 +150,11 @@ def _all_known(store: Transport, header: Header, data: Place | None, backing: Pl
         ("backing file", header.backing_file is not None, header.backing_file, backing),
     ):
         if wanted and where is None:
-            raise cannot_open(store.name, f"the image asks for the {what} '{name}', and nobody opened it", ImageError)
+            raise cannot_open(
+                store.name,
+                f"the image asks for the {what} '{transports.redacted(name or '')}', and nobody opened it",
+                ImageError,
+            )
 
 
 async def format_at(place: Place) -> str:

@@ -13,7 +13,7 @@ import re
 
 from mpconv.errors import ImageError
 from mpconv.job import Place, Trust
-from mpconv.transports import is_local, module_of
+from mpconv.transports import is_local, module_of, redacted
 from mpconv.transports.base import cannot_open
 
 MOST_LAYERS = 200
@@ -26,7 +26,7 @@ def backing_place(place: Place, name: str, fmt: str | None, trust: Trust) -> Pla
     if trust.backing is None:
         raise cannot_open(
             place.url,
-            f"the image asks for the backing file '{name}', which is opened only with --allow-backing "
+            f"the image asks for the backing file '{redacted(name)}', which is opened only with --allow-backing "
             "(in the image's own directory) or --allow-backing=DIRECTORY",
             ImageError,
         )
@@ -36,8 +36,8 @@ def backing_place(place: Place, name: str, fmt: str | None, trust: Trust) -> Pla
             return Place(url=url, direct=place.direct, shared=place.shared, format=fmt)
     raise cannot_open(
         place.url,
-        f"the image asks for the backing file '{name}', which lies in none of the directories that --allow-backing "
-        "allows: to allow its own, give --allow-backing=DIRECTORY",
+        f"the image asks for the backing file '{redacted(name)}', which lies in none of the directories that "
+        "--allow-backing allows: to allow its own, give --allow-backing=DIRECTORY",
         ImageError,
     )
 
@@ -48,14 +48,14 @@ def data_place(place: Place, name: str | None, trust: Trust) -> Place:
         raise cannot_open(place.url, "the image has an external data file and does not name it", ImageError)
     _never_json(place, "data file", name)
     if not trust.data_file:
-        why = f"the image asks for the data file '{name}', which is opened only with --allow-data-file"
+        why = f"the image asks for the data file '{redacted(name)}', which is opened only with --allow-data-file"
         raise cannot_open(place.url, why, ImageError)
     return Place(url=combined(place.url, name), direct=place.direct, shared=place.shared, format="raw")
 
 
 def _never_json(place: Place, what: str, name: str) -> None:
     if name.startswith("json:"):
-        why = f"the image asks for the {what} '{name}': json: names inside images are never opened"
+        why = f"the image asks for the {what} '{redacted(name)}': json: names inside images are never opened"
         raise cannot_open(place.url, why, ImageError)
 
 

@@ -52,7 +52,12 @@ class Course(Struct, frozen=True, kw_only=True):
     @property
     def places(self) -> list[Place]:
         """All images."""
-        return [*self.sources, *([aim.place for aim in self.aims] or [self.target])]
+        return self.opened if self.aims else [*self.sources, self.target]
+
+    @property
+    def opened(self) -> list[Place]:
+        """All but the one target of a copy."""
+        return [*self.sources, *(aim.place for aim in self.aims)]
 
     def encoded(self) -> str:
         """As text. Names that are no UTF-8 come through."""
@@ -72,6 +77,16 @@ def decoded(stored: Stored, path: str) -> Course:
         return msgspec.convert(json.loads(stored.begun.course), Course)
     except (ValueError, msgspec.ValidationError) as error:
         raise Fatal(f"error while reading the journal '{path}': it is damaged ({error}): {_ANEW}") from error
+
+
+def left_in(path: str) -> tuple[Course, Stored]:
+    """A copy or deployment that may go on, by its journal. Fatal when none began, UsageError for want of a password."""
+    from mpconv.journal.file import peek  # noqa: PLC0415  (SQLite: who only begins one opens it later)
+
+    stored = begun(peek(path)[0], path)
+    course = decoded(stored, path)
+    check_passwords(course)
+    return course, stored
 
 
 class Effort(Struct, frozen=True, kw_only=True):

@@ -196,6 +196,16 @@ def tell_again(happened: Iterable[Happening], observer: Observer) -> None:
             observer.lost([(one.start, one.length)], one.text)
 
 
+def tell_of_the_end(stored: Stored, observer: Observer) -> None:
+    """The same of a copy that is finished, with its digest and what was verified."""
+    tell_again(stored.happened, observer)
+    for one in stored.happened:
+        if one.kind == "digest":
+            observer.digest(one.text, stored.begun.target)
+        elif one.kind == "verified":
+            observer.verified(int(one.text.partition(" ")[0]), stored.begun.size)
+
+
 class Noting(Observer):
     """Tells the journal, once there is one, what another observer hears too, as far as it is worth keeping."""
 
@@ -236,6 +246,15 @@ class Noting(Observer):
 
     def workers(self, count: int) -> None:
         self._inner.workers(count)
+
+    def skips(self, known: int, passed: int) -> None:
+        self._inner.skips(known, passed)
+
+    def retrying(self, count: int, why: str) -> None:
+        self._inner.retrying(count, why)
+
+    def tick(self) -> None:
+        self._inner.tick()
 
     def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         self._inner.listens(endpoint, give_up)

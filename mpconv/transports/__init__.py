@@ -9,6 +9,7 @@ from functools import partial
 from mpconv.errors import MpconvError, UsageError
 from mpconv.job import Place
 from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport
+from mpconv.transports.base import redacted as redacted
 from mpconv.transports.retrying import Retry, Tell, silently
 from mpconv.transports.window import Window
 
@@ -30,12 +31,6 @@ def module_of(url: str) -> str:
 def is_local(url: str) -> bool:
     """Whether it names a file or a device of this host."""
     return module_of(url) == f"{__name__}.file"
-
-
-def redacted(url: str) -> str:
-    """The URL without a password, and without parameters where one may be among them."""
-    match = re.fullmatch(r"([^/?]*://)([^?]*)@([^@?]*)(\?.*)?", url, re.DOTALL)
-    return f"{match[1]}{match[2].partition('%')[0].partition(':')[0]}@{match[3]}" if match else url
 
 
 async def connect(

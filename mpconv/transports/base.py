@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -213,8 +214,15 @@ def moment(seconds: int, nanoseconds: int) -> str:
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d} UTC"
 
 
+def redacted(url: str) -> str:
+    """The URL without a password, and without parameters where one may be among them."""
+    match = re.fullmatch(r"([^/?]*://)([^?]*)@([^@?]*)(\?.*)?", url, re.DOTALL)
+    return f"{match[1]}{match[2].partition('%')[0].partition(':')[0]}@{match[3]}" if match else url
+
+
 def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
-    """qemu-img's words for a store that cannot be opened."""
+    """qemu-img's words for a store that cannot be opened, by its name or URL."""
+    name = redacted(name)
     error = kind(f"Could not open '{name}': {why}", image=name)
     error.reason = why
     return error

@@ -15,7 +15,7 @@ from typing import TypeVar
 from mpconv.errors import Gone, MpconvError, Retryable, StatusWithdrawn, internal
 from mpconv.extent import Extent
 from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport
-from mpconv.transports.retrying import Outage, Retry, Tell, keep_trying
+from mpconv.transports.retrying import ANSWERS, Outage, Retry, Tell, keep_trying
 
 _T = TypeVar("_T")
 _ANEW = "see who writes to it, and begin anew"
@@ -135,7 +135,7 @@ class Remade(Transport):
         try:
             await lost.close()
             self._store = await keep_trying(self._open_same, self._retry, self._tell)
-            self._tell(f"'{self.name}' was not to be reached ({why}): it answers again")
+            self._tell(f"'{self.name}' was not to be reached ({why}): {ANSWERS}")
         except MpconvError as error:
             self._over = error
         except Exception as error:

@@ -22,6 +22,10 @@ Tell = Callable[[str], None]
 """Is told in one line what is wrong and what is done about it."""
 
 
+ANSWERS = "it answers again"
+"""How such a line ends when nothing is wrong any more."""
+
+
 def silently(text: str) -> None:
     """Nobody is told."""
 

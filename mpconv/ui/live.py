@@ -6,26 +6,19 @@ import sys
 import time
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mpconv.ui.progress import Clock, Display
+from mpconv.ui.progress import Clock, Display, Progress
 from mpconv.ui.speed import Speed
-from mpconv.units import human
+from mpconv.units import duration, human
 
 _SECONDS_BETWEEN = 0.1
 _SHORTEST_BAR, _LONGEST_BAR = 10, 40
 _WAITING = {"open": "opening", "flush": "flushing"}
-
-
-def duration(seconds: float) -> str:
-    """ "1:02:03", "2:03"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class LiveBar(Display):
@@ -42,6 +35,8 @@ class LiveBar(Display):
         self._console = Console(file=stream, force_terminal=True, highlight=False)
         # Warnings that are printed while it lives go above it, if they go to this terminal.
         self._shares = error_stream.isatty()
+        self._retrying, self._why, self._since = 0, "", 0.0
+        self._summary = ""
         self._live = Live(
             console=self._console,
             auto_refresh=False,
@@ -53,9 +48,30 @@ class LiveBar(Display):
         now, phase = self._now(), self._progress.phase
         if self._drawn_phase == "open" and self._progress.done:  # an earlier run's
             self._speed = Speed()
-        self._speed.update(self._progress.done, now)
+        self._speed.update(self._moves.done, now)
         if phase != self._drawn_phase or now - self._drawn_at >= _SECONDS_BETWEEN:
             self._draw()
+
+    @property
+    def _moves(self) -> Progress:
+        """How far it is of what must be moved."""
+        return self._progress.without(self.known, self.passed)
+
+    def retrying(self, count: int, why: str) -> None:
+        if count and not self._retrying:
+            self._since = self._now()
+        self._retrying, self._why = count, why
+        self._draw()
+
+    def tick(self) -> None:
+        now = self._now()
+        if now - self._drawn_at >= _SECONDS_BETWEEN and self._live.is_started:
+            self._speed.update(self._moves.done, now)
+            self._draw()
+
+    def summary(self, text: str) -> bool:
+        self._summary = text
+        return True
 
     def _draw(self) -> None:
         self._drawn_at, self._drawn_phase = self._now(), self._progress.phase
@@ -63,12 +79,21 @@ class LiveBar(Display):
             return
         try:
             self._live.start()
-            self._live.update(self._line(), refresh=True)
+            self._live.update(self._lines(), refresh=True)
         except (OSError, ValueError):
             self._give_up()
 
+    def _lines(self) -> RenderableType:
+        if self._summary and self._progress.phase == "done":
+            return Text(self._summary)
+        if not self._retrying or self._progress.phase in {"done", "failed"}:
+            return self._line()
+        workers = f" ({self._retrying} workers)" if self._retrying > 1 else ""
+        told = f"retrying for {duration(self._now() - self._since)}{workers}: {self._why}"
+        return Group(self._line(), Text(told, "yellow", no_wrap=True, overflow="ellipsis"))
+
     def _line(self) -> Table:
-        progress = self._progress
+        progress = self._moves
         percent, size, rate, remaining, zeros = self._texts()
         average, workers = self._more_texts()
         room = self._console.width - len(percent)
@@ -90,7 +115,7 @@ class LiveBar(Display):
 
     def _texts(self) -> tuple[str, str, str, str, str]:
         """Percentage, bytes, rate, time and zeros; empty for what is not known."""
-        progress, phase = self._progress, self._progress.phase
+        progress, phase = self._moves, self._progress.phase
         elapsed = self._now() - self._started
         known = progress.total or phase != "failed"
         size = f"{human(progress.done)} of {human(progress.total)}" if phase != "open" and known else ""
@@ -109,12 +134,12 @@ class LiveBar(Display):
             remaining = "" if left is None else f"{duration(left)} left"
             if phase == "verify":
                 remaining = f"verifying, {remaining}" if remaining else "verifying"
-        zeros = f"{100 * progress.zeros / progress.done:.0f}% zeros" if progress.zeros and progress.done else ""
+        zeros = f"{human(self._progress.zeros)} zeros" if self._progress.zeros else ""
         return f"{progress.percent:5.1f}%", size, rate, remaining, zeros
 
     def _more_texts(self) -> tuple[str, str]:
         """The rate on average, and who copies; empty where it says nothing new."""
-        progress, elapsed = self._progress, self._now() - self._started
+        progress, elapsed = self._moves, self._now() - self._started
         if progress.phase in {"open", "done", "failed"} or not progress.done or elapsed <= 0:
             return "", ""
         workers = f"{self.workers} worker{'s' if self.workers != 1 else ''}" if self.workers else ""

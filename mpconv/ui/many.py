@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TextIO
 
 from mpconv.ui.progress import JsonLines, Progress, ProgressLine
@@ -28,6 +29,15 @@ class Many:
         self.rows[name] = Progress(done, total, zeros, phase)
         self._show(name)
 
+    def skips(self, name: str, known: int, passed: int) -> None:
+        """Of a job so many bytes need no work, and so many of them are complete."""
+
+    def retrying(self, name: str, count: int) -> None:
+        """So many of a job's workers wait for a server; 0: they go on."""
+
+    def tick(self) -> None:
+        """A second has passed."""
+
     def _show(self, name: str) -> None:
         """That row is another one: bring it before the reader, if it is time."""
 
@@ -52,8 +62,7 @@ class Many:
         """Of everything how much is done, from 0 to 1: each job counts alike, since nobody knows yet how large those
         are that wait.
         """
-        parts = [row.done / row.total if row.total else float(row.phase == "done") for row in self.rows.values()]
-        return sum(parts) / len(parts) if parts else 1.0
+        return share_of(self.rows.values())
 
     @property
     def summary(self) -> str:
@@ -61,6 +70,12 @@ class Many:
         over = sum(row.phase in OVER for row in self.rows.values())
         running = sum(row.phase not in (*OVER, "waiting") for row in self.rows.values())
         return f"{over} of {len(self.rows)} jobs over, {running} running, {human(self.done)} done"
+
+
+def share_of(rows: Collection[Progress]) -> float:
+    """Of these jobs."""
+    parts = [row.done / row.total if row.total else float(row.phase == "done") for row in rows]
+    return sum(parts) / len(parts) if parts else 1.0
 
 
 class LineOfMany(Many):
@@ -83,6 +98,10 @@ class JsonOfMany(Many):
     def __init__(self, stream: TextIO, error_stream: TextIO) -> None:
         super().__init__(stream, error_stream)
         self._lines: dict[str, JsonLines] = {}
+
+    def retrying(self, name: str, count: int) -> None:
+        if name in self._lines:
+            self._lines[name].retrying(count, "")
 
     def _show(self, name: str) -> None:
         row = self.rows[name]

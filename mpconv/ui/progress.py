@@ -37,6 +37,10 @@ class Progress(Struct, frozen=True):
     zeros: int = 0
     phase: str = "open"
 
+    def without(self, known: int, passed: int) -> Progress:
+        """The same of what must be moved: without `known` bytes that need no work, `passed` of which are complete."""
+        return Progress(max(0, self.done - passed), max(0, self.total - known), max(0, self.zeros - passed), self.phase)
+
     @property
     def percent(self) -> float:
         if self.total == 0:
@@ -48,9 +52,12 @@ class Progress(Struct, frozen=True):
 
 
 class Display(abc.ABC):
-    """Shows how far a job is. `workers`: how many take part, 0 while that is not known."""
+    """Shows how far a job is. `workers`: how many take part, 0 while that is not known. `known`, `passed`: bytes that
+    need no work, and those of them that are complete.
+    """
 
     workers = 0
+    known = passed = 0
 
     def __init__(self, stream: TextIO, error_stream: TextIO) -> None:
         self._stream = stream
@@ -62,6 +69,16 @@ class Display(abc.ABC):
         """How far it is now; may be called at any rate."""
         self._progress = Progress(done, total, zeros, phase)
         self._show()
+
+    def retrying(self, count: int, why: str) -> None:  # noqa: B027 (lines of text leave it to warnings)
+        """So many workers wait for a server, the first of them for the reason `why`; 0: they go on."""
+
+    def tick(self) -> None:  # noqa: B027 (most displays change only when the job moves)
+        """A second has passed."""
+
+    def summary(self, text: str) -> bool:
+        """The job has done what it should; that is all of it in a line. False: it is not shown."""
+        return False
 
     @abc.abstractmethod
     def _show(self) -> None:
@@ -149,6 +166,7 @@ class JsonLines(Display):
         self._speed = Speed()
         self._written: Progress | None = None
         self._written_at = 0.0
+        self._retrying = 0
 
     def _show(self) -> None:
         now = self._now()
@@ -158,6 +176,11 @@ class JsonLines(Display):
         self._speed.update(self._progress.done, now)
         if before is None or before.phase != self._progress.phase or now - self._written_at >= _SECONDS_BETWEEN:
             self._print(now)
+
+    def retrying(self, count: int, why: str) -> None:
+        self._retrying = count
+        if self._progress.phase not in _OVER:
+            self._print(self._now())
 
     def _print(self, now: float) -> None:
         progress = self._progress
@@ -172,6 +195,7 @@ class JsonLines(Display):
             "rate": round(self._speed.rate()),
             "eta": None if left is None else round(left, 1),
             "elapsed": round(now - self._started, 3),
+            "retrying": self._retrying,
         }
         self._written, self._written_at = progress, now
         self._write(self._stream, json.dumps(line) + "\n")

@@ -59,20 +59,26 @@ class Map(Struct, frozen=True):
     levels: str
 
 
+COPY, COMPARE, READ = "copy", "compare", "read"
+
+
 class Job(Struct, frozen=True, kw_only=True):
-    """A job as it stands. `state`: waiting, opening, running, finished, failed, stopped or, of a journal, killed.
-    `stage`: what it is at. `why`: of what it failed. `begun`, `updated`: seconds since 1970; `elapsed`: seconds in
-    which it has worked.
+    """A job as it stands. `kind`: a copy, or one that only compares or reads; the `source` and `target` of such a one
+    are the images that it reads, and what its map calls verified is read. `state`: waiting, opening, running, finished,
+    failed, stopped or, of a journal, killed. `stage`: what it is at. `why`: of what it failed. `begun`, `updated`:
+    seconds since 1970; `elapsed`: seconds in which it has worked.
 
     `done`: of `size`, what is complete; `done_zero`: of that, zeros; `durable`: of that, what a flush has covered.
     `read`, `written`, `zero`: what was done, twice where it was done again. `lost`: could not be read.
     `targets`: how many; `dropped`: those of them that failed. `digest` and `verified` once they are known.
+    `verdict`: what a comparison came to; `differs`: it is that the images do.
     `workers`: at most some hundred of `workers_known`. `from_journal`: nothing is known of leases and workers.
     """
 
     name: str
     source: str
     target: str
+    kind: str = COPY
     state: str
     stage: str = ""
     why: str | None = None
@@ -98,6 +104,8 @@ class Job(Struct, frozen=True, kw_only=True):
     dropped: int = 0
     digest: str | None = None
     verified: str | None = None
+    verdict: str | None = None
+    differs: bool = False
     go_on: str | None = None
     from_journal: bool = False
     map: Map | None = None

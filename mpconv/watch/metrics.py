@@ -23,6 +23,7 @@ _JOB_GAUGES = {
     "leases_in_doubt": "Of these, leases that ran out while their write may still land.",
     "targets": "How many targets there are.",
     "targets_dropped": "Those of them that failed.",
+    "differs": "1 when a comparison found that the images differ.",
 }
 _JOB_COUNTERS = {
     "read_bytes": "Read of the source by all workers, twice where it was read again.",

@@ -36,7 +36,7 @@ from mpconv.core.leases import LeaseState
 from mpconv.extent import Extent, Kind
 from mpconv.observer import Listener
 from mpconv.watch.disk_map import DiskMap
-from mpconv.watch.facts import Happened, Job, plain
+from mpconv.watch.facts import COMPARE, COPY, READ, Happened, Job, plain
 from mpconv.watch.rows import Rows, rate_of
 from mpconv.watch.timeline import Timeline
 
@@ -59,11 +59,14 @@ Clock = Callable[[], float]
 class Record(Listener):
     """Of the job called `name`. `now`: seconds of a clock that never goes back; `wall`: seconds since 1970.
 
-    `source`, `target`: for people, without credentials. `targets`: how many there are.
+    `source`, `target`: for people, without credentials. `targets`: how many there are. `kind`: as a Job's.
     """
 
-    def __init__(self, name: str, *, source: str, target: str, targets: int, now: Clock, wall: Clock) -> None:
+    def __init__(
+        self, name: str, *, source: str, target: str, targets: int, now: Clock, wall: Clock, kind: str = COPY
+    ) -> None:
         self.name = plain(name)
+        self._kind = kind
         self.state = "opening"
         self._source, self._target, self._targets = plain(source), plain(target), targets
         self._now, self._wall = now, wall
@@ -78,6 +81,8 @@ class Record(Listener):
         self._dropped = self._deaths = self._troubles = self._restarts = 0
         self._digest: str | None = None
         self._verified: str | None = None
+        self._verdict: str | None = None
+        self._differs = False
         self._map: DiskMap | None = None
         self._only_reads = False
         self._copying: CoordinatorState | None = None
@@ -87,7 +92,8 @@ class Record(Listener):
         self._events: deque[Happened] = deque(maxlen=_EVENTS)
         self._timeline = Timeline()
         self._recent: deque[tuple[float, int]] = deque()
-        self._happened("began", f"{source} to {target}" if target else source)
+        both = f"{source} and {target}" if kind == COMPARE else f"{source} to {target}"
+        self._happened("began", both if target else source)
 
     # --- lease by lease, from the coordinator --------------------------------------------------------------------
 
@@ -103,7 +109,8 @@ class Record(Listener):
             before = [Extent(start, end - start) for start, end in state.before]
             self._map.done(before, durable=True)
             self._durable = sum(extent.length for extent in before)
-            self._happened("copying" if job.targets and not job.compare else "reading", "")
+            if self._kind != READ:
+                self._happened("comparing" if job.compare else "copying" if job.targets else "reading", "")
         self._map.none_verified()
         self._rows.part()
 
@@ -164,6 +171,11 @@ class Record(Listener):
             self._map.all_verified()
         self._happened("verified", self._verified)
 
+    def judged(self, text: str, *, differs: bool) -> None:
+        """The same."""
+        self._verdict, self._differs = text, differs
+        self._happened("different" if differs else "equal", text)
+
     def dropped(self, image: str, why: str) -> None:
         """The same."""
         self._dropped += 1
@@ -198,15 +210,24 @@ class Record(Listener):
             why = "no target is left"
         if why is None:
             self.state, self._stage = "finished", "done"
-            if self._map is not None:
-                self._map.all_durable()
-            self._durable = self._done = self._size
+            self._finished()
         else:
             self.state = "stopped" if stopped else "failed"
         self._why = None if why is None else plain(why)
         self._rows.part()
         self._copying = None
         self._happened(self.state, why or "")
+
+    def _finished(self) -> None:
+        if self._differs:
+            return  # what lies above the first difference was not looked at
+        self._done = self._size
+        if self._kind == COPY:
+            self._durable = self._size
+            if self._map is not None:
+                self._map.all_durable()
+        elif self._map is not None:
+            self._map.all_verified()
 
     def tick(self) -> None:
         """Time has passed: to be called about once a second."""
@@ -230,6 +251,7 @@ class Record(Listener):
             name=self.name,
             source=self._source,
             target=self._target,
+            kind=self._kind,
             state=self.state,
             stage=self._stage,
             why=self._why,
@@ -255,6 +277,8 @@ class Record(Listener):
             dropped=self._dropped,
             digest=self._digest,
             verified=self._verified,
+            verdict=self._verdict,
+            differs=self._differs,
             map=self._map.facts(leased, in_doubt) if self._map is not None else None,
             timeline=self._timeline.samples,
             workers=workers,
@@ -321,7 +345,9 @@ class Record(Listener):
             match action:
                 case Passed(extent):
                     self._zero += extent.length
-                    if not self._only_reads:
+                    if self._kind != COPY:
+                        disk.verified([extent])
+                    elif not self._only_reads:
                         disk.done([extent], durable=True)
                         self._durable += extent.length
                 case Durable(extents):

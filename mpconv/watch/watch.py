@@ -12,7 +12,7 @@ from typing import Self
 from mpconv.errors import Interrupted, MpconvError
 from mpconv.observer import Observer
 from mpconv.watch.address import Address
-from mpconv.watch.facts import Job
+from mpconv.watch.facts import COPY, Job
 from mpconv.watch.record import Record
 from mpconv.watch.watching import Watching
 
@@ -34,11 +34,18 @@ class Watch:
         self._records: dict[str, Record] = {}
         self._around = contextlib.AsyncExitStack()
 
-    def job(self, name: str, inner: Observer, *, source: str, target: str, targets: int = 1) -> Watching:
+    def job(
+        self, name: str, inner: Observer, *, source: str, target: str, targets: int = 1, kind: str = COPY
+    ) -> Watching:
         """An observer of a new job, which passes on to `inner` what it hears."""
-        record = Record(name, source=source, target=target, targets=targets, now=time.monotonic, wall=time.time)
+        return Watching(self.record(name, source=source, target=target, targets=targets, kind=kind), inner)
+
+    def record(self, name: str, *, source: str, target: str = "", targets: int = 1, kind: str = COPY) -> Record:
+        """Of a new job, whose observer is still to come. `kind`: as a Job's."""
+        clocks = {"now": time.monotonic, "wall": time.time}
+        record = Record(name, source=source, target=target, targets=targets, kind=kind, **clocks)
         self._records[record.name] = record
-        return Watching(record, inner)
+        return record
 
     def facts(self) -> Sequence[Job]:
         """All jobs as they stand."""

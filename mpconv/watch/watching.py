@@ -44,12 +44,26 @@ class Watching(Heard):
         super().verified(checked, size)
         self._inner.verified(checked, size)
 
+    def judged(self, text: str, *, differs: bool) -> None:
+        self.record.judged(text, differs=differs)
+        self._inner.judged(text, differs=differs)
+
     def dropped(self, number: int, image: str, why: str) -> None:
         self.record.dropped(image, why)
         self._inner.dropped(number, image, why)
 
     def workers(self, count: int) -> None:
         self._inner.workers(count)
+
+    def skips(self, known: int, passed: int) -> None:
+        super().skips(known, passed)
+        self._inner.skips(known, passed)
+
+    def retrying(self, count: int, why: str) -> None:
+        self._inner.retrying(count, why)
+
+    def tick(self) -> None:
+        self._inner.tick()
 
     def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
         self._inner.listens(endpoint, give_up)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import identical, make_image, mpconv
+from tests.conftest import Lun, identical, make_image, mpconv
+from tests.support.relay import relay
 from tests.support.servers import IscsiServer
 from tests.support.watching import Watched
 
@@ -64,6 +67,24 @@ def test_a_copy_that_runs_tells_how_far_it_is(tmp_path: Path, command: str):
         code, said = copy.end()
     assert code == 0, said
     assert identical(tmp_path / "a.raw", tmp_path / "b.raw")
+
+
+def test_a_comparison_tells_how_far_it_is_and_what_it_found(tmp_path: Path, lun: Callable[..., Lun]):
+    made = lun(SIZE)
+    make_image(made.backing, SIZE)
+    host, port = re.findall(r"//([^:/]+):(\d+)/", made.url)[0]
+    with relay(host, int(port)) as link:
+        link.slow(rate=2 * MiB)
+        url = made.url.replace(f":{port}/", f":{link.port}/")
+        with Watched(tmp_path, "compare", "--workers", "2", "--metrics", "0", made.backing, url) as comparing:
+            found = until(comparing.urls[0], "mpconv_job_read_bytes_total", 1)
+            assert of(found, "mpconv_job_size_bytes") == [SIZE]
+            assert of(found, "mpconv_job_written_bytes_total") == of(found, "mpconv_job_durable_bytes") == [0]
+            assert of(found, "mpconv_job_differs") == [0]
+            running = frozenset({("job", f"{made.backing} and {url}"), ("state", "running")})
+            assert found["mpconv_job_state", running] == 1
+            link.slow()
+            assert comparing.end()[0] == 0
 
 
 def test_a_resumed_copy_begins_with_what_is_durable(tmp_path: Path):

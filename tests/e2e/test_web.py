@@ -9,13 +9,14 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.conftest import identical, make_image, mpconv
+from tests.conftest import Lun, identical, make_image, mpconv
+from tests.support.relay import Relay, relay
 from tests.support.watching import Watched
 
 MiB = 1 << 20
@@ -47,7 +48,7 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 
 def done(page: Page) -> int:
-    return int(page.locator(".job").get_attribute("data-done") or 0)
+    return int(page.locator(".job").first.get_attribute("data-done") or 0)
 
 
 def moves(page: Page, beyond: int) -> int:
@@ -150,6 +151,82 @@ def test_names_are_text_and_not_markup(tmp_path: Path, page: Page):
         moves(page, 0)
         expect(page.locator(".job h2")).to_have_text(f"{name} → b.raw")
         assert page.locator("img").count() == 0 and page.title() != "owned"
+
+
+@pytest.fixture
+def slow(lun: Callable[..., Lun]) -> Iterator[tuple[str, Path, Relay]]:
+    """A LUN of SIZE bytes, what is stored of it, and the relay that lets no more than 2 MiB a second out of it."""
+    made = lun(SIZE)
+    make_image(made.backing, SIZE)
+    host, port = re.findall(r"//([^:/]+):(\d+)/", made.url)[0]
+    with relay(host, int(port)) as link:
+        link.slow(rate=2 * MiB)
+        yield made.url.replace(f":{port}/", f":{link.port}/"), made.backing, link
+
+
+def test_a_comparison_moves_and_says_that_the_images_are_equal(tmp_path: Path, page: Page, slow):
+    url, backing, _ = slow
+    with Watched(tmp_path, "compare", "--workers", "2", "--web", "0", backing, url) as comparing:
+        page.goto(comparing.urls[0])
+        assert 0 < moves(page, 0) < SIZE
+        expect(page.locator(".state")).to_have_text("running")
+        expect(page.locator(".job h2")).to_have_text(f"{backing} and {url}")
+        expect(page.locator("th:visible")).to_have_text(["worker", "state", "rate", "leases", "retries"])
+        expect(page.locator("ol.events")).to_contain_text("comparing")
+        expect(page.locator("dl")).not_to_contain_text("durable")
+        expect(page.locator("dl")).not_to_contain_text("written")
+        assert pixels(page) >= 3 and fits(page)
+        page.set_viewport_size({"width": 1280, "height": 900})
+        expect(page.locator("th:visible")).to_have_text(["worker", "state", "rate", "compared", "leases", "retries"])
+        expect(page.locator("#link")).to_have_text("the command has ended: finished")
+        expect(page.locator(".state")).to_have_text("finished: equal")
+        expect(page.locator(".why.good")).to_have_text("Images are identical.")
+        assert done(page) == SIZE and fits(page)
+        assert comparing.end()[0] == 0
+
+
+def test_a_difference_is_what_became_of_a_comparison(tmp_path: Path, page: Page, slow):
+    url, backing, link = slow
+    other = tmp_path / "other.raw"
+    other.write_bytes(backing.read_bytes())
+    with other.open("r+b") as file:
+        file.seek(8 * MiB + 700)
+        file.write(b"something else")
+    with Watched(tmp_path, "compare", "--workers", "1", "-m", "1", "--web", "0", other, url) as comparing:
+        page.goto(comparing.urls[0])
+        moves(page, 0)
+        link.slow()
+        expect(page.locator("#link")).to_have_text("the command has ended: the images differ")
+        expect(page.locator("#link")).to_have_class("bad")
+        expect(page.locator(".state")).to_have_text("finished: different")
+        expect(page.locator(".why")).to_have_text(f"Content mismatch at offset {8 * MiB + 512}!")
+        expect(page.locator("ol.events .alarm b").first).to_have_text("different")
+        assert page.title().startswith("different") and done(page) < SIZE
+        assert comparing.end()[0] == 1
+
+
+def test_digests_of_several_images_are_on_one_page_from_the_first_to_the_last(tmp_path: Path, page: Page, slow):
+    """One of them cannot be read, and one is named twice."""
+    url, backing, link = slow
+    words = ["checksum", "--workers", "2", "--web", "0", "--metrics", "0", url, "absent.raw", url, backing]
+    with Watched(tmp_path, *words, count=2) as reading:
+        [where] = [found for found in reading.urls if found.endswith("/")]
+        page.goto(where)
+        expect(page.locator(".job")).to_have_count(4)
+        expect(page.locator(".state")).to_have_text(["running: read", "waiting", "waiting", "waiting"])
+        expect(page.locator(".job h2")).to_have_text([url, "absent.raw", url, str(backing)])
+        expect(page.locator(".legend").first).to_contain_text("data, to read")
+        moves(page, 0)
+        link.slow()
+        expect(page.locator("#link")).to_have_text("the command has ended: 1 of 4 did not finish")
+        expect(page.locator(".state")).to_have_text(["finished", "failed", "finished", "finished"])
+        expect(page.locator(".failed .why")).to_contain_text("No such file or directory")
+        digests = page.locator("dl .wide dd").all_inner_texts()
+        assert len(digests) == 3 and len(set(digests)) == 1 and fits(page)
+        assert done(page) == SIZE
+        out, err = reading.process.communicate(timeout=60)
+    assert reading.process.returncode == 1 and len(err.splitlines()) == 1
+    assert [line.split()[0] for line in out.splitlines()] == digests
 
 
 def get(url: str, *, host: str | None = None, method: str = "GET") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpconv.cli.fanout_plan import resolved
+from mpconv.fanout.fitness import problems_of
 from mpconv.fanout.plan import JobTable, LimitsTable
 
 ROOT = Path(__file__).parents[2]
@@ -14,7 +15,7 @@ PAGE = (ROOT / "docs" / "fanout.md").read_text()
 
 def test_the_example_is_a_plan():
     plan, problems = resolved(EXAMPLE, "journal", None, jobs=None, workers=None)
-    assert problems == []
+    assert problems == problems_of(plan, "journal", None) == []
     assert plan.limits.servers == {"10.0.0.9": 250 << 20}
     mail, files, _, desk = plan.jobs
     assert (mail.priority, files.weight, files.options.rate, desk.retry_delay) == (10, 3, 50 << 20, 10)

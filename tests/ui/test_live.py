@@ -13,6 +13,8 @@ import termios
 
 import pytest
 
+from tests.support.terminal import screen
+
 SCRIPT = """
 import sys
 from mpconv.ui.progress import make_display
@@ -28,7 +30,6 @@ for done in range(0, 101):
 display.update(100 * MiB, 100 * MiB, 25 * MiB, "flush")
 display.update(100 * MiB, 100 * MiB, 25 * MiB, "done")
 """
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*([A-Za-z])")
 
 
 def run(body: str, columns: int = 80, *, stderr_too: bool = True, **env: str) -> str:
@@ -59,28 +60,38 @@ def run(body: str, columns: int = 80, *, stderr_too: bool = True, **env: str) ->
     return written.decode()
 
 
-def screen(text: str, columns: int = 80) -> list[str]:
-    """The lines that are left, by the few sequences that the bar makes use of; none may be longer than a line."""
-    rows, row = [""], 0
-    for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r\n|\r|\n)", text):
-        escape = _ESCAPE.fullmatch(part)
-        if part in {"\r\n", "\n"}:
-            row += 1
-            rows += [""] * (row + 1 - len(rows))
-        elif escape is not None and escape[1] == "K":
-            rows[row] = ""
-        elif escape is not None and escape[1] == "A":
-            row -= 1
-        elif escape is None and part != "\r" and part:
-            assert len(part) <= columns
-            rows[row] += part
-            assert len(rows[row]) <= columns, rows[row]
-    return [line.rstrip() for line in rows if line.strip()]
-
-
 def test_the_last_line_tells_how_it_ended() -> None:
     [line] = screen(run(COPY))
-    assert re.fullmatch(r"100\.0% ━+ 100 MiB of 100 MiB \S+ \S+iB/s in 0:0\d 25% zeros", " ".join(line.split())), line
+    told = r"100\.0% ━+ 100 MiB of 100 MiB \S+ \S+iB/s in 0:0\d 25 MiB zeros"
+    assert re.fullmatch(told, " ".join(line.split())), line
+
+
+def test_holes_are_no_part_of_what_must_be_moved() -> None:
+    body = "display.known, display.passed = 60 * MiB, 40 * MiB\n"
+    text = run(body + "display.update(50 * MiB, 100 * MiB, 45 * MiB)", 120)
+    [line] = screen(text, 120)
+    assert line.startswith(" 25.0%") and "10 MiB of 40 MiB" in line and "45 MiB zeros" in line
+
+
+def test_a_summary_takes_the_place_of_the_bar() -> None:
+    last = 'display.update(100 * MiB, 100 * MiB, 25 * MiB, "done")'
+    told = "copied 100 MiB in 0.1 s"
+    assert screen(run(COPY.replace(last, f"display.summary('{told}')\n{last}"))) == [told]
+
+
+def test_it_tells_who_waits_for_a_server_and_for_how_long_until_they_go_on() -> None:
+    waits = """
+import time
+display.update(25 * MiB, 100 * MiB)
+display.retrying(2, "'iscsi://10.0.0.5/iqn.2020-01.org.example:disk/1' does not answer (Connection refused)")
+time.sleep(1.2)
+display.tick()
+"""
+    bar, told = screen(run(waits + "display._live.stop()\nsys.exit()"))
+    assert bar.startswith(" 25.0%")
+    assert told.startswith("retrying for 0:01 (2 workers): 'iscsi://10.0.0.5/iqn") and told.endswith("…")
+    for after in ("display.retrying(0, '')\n", "display.update(25 * MiB, 100 * MiB, 0, 'failed')\n"):
+        assert not [line for line in screen(run(waits + after)) if "retrying" in line]
 
 
 def test_on_the_way_it_says_what_is_left() -> None:

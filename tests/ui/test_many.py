@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 from mpconv.ui.live_table import LiveTable
 from mpconv.ui.many import JsonOfMany, LineOfMany, Many
@@ -51,6 +52,23 @@ def test_one_line_for_all_counts_each_job_alike():
         "(100.00/100%)",
         "",
     ]
+
+
+def test_a_job_that_waits_for_a_server_says_so_until_it_goes_on():
+    out = io.StringIO()
+    shown = LiveTable(out, io.StringIO(), now=lambda: float(len(out.getvalue())))
+    shown.add("one", 0, 0, over=False)
+    shown.update("one", MiB, 4 * MiB, 0, "copy")
+    shown.retrying("one", 2)
+    assert "retrying for 0:00" in out.getvalue()
+    at = len(out.getvalue())
+    shown.tick()
+    assert re.search(r"retrying for \d+:\d\d", out.getvalue()[at:]) and "0:00" not in out.getvalue()[at:]
+    shown.retrying("one", 0)
+    at = len(out.getvalue())
+    shown.tick()
+    shown.finish()
+    assert "one" in out.getvalue()[at:] and "retrying" not in out.getvalue()[at:]
 
 
 def test_a_line_on_demand():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mpconv.errors import UsageError
-from mpconv.ui.progress import JsonLines, ProgressLine, Silent, make_display
+from mpconv.ui.progress import JsonLines, Progress, ProgressLine, Silent, make_display
 from mpconv.ui.speed import Speed
 
 
@@ -123,12 +123,57 @@ def test_json_lines(clock: Clock) -> None:
     display.update(4000, 4000, 200, "done")
     display.finish()
     assert lines(stream) == [
-        {"phase": "open", "done": 0, "total": 1, "zero": 0, "rate": 0, "eta": None, "elapsed": 0.0},
-        {"phase": "copy", "done": 0, "total": 4000, "zero": 0, "rate": 0, "eta": None, "elapsed": 1.0},
-        {"phase": "copy", "done": 1000, "total": 4000, "zero": 200, "rate": 333, "eta": 9.0, "elapsed": 3.0},
-        {"phase": "flush", "done": 4000, "total": 4000, "zero": 200, "rate": 1000, "eta": 0.0, "elapsed": 4.0},
-        {"phase": "done", "done": 4000, "total": 4000, "zero": 200, "rate": 800, "eta": 0.0, "elapsed": 5.0},
+        {"phase": "open", "done": 0, "total": 1, "zero": 0, "rate": 0, "eta": None, "elapsed": 0.0, "retrying": 0},
+        {"phase": "copy", "done": 0, "total": 4000, "zero": 0, "rate": 0, "eta": None, "elapsed": 1.0, "retrying": 0},
+        {
+            "phase": "copy",
+            "done": 1000,
+            "total": 4000,
+            "zero": 200,
+            "rate": 333,
+            "eta": 9.0,
+            "elapsed": 3.0,
+            "retrying": 0,
+        },
+        {
+            "phase": "flush",
+            "done": 4000,
+            "total": 4000,
+            "zero": 200,
+            "rate": 1000,
+            "eta": 0.0,
+            "elapsed": 4.0,
+            "retrying": 0,
+        },
+        {
+            "phase": "done",
+            "done": 4000,
+            "total": 4000,
+            "zero": 200,
+            "rate": 800,
+            "eta": 0.0,
+            "elapsed": 5.0,
+            "retrying": 0,
+        },
     ]
+
+
+def test_json_tells_at_once_of_workers_that_wait_for_a_server(clock: Clock) -> None:
+    stream = io.StringIO()
+    display = JsonLines(stream, io.StringIO(), now=clock)
+    display.update(0, 4000)
+    display.retrying(2, "'b' does not answer")
+    display.retrying(0, "")
+    display.update(4000, 4000, 0, "done")
+    display.retrying(0, "")
+    display.finish()
+    assert [line["retrying"] for line in lines(stream)] == [0, 2, 0, 0]
+
+
+def test_what_needs_no_work_is_left_out_of_what_must_be_moved() -> None:
+    progress = Progress(60, 100, 50, "copy")
+    assert progress.without(70, 40) == Progress(20, 30, 10, "copy")
+    assert progress.without(100, 60) == Progress(0, 0, 0, "copy")
 
 
 def test_json_comes_four_times_a_second_and_never_without_the_last(clock: Clock) -> None:

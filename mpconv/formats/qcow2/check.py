@@ -37,7 +37,8 @@ class Uses(Struct):
 
 class Report(Struct, frozen=True, kw_only=True):
     """What a check found. `total`, `allocated`, `fragmented`, `compressed`: clusters of the guest's disk; `end`: the
-    byte after the last host cluster in use.
+    byte after the last host cluster in use. `corruptions`, `leaks` and `check_errors`, what could not be looked at: how
+    many there are.
     """
 
     corruptions: int
@@ -48,6 +49,11 @@ class Report(Struct, frozen=True, kw_only=True):
     fragmented: int
     compressed: int
     end: int
+
+    @property
+    def clean(self) -> bool:
+        """Nothing is wrong."""
+        return not (self.corruptions or self.leaks or self.check_errors)
 
 
 class Accounts:

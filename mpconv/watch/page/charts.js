@@ -48,10 +48,10 @@ const MARKS = { "?": "doubt", l: "leased", w: "written", p: "written", s: "durab
 const MARK_WORDS = { "?": "in doubt", l: "leased", w: "written", p: "a part is done", s: "durable", v: "verified", ".": "not done" };
 
 // Zeros, and what is left to a backing file, are paler than data.
-function colourOf(palette, kind, mark, level) {
+function colourOf(palette, kind, mark, level, partly) {
   const ground = palette[KINDS[kind]] || palette.unknown;
   if (!MARKS[mark]) return ground;
-  const colour = palette[MARKS[mark]];
+  const colour = palette[mark === "p" ? partly : MARKS[mark]];
   if (mark === "?" || mark === "l") return colour;
   const strength = kind === "z" || kind === "u" ? 0.45 : 1;
   return mixed(ground, colour, strength * (mark === "p" ? 0.25 + 0.5 * level / 9 : 1));
@@ -65,23 +65,30 @@ function grid(count, width) {
   return { columns, cell, rows: Math.ceil(count / columns) };
 }
 
-function drawMap(canvas, map) {
+function drawMap(canvas, job) {
+  const map = job.map, partly = job.kind === "copy" ? "written" : "verified";
   const count = map.kinds.length, palette = colours();
   const shape = grid(count, canvas.clientWidth || canvas.parentElement.clientWidth);
   const context = prepared(canvas, Math.ceil(shape.rows * shape.cell));
   const size = shape.cell - (shape.cell > 5 ? 1 : 0.5);
   for (let index = 0; index < count; index += 1) {
-    context.fillStyle = colourOf(palette, map.kinds[index], map.marks[index], Number(map.levels[index]));
+    context.fillStyle = colourOf(palette, map.kinds[index], map.marks[index], Number(map.levels[index]), partly);
     context.fillRect((index % shape.columns) * shape.cell, Math.floor(index / shape.columns) * shape.cell, size, size);
   }
 }
 
+// Zeros that are known beforehand need not be read.
+function markWord(job, kind, mark) {
+  if (job.kind === "copy" || mark !== "v") return MARK_WORDS[mark];
+  return kind === "d" ? readWord(job) : "not read";
+}
+
 // In words, what lies at a point of the map; "" beside it.
-function wordsAt(canvas, map, x, y) {
-  const shape = grid(map.kinds.length, canvas.clientWidth);
+function wordsAt(canvas, job, x, y) {
+  const map = job.map, shape = grid(map.kinds.length, canvas.clientWidth);
   const column = Math.floor(x / shape.cell), index = column + shape.columns * Math.floor(y / shape.cell);
   if (column >= shape.columns || index < 0 || index >= map.kinds.length) return "";
-  const words = `${KIND_WORDS[map.kinds[index]]}, ${MARK_WORDS[map.marks[index]]}`;
+  const words = `${KIND_WORDS[map.kinds[index]]}, ${markWord(job, map.kinds[index], map.marks[index])}`;
   return `from ${human(index * map.bin)} to ${human((index + 1) * map.bin)}: ${words}`;
 }
 

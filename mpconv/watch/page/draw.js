@@ -7,10 +7,13 @@ function made(tag, className, text) {
   return element;
 }
 
-const LEGEND = [["data", "data, to do"], ["zero", "zeros"], ["unallocated", "unallocated"], ["leased", "leased"],
+const COPY_LEGEND = [["data", "data, to do"], ["zero", "zeros"], ["unallocated", "unallocated"], ["leased", "leased"],
                 ["doubt", "in doubt"], ["written", "written"], ["durable", "durable"], ["verified", "verified"]];
+const COMPARE_LEGEND = [["data", "data, to compare"], ["zero", "zeros in both"], ["leased", "leased"], ["verified", "compared"]];
+const READ_LEGEND = [["data", "data, to read"], ["zero", "zeros"], ["unallocated", "unallocated"], ["leased", "leased"], ["verified", "read"]];
+const LEGENDS = { copy: COPY_LEGEND, compare: COMPARE_LEGEND, read: READ_LEGEND };
 const JOURNAL_LEGEND = [["unknown", "not done"], ["written", "a part is durable"], ["durable", "durable"], ["verified", "verified"]];
-const ALARMS = ["failed", "worker lost", "lost", "dropped", "warning", "silent", "killed"];
+const ALARMS = ["failed", "different", "worker lost", "lost", "dropped", "warning", "silent", "killed"];
 const cards = new Map();
 
 function legend(entries) {
@@ -65,6 +68,7 @@ function newCard() {
                               ["retries"]]) {
     row.append(made("th", less ? "less" : "", text));
   }
+  card.columns = row;
   head.append(row);
   table.append(head, card.workers);
   const scroll = made("div", "scroll");
@@ -77,19 +81,31 @@ function newCard() {
   card.root.append(top, card.why, bar, card.now, card.numbers, card.mapPart, card.ratePart, card.workPart, eventHead,
                    card.events);
   card.map.addEventListener("pointermove", (event) => {
-    if (card.job && card.job.map) card.under.textContent = wordsAt(card.map, card.job.map, event.offsetX, event.offsetY);
+    if (card.job && card.job.map) card.under.textContent = wordsAt(card.map, card.job, event.offsetX, event.offsetY);
   });
   card.map.addEventListener("pointerleave", () => { card.under.textContent = ""; });
   return card;
 }
 
+function readWord(job) {
+  return job.kind === "compare" ? "compared" : "read";
+}
+
+// What a job that writes nothing has no use for.
+function onlyCopies(job, ...cells) {
+  for (const cell of cells) cell.hidden = job.kind !== "copy";
+}
+
 function numbersOf(job) {
-  const live = !job.from_journal, retries = job.troubles + job.restarts;
-  const numbers = [["durable", human(job.durable)], ["zeros", human(live ? job.zero : job.done_zero)]];
+  const live = !job.from_journal, copies = job.kind === "copy", retries = job.troubles + job.restarts;
+  const numbers = [[copies ? "zeros" : "zeros, not read", human(live ? job.zero : job.done_zero)]];
+  if (copies) numbers.unshift(["durable", human(job.durable)]);
+  if (live && copies) numbers.unshift(["written", human(job.written)]);
   if (live) {
-    numbers.unshift(["read", human(job.read)], ["written", human(job.written)]);
-    numbers.push(["leases", String(job.leases)], ["in doubt", String(job.in_doubt), job.in_doubt > 0],
-                 ["retries", String(retries)], ["workers lost", String(job.deaths), job.deaths > 0]);
+    numbers.unshift([readWord(job), human(job.read)]);
+    numbers.push(["leases", String(job.leases)]);
+    if (copies) numbers.push(["in doubt", String(job.in_doubt), job.in_doubt > 0]);
+    numbers.push(["retries", String(retries)], ["workers lost", String(job.deaths), job.deaths > 0]);
   }
   if (job.targets > 1 || job.dropped) numbers.push(["targets failed", `${job.dropped} of ${job.targets}`, job.dropped > 0]);
   if (job.lost) numbers.push(["could not be read", human(job.lost), true]);
@@ -117,7 +133,7 @@ function nowOf(job) {
   return [percent, ...told.map((text) => made("span", "", text))];
 }
 
-function workerRow(worker) {
+function workerRow(job, worker) {
   const off = worker.state === "gone" || worker.state === "lost";
   const row = made("tr", off ? "off" : "");
   const retries = worker.troubles + worker.restarts;
@@ -126,6 +142,7 @@ function workerRow(worker) {
              made("td", "", worker.rate ? `${human(worker.rate)}/s` : "–"), made("td", "less", human(worker.read)),
              made("td", "less", human(worker.written)), made("td", "less", human(worker.zero)),
              made("td", worker.in_doubt ? "alarm" : "", leases), made("td", retries ? "alarm" : "", String(retries)));
+  onlyCopies(job, row.children[4], row.children[5]);
   return row;
 }
 
@@ -140,7 +157,7 @@ function eventLine(one) {
 
 function drawCharts(card) {
   const job = card.job;
-  if (job.map) drawMap(card.map, job.map);
+  if (job.map) drawMap(card.map, job);
   if (job.timeline.length > 1) drawRates(card.rates, job.timeline, card.lines);
 }
 
@@ -153,16 +170,17 @@ function show(job) {
     document.getElementById("jobs").append(card.root);
   }
   card.job = job;
-  card.root.className = `job ${job.state}`;
+  card.root.className = `job ${job.state}${job.differs ? " differs" : ""}`;
   card.root.dataset.done = job.done;
   const stage = job.state === "running" && job.stage && job.stage !== "copy" && job.stage !== "open" ? `: ${job.stage}` : "";
+  const equal = job.kind === "compare" && job.state === "finished" ? (job.differs ? ": different" : ": equal") : "";
   card.state.className = `state ${job.state}`;
-  card.state.textContent = job.state + stage;
+  card.state.textContent = job.state + stage + equal;
   card.title.replaceChildren(job.source);
-  if (job.target) card.title.append(made("span", "arrow", " → "), job.target);
-  card.why.hidden = !job.why;
-  card.why.className = job.state === "stopped" ? "why mild" : "why";
-  card.why.textContent = job.why || "";
+  if (job.target) card.title.append(made("span", "arrow", job.kind === "compare" ? " and " : " → "), job.target);
+  card.why.hidden = !(job.why || job.verdict);
+  card.why.className = job.why || job.differs ? (job.state === "stopped" ? "why mild" : "why") : "why good";
+  card.why.textContent = job.why || job.verdict || "";
   card.bar.style.width = `${job.size ? Math.min(100, 100 * job.done / job.size) : 0}%`;
   card.now.replaceChildren(...nowOf(job));
   card.numbers.replaceChildren(...numbersOf(job));
@@ -171,15 +189,17 @@ function show(job) {
     card.mapMore.textContent = `each square ${human(job.map.bin)}; zeros are paler`;
     card.map.setAttribute("aria-label", `Map of the disk: ${human(job.done)} of ${human(job.size)} are done`);
   }
-  card.lines = job.from_journal ? LINES.slice(1) : LINES;
+  card.lines = job.from_journal ? LINES.slice(1) : LINES.filter(([text]) => job.kind === "copy" || text !== "written");
   card.ratePart.hidden = job.timeline.length < 2;
   card.rateMore.textContent = job.from_journal ? "of what became durable" : "";
-  if (!card.mapLegend.firstChild) card.mapLegend.append(legend(job.from_journal ? JOURNAL_LEGEND : LEGEND));
+  if (!card.mapLegend.firstChild) card.mapLegend.append(legend(job.from_journal ? JOURNAL_LEGEND : LEGENDS[job.kind]));
   if (!card.rateLegend.firstChild) card.rateLegend.append(legend(card.lines.map(([text, , colour]) => [colour, text])));
   card.rates.setAttribute("aria-label", `Throughput over time: now ${human(job.rate)} a second`);
   card.workPart.hidden = !job.workers_known;
+  card.columns.children[3].textContent = readWord(job);
+  onlyCopies(job, card.columns.children[4], card.columns.children[5]);
   card.workMore.textContent = job.workers.length < job.workers_known ? `${job.workers.length} of ${job.workers_known}` : "";
-  card.workers.replaceChildren(...job.workers.map(workerRow));
+  card.workers.replaceChildren(...job.workers.map((worker) => workerRow(job, worker)));
   const newestFirst = document.body.classList.contains("report") ? job.events : [...job.events].reverse();
   card.eventMore.textContent = document.body.classList.contains("report") ? "" : "newest first";
   card.events.replaceChildren(...newestFirst.map(eventLine));

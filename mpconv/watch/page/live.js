@@ -15,10 +15,11 @@ function titled() {
   for (const job of jobs) states.set(job.state, (states.get(job.state) || 0) + 1);
   const counts = [...states].map(([state, count]) => `${count} ${state}`).join(", ");
   document.getElementById("sum").textContent = jobs.length < 2 ? "" : `${jobs.length} jobs: ${counts}; ${human(done)} of ${human(size)}`;
-  document.title = failed ? "failed – mpconv" : `${size ? Math.floor(100 * done / size) : 0} % – mpconv`;
+  document.title = jobs.some((job) => job.differs) ? "different – mpconv" : failed ? "failed – mpconv" : `${size ? Math.floor(100 * done / size) : 0} % – mpconv`;
 }
 
 function endedText() {
+  if ([...cards.values()].some((card) => card.job.differs)) return "the command has ended: the images differ";
   const states = [...cards.values()].map((card) => card.job.state);
   const bad = states.filter((state) => state !== "finished").length;
   if (!bad) return "the command has ended: finished";

@@ -1,14 +1,13 @@
-"""mpconv for programs: one coroutine for each job, with typed results. The commands run the same ones.
+"""What moves images, or reads all of one.
 
-Images are named as on the command line, or by a Place. A job's worker processes are started by a fresh interpreter, so
-that it does not matter what threads and loops the program has; it may be cancelled, and then nothing of it is left
-running, but its target is incomplete. Signals are the program's own business. Every failure is an MpconvError, whose
-text is one line without passwords.
+A job's worker processes are started by a fresh interpreter, so that it does not matter what threads and loops the
+program has; it may be cancelled, and then nothing of it is left running, but its target is incomplete.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mpconv.api.names import Name, OnWarning, place_of
 from mpconv.errors import UsageError
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.interruption import Audience, before
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
     from mpconv.jobs.checksum import Options as ChecksumOptions
     from mpconv.jobs.compare import Options as CompareOptions
     from mpconv.jobs.compare import Verdict
+    from mpconv.jobs.course import Effort
     from mpconv.jobs.deploy import Deployment
 
-Name = str | Place
-"""A path, an nfs:// or iscsi:// URL, or `null:`."""
 OnProgress = Callable[[Progress], None]
-OnWarning = Callable[[str], None]
 
 _Result = TypeVar("_Result")
 
@@ -59,6 +57,15 @@ class Copied(Struct, frozen=True, kw_only=True):
     digest: str | None = None
     verified: int | None = None
     lost: list[Lost] = []
+
+
+class Resumed(Struct, frozen=True, kw_only=True):
+    """What became of a copy that went on. `result`: as convert's or deploy's. `was_finished`: nothing was left to be
+    done; of a deployment the journal does not tell the digest and what was verified then.
+    """
+
+    result: Copied | Deployment
+    was_finished: bool
 
 
 class Listener(Heard):
@@ -102,12 +109,17 @@ async def convert(
     observer: Heard | None = None,
 ) -> Copied:
     """Copy one image, or several one after the other. `source_format`: raw or qcow2; None: the header tells. `journal`:
-    a file that lets `mpconv resume` go on after a crash. `local` and `observer`: what a command has of its own.
+    a file that lets `resume` go on after a crash. `local` and `observer`: what a command has of its own.
     """
     from mpconv.jobs import convert as job  # noqa: PLC0415  (as the other jobs: who needs one does without the rest)
 
-    chosen = _whole(options or Options())
-    places = [_place(source, source_format) for source in _several(sources)]
+    chosen = whole(options or Options())
+    places = [place_of(source, source_format) for source in _several(sources)]
+    if observer is None:
+        from mpconv import soundness, transports  # noqa: PLC0415  (the commands do without, here and below)
+
+        local_one = transports.is_local(target.url if isinstance(target, Place) else target)
+        soundness.check_copy(chosen, sources=len(places), local=local_one, journaled=journal is not None)
     to = target if isinstance(target, Place) else _target(target, chosen)
     heard = observer or Listener(on_progress, on_warning)
     began = time.monotonic()
@@ -119,14 +131,7 @@ async def convert(
 
             copy = journaled.convert(places, to, chosen, workers, heard, heard.warn, journal)
         await _as_asked(copy, observer)
-    return Copied(
-        size=heard.total,
-        zeros=heard.zeros,
-        seconds=time.monotonic() - began,
-        digest=heard.found[0] if heard.found is not None else None,
-        verified=heard.checked[0] if heard.checked is not None else None,
-        lost=[Lost(*one) for one in heard.lost_ranges()],
-    )
+    return _copied(heard, began)
 
 
 async def deploy(
@@ -147,11 +152,17 @@ async def deploy(
     """
     from mpconv.jobs import deploy as job  # noqa: PLC0415
 
-    chosen = _whole(options or Options())
+    chosen = whole(options or Options())
+    if observer is None:
+        from mpconv import soundness  # noqa: PLC0415
+
+        if not targets:
+            raise UsageError("a deployment needs a target")
+        soundness.check_deployment(chosen, journaled=journal is not None)
     places = [one if isinstance(one, Place) else _target(one, chosen) for one in targets]
     if deployment is None:
         outcomes = [job.Outcome(place) for place in places]
-        deployment = job.Deployment(_place(source, source_format), outcomes)
+        deployment = job.Deployment(place_of(source, source_format), outcomes)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([deployment.source, *places], None, chosen, local) as workers:
         if journal is None:
@@ -162,6 +173,58 @@ async def deploy(
             copy = redeploy.deploy(deployment, chosen, workers, heard, journal)
         await _as_asked(copy, observer)
     return deployment
+
+
+async def resume(
+    journal: str,
+    effort: Effort | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    on_warning: OnWarning | None = None,
+    local: LocalWorkers | None = None,
+    observer: Heard | None = None,
+    deployment: Deployment | None = None,
+) -> Resumed:
+    """Go on with the copy or deployment whose journal it is, with the options it was begun with, but for `effort`.
+    Fatal when its images are not what they were. iSCSI passwords: from LIBISCSI_CHAP_PASSWORD.
+    """
+    from mpconv.jobs import course as courses  # noqa: PLC0415
+
+    if os.path.isdir(journal):
+        raise UsageError(f"the journal '{journal}' is a fan-out's, and not one of a single copy: use resume_fan_out")
+    course, stored = courses.left_in(journal)
+    chosen = effort or courses.Effort()
+    if observer is None:
+        from mpconv import soundness  # noqa: PLC0415
+
+        idle = chosen.listening is not None
+        soundness.check_effort(chosen.requests, chosen.workers, rate=chosen.rate, retry_for=chosen.retry_for, idle=idle)
+    heard = observer or Listener(on_progress, on_warning)
+    began = time.monotonic()
+    with _workers(course.opened, course.target, course.options, local) as workers:
+        if course.aims:
+            from mpconv.jobs import redeploy  # noqa: PLC0415  (either is needed)
+
+            deployment = deployment or redeploy.as_it_was_left(course, stored)
+            worked = await _as_asked(redeploy.resume(deployment, journal, chosen, workers, heard), observer)
+            return Resumed(result=deployment, was_finished=not worked)
+        from mpconv.jobs import journaled  # noqa: PLC0415
+
+        worked = await _as_asked(journaled.resume(journal, chosen, workers, heard, heard.warn), observer)
+    if not worked and observer is None:
+        journaled.tell_of_the_end(stored, heard)
+    return Resumed(result=_copied(heard, began), was_finished=not worked)
+
+
+def _copied(heard: Heard, began: float) -> Copied:
+    return Copied(
+        size=heard.total,
+        zeros=heard.zeros,
+        seconds=time.monotonic() - began,
+        digest=heard.found[0] if heard.found is not None else None,
+        verified=heard.checked[0] if heard.checked is not None else None,
+        lost=[Lost(*one) for one in heard.lost_ranges()],
+    )
 
 
 async def compare(
@@ -177,10 +240,15 @@ async def compare(
     """Compare what two guests would read. The images are equal when the verdict's `differs_at` is None."""
     from mpconv.jobs import compare as job  # noqa: PLC0415
 
-    places = (_place(first, None), _place(second, None))
+    places = (place_of(first, None), place_of(second, None))
+    chosen = options or job.Options()
+    if observer is None:
+        from mpconv import soundness  # noqa: PLC0415
+
+        soundness.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([*places], None, Options(), local) as workers:
-        return await _as_asked(job.compare(places, options or job.Options(), workers, heard), observer)
+        return await _as_asked(job.compare(places, chosen, workers, heard), observer)
 
 
 async def checksum(
@@ -195,10 +263,15 @@ async def checksum(
     """The digest of what a guest would read, as docs/digests.md defines it."""
     from mpconv.jobs import checksum as job  # noqa: PLC0415
 
-    place = _place(image, None)
+    place = place_of(image, None)
+    chosen = options or job.Options()
+    if observer is None:
+        from mpconv import soundness  # noqa: PLC0415
+
+        soundness.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([place], None, Options(digest=True), local) as workers:
-        return await _as_asked(job.checksum(place, options or job.Options(), workers, heard), observer)
+        return await _as_asked(job.checksum(place, chosen, workers, heard), observer)
 
 
 def _several(sources: Name | Sequence[Name]) -> Sequence[Name]:
@@ -209,15 +282,11 @@ def _several(sources: Name | Sequence[Name]) -> Sequence[Name]:
     return sources
 
 
-def _place(name: Name, fmt: str | None) -> Place:
-    return name if isinstance(name, Place) else Place(url=name, format=fmt)
-
-
 def _target(name: str, options: Options) -> Place:
     return Place(url=name, direct=options.cache.direct, format=options.target_format)
 
 
-def _whole(options: Options) -> Options:
+def whole(options: Options) -> Options:
     """A qcow2 target that is made, and of which nothing was said, is made as qemu-img does."""
     if options.target_format == "qcow2" and options.create and options.qcow2 is None:
         return replace(options, qcow2=Qcow2Options())
