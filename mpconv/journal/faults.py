@@ -16,7 +16,7 @@ _NO_ROOM = ": make room there, or name a place elsewhere"
 _FIXES = {
     errno.ENOENT: ": see to its name",
     errno.ENOTDIR: ": see to its name",
-    errno.EISDIR: ": a journal of mpconv fanout has one for each job in it: name one of those",
+    errno.EISDIR: ": name a file; in the directory of a fan-out there is one for each job",
     errno.EACCES: ": run as a user who may, or name another one",
     errno.ENOSPC: _NO_ROOM,
     errno.EDQUOT: _NO_ROOM,
