@@ -297,6 +297,10 @@ def whole(options: Options) -> Options:
 def _workers(
     sources: list[Place], target: Place | None, options: Options, local: LocalWorkers | None
 ) -> Iterator[LocalWorkers]:
+    if options.listening is not None:
+        from mpconv.protocol import gate  # noqa: PLC0415  (copies on one host do without)
+
+        gate.check(options.listening)
     if local is not None:
         yield local
         return

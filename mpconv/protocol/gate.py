@@ -71,7 +71,6 @@ class Gate:
         self._link = Link(context, zmq.ROUTER, receive)
         socket = self._link.socket
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
-        socket.setsockopt(zmq.IPV6, int("[" in listening.endpoint))
         socket.setsockopt(zmq.ZAP_DOMAIN, b"mpconv")
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, listening.keys.coordinator_secret.encode())
@@ -80,12 +79,10 @@ class Gate:
         socket.monitor(watched, _WATCHED)
         self._monitor.socket.connect(watched)
         try:
-            socket.bind(listening.endpoint)
-        except zmq.ZMQError as error:
+            _bind(socket, listening)
+        except Fatal:
             self.close()
-            number = error.errno or 0
-            why = os.strerror(number) if number in _HINTS else str(error.strerror)
-            raise Fatal(f"--listen: cannot listen at {listening.endpoint}: {why}{_HINTS.get(number, '')}") from None
+            raise
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         for link in (self._zap, self._monitor, self._link):
             link.start()
@@ -125,3 +122,24 @@ class Gate:
         self._link.close(_LINGER_MS)
         self._monitor.close()
         self._zap.close()
+
+
+def check(listening: Listening) -> None:
+    """Fatal when nobody can listen there: to be known before a target is made or emptied."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    try:
+        _bind(socket, listening)
+    finally:
+        socket.close(linger=0)
+        context.term()
+
+
+def _bind(socket: zmq.Socket[bytes], listening: Listening) -> None:
+    socket.setsockopt(zmq.IPV6, int("[" in listening.endpoint))
+    try:
+        socket.bind(listening.endpoint)
+    except zmq.ZMQError as error:
+        number = error.errno or 0
+        why = os.strerror(number) if number in _HINTS else str(error.strerror)
+        raise Fatal(f"--listen: cannot listen at {listening.endpoint}: {why}{_HINTS.get(number, '')}") from None

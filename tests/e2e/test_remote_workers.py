@@ -378,3 +378,17 @@ def test_what_is_wrong_is_one_line(tmp_path, words, why):
     [line] = [line for line in done.stderr.splitlines() if "waiting for a coordinator" not in line]
     assert line.startswith("mpconv: ") and why in line
     assert not any(key in line for key in content.split() if len(key) == 40)
+
+
+@pytest.mark.parametrize("command", ["convert", "deploy"])
+def test_where_nobody_can_listen_the_target_stays_as_it_was(tmp_path, command):
+    assert mpconv("keygen", "KEY", cwd=tmp_path).returncode == 0
+    (tmp_path / "a").write_bytes(b"new" * 1000)
+    (tmp_path / "b").write_bytes(b"old")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        at = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        listen = ["--listen", at, "--key-file", "KEY", "--shared-files", "-f", "raw"]
+        done = mpconv(command, *listen, "a", "b", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"--listen: cannot listen at {at}: Address already in use: another program has this port" in done.stderr
+    assert (tmp_path / "b").read_bytes() == b"old"
