@@ -52,8 +52,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM
-    | {"doctor", "formats", "inspection", "interruption", "jobs", "options", "soundness", "transports", "ui"}
-    | {"workers"},
+    | {"doctor", "formats", "inspection", "interruption", "jobs", "options", "protocol", "soundness", "transports"}
+    | {"ui", "workers"},
     "soundness": BOTTOM | {"cache", "formats", "options"},
     "many": BOTTOM | {"api", "cli", "fanout", "interruption", "observer", "protocol", "workers"},
     "blocking": {"api", "many"},

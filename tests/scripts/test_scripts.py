@@ -60,13 +60,24 @@ def test_the_bench_limits_the_link_and_says_what_it_needs_itself(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     facts = json.loads(results.read_text())
-    [data, image] = facts["link"].values()
+    [data, image] = facts["link"]["limited"].values()
     possible = 64 * 8 * 1.048576 / 800
     assert image > possible and data == pytest.approx(image * 40 / 64)
     assert set(facts["rows"]) == {"link-nfs-iscsi", "link-nfs3-iscsi", "link-nfs41-iscsi"}
     for row in facts["rows"].values():
         assert row["unsafe"]["qemu-img -m 8"]["seconds"][0] > 0.98 * possible
     assert f"the link itself needs {image:.2f} s for image, 64 MiB" in done.stdout
+
+
+def test_the_bench_has_a_link_that_is_long(tmp_path):
+    results = tmp_path / "results.json"
+    done = script(
+        "bench", "--size", 2, "--rounds", 1, "--cache", "unsafe", "--dir", tmp_path, "--link", 0, "--round-trip", 50,
+        "--only", "qemu-img -m 8", "--rows", "far-nfs-iscsi", "--json", results,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [seconds] = json.loads(results.read_text())["rows"]["far-nfs-iscsi"]["unsafe"]["qemu-img -m 8"]["seconds"]
+    assert seconds > 20 * 0.05, "to open both images takes thirty round trips"
 
 
 def test_the_bench_counts_what_is_left_of_old_data_and_compares(tmp_path):
