@@ -33,7 +33,9 @@ def _cache(options: dict[str, Any]) -> CacheMode:
 def _target(name: str, options: dict[str, Any], *, direct: bool) -> tuple[Place, str | None]:
     """Where the target lies; and why it cannot be used, which is said once the sources are open."""
     image_opts = options["target_image_opts"]
-    fmt = options["target_format"] if image_opts else options["target_format"] or RAW
+    fmt = options["target_format"]
+    if fmt is None and not image_opts:
+        fmt = RAW
     if not options["no_create"]:
         check_protocol(name)
         return Place(url=name, direct=direct, format=fmt), None

@@ -112,7 +112,7 @@ def created_as(options: Options, sources: list[Place], target: str, target_forma
         )
     if target_format == QCOW2:
         return _qcow2(options, sources, target)
-    return _raw(options, sources, target, target_format or RAW)
+    return _raw(options, sources, target, RAW if target_format is None else target_format)
 
 
 def _raw(options: Options, sources: list[Place], target: str, target_format: str) -> Made:

@@ -46,6 +46,8 @@ def image(tmp_path) -> Path:
         (["-S", "-4k"], "Invalid buffer size"),
         (["-S", "many"], "Invalid buffer size"),
         (["-O", "vmdk"], "cannot write vmdk images yet"),
+        (["-O", ""], "Unknown file format ''"),
+        (["-f", ""], "Unknown driver ''"),
         (["--no-such-option"], "unrecognized option '--no-such-option'"),
     ],
 )
