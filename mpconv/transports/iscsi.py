@@ -16,21 +16,20 @@ from msgspec import Struct
 
 from mpconv.errors import Absent, Fatal, Gone, Retryable, Unreachable
 from mpconv.extent import Extent, Kind
-from mpconv.transports import scsi
+from mpconv.transports import iscsi_identity, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
+from mpconv.transports.iscsi_identity import Designators
 from mpconv.transports.iscsi_login import Address, Session, login, parse
 from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
 from mpconv.units import MiB, align_down, align_up
 
 _STATUS_BYTES = 64 * 1024
 """4095 descriptors: tgt walks the rest of the file for each answer, however short."""
-_NAMES_BYTES = 252
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 512, PIECE
 _LARGEST_OPTIMAL = 16 * MiB
-_PAGE_BYTES = 252
 
 
 class Traits(Struct, frozen=True):
@@ -44,7 +43,7 @@ class Traits(Struct, frozen=True):
 
 
 class IscsiTransport(Transport):
-    """One session and one LUN."""
+    """One session and one LUN. `designators`: by what it is known, as it told when it was opened."""
 
     creatable = False
     ordered = copy_may_spoil = True
@@ -55,6 +54,7 @@ class IscsiTransport(Transport):
         self._commands = Commands(session, address.wire_lun, patience)
         self._zeroing = Zeroing(self._commands, [])
         self.traits = Traits()
+        self.designators = Designators()
         self._copying = Copying(self._commands)
         self._tells_status = False
         self._part_blocks = asyncio.Lock()
@@ -81,16 +81,16 @@ class IscsiTransport(Transport):
         self.size = capacity.blocks * block
         self._tells_status = capacity.thin and capacity.zeroes
         with self._explained("asking for limits"):
-            mode, told_limits, told_provisioning, names = await asyncio.gather(
+            mode, told_limits, told_provisioning, self.designators = await asyncio.gather(
                 ask_if_known(scsi.mode_sense6(192), 192),
                 ask_if_known(scsi.inquiry_vpd(0xB0, 64), 64),
                 ask_if_known(scsi.inquiry_vpd(0xB2, 64), 64),
-                ask_if_known(scsi.inquiry_vpd(0x83, _NAMES_BYTES), _NAMES_BYTES),
+                iscsi_identity.read(ask_if_known),
             )
         if access is Access.WRITE and scsi.parse_write_protected(mode):
             raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
-        self.version = (names,)
+        self.version = tuple(sorted(self.designators.told))
         provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))
         means = means_for(block, self._tells_status, limits, provisioning)
         self.traits = Traits(scsi.parse_product(told), capacity, limits, provisioning, tuple(means))
@@ -198,11 +198,13 @@ class IscsiTransport(Transport):
     async def fingerprint(self) -> Fingerprint:
         """What the LUN calls itself. Nothing tells whether its bytes were changed."""
         self._check("asking what LUN it is", None, 0)
-        ask = self._commands.ask_if_known
         with self._explained("asking what LUN it is"):
-            serial = scsi.parse_serial(await ask(scsi.inquiry_vpd(0x80, _PAGE_BYTES), _PAGE_BYTES))
-            names = scsi.parse_names(await ask(scsi.inquiry_vpd(0x83, _PAGE_BYTES), _PAGE_BYTES))
-        same = {"its block size": str(self._block), "its serial number": serial, "its designators": ", ".join(names)}
+            named = await iscsi_identity.read(self._commands.ask_if_known)
+        same = {
+            "its block size": str(self._block),
+            "its serial number": named.serial,
+            "its designators": ", ".join(named.told),
+        }
         return Fingerprint(same, {"its size": str(self.size)})
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:

@@ -119,16 +119,33 @@ def parse_third_party_copy(data: bytes) -> bool:
     return bool(data[5] & 0x08)
 
 
-_BINARY = 1
-_EUI64, _NAA = 2, 3
-_LOCALLY_ASSIGNED = 3
+BINARY = 1
+EUI64, NAA = 2, 3
+_NAA_LENGTHS = {2: 8, 5: 8, 6: 16}
+"""By the first digit. 3 is assigned locally."""
+_EUI_LENGTHS = (8, 12, 16)
+
+
+def is_worldwide(kind: int, name: bytes) -> bool:
+    """Whether no other LUN may have this binary name: one that a company made which has a number of its own.
+
+    tgt makes names of target and LUN numbers, so another server's LUN has the same: NAA 3, and NAA 6 of company 0.
+    """
+    if kind == NAA:
+        return _NAA_LENGTHS.get(name[0] >> 4 if name else 0) == len(name) and _company(name) != 0
+    return kind == EUI64 and len(name) in _EUI_LENGTHS and any(name[-8:-5])
+
+
+def _company(name: bytes) -> int:
+    """Of an NAA name: 24 bits, after 4 bits of kind, and with kind 2 another 12."""
+    first = int.from_bytes(name[:8])
+    return first >> (24 if name[0] >> 4 == 2 else 36) & 0xFFFFFF
 
 
 def parse_designator(data: bytes) -> bytes | None:
     """From VPD page 83 the LUN's name in the whole world, with the four bytes before it; None when it has none.
 
-    NAA goes before EUI-64. Locally assigned names (NAA 3) do not count: tgt makes them of target and LUN numbers, and
-    another server's LUN may have the same.
+    NAA goes before EUI-64.
     """
     found: dict[int, bytes] = {}
     end = min(4 + struct.unpack_from(">H", data, 2)[0], len(data)) if data[1] == 0x83 else 0
@@ -136,11 +153,10 @@ def parse_designator(data: bytes) -> bytes | None:
     while at + 4 <= end:
         code_set, kind, length = data[at] & 0x0F, data[at + 1] & 0x3F, data[at + 3]
         name = data[at + 4 : at + 4 + length]
-        local = kind == _NAA and name[:1] and name[0] >> 4 == _LOCALLY_ASSIGNED
-        if code_set == _BINARY and kind in (_EUI64, _NAA) and len(name) == length and 8 <= length <= 20 and not local:
+        if code_set == BINARY and len(name) == length and is_worldwide(kind, name):
             found.setdefault(kind, bytes([code_set, kind, 0, length]) + name)
         at += 4 + length
-    return found.get(_NAA) or found.get(_EUI64)
+    return found.get(NAA) or found.get(EUI64)
 
 
 _SINGLE_LEVEL = (0x00, 0x40)
@@ -162,21 +178,6 @@ def parse_serial(data: bytes) -> str:
     if data[1] != 0x80:
         return ""
     return data[4 : 4 + data[3]].decode("ascii", errors="replace").strip(" \0")
-
-
-def parse_names(data: bytes) -> list[str]:
-    """All designators of VPD page 83 that name the LUN, those that only its own target knows too, as hexadecimal digits
-    after their kind.
-    """
-    found: list[str] = []
-    end = min(4 + struct.unpack_from(">H", data, 2)[0], len(data)) if data[1] == 0x83 else 0
-    at = 4
-    while at + 4 <= end:
-        association, kind, length = data[at + 1] >> 4 & 3, data[at + 1] & 0x0F, data[at + 3]
-        if association == 0 and at + 4 + length <= end:
-            found.append(f"{kind}:{data[at + 4 : at + 4 + length].hex()}")
-        at += 4 + length
-    return found
 
 
 class Capacity(Struct, frozen=True):

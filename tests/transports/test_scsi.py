@@ -55,7 +55,8 @@ def test_third_party_copies_are_offered(fifth: int, offered: bool) -> None:
     assert scsi.parse_third_party_copy(bytes(5) + bytes([fifth]) + bytes(30)) is offered
 
 
-NAA, LOCAL, EUI = "01030008" + "5" * 16, "01030008" + "3" * 16, "01020008" + "0" * 15 + "1"
+NAA, LOCAL, EUI = "01030008" + "5" * 16, "01030008" + "3" * 16, "01020008" + "0011223344556677"
+NOBODYS = "01030010" + "60000000" + "00000000" + "0e00000000010001"
 VENDOR, PORT, CUT = "02010004" + "41424344", "01130008" + "5" * 16, "01030010" + "5" * 16
 
 
@@ -66,6 +67,11 @@ VENDOR, PORT, CUT = "02010004" + "41424344", "01130008" + "5" * 16, "01030010" +
         (VENDOR + EUI + NAA, NAA),
         (VENDOR + LOCAL + EUI, EUI),
         (LOCAL, None),
+        (NOBODYS, None),
+        (NOBODYS + EUI, EUI),
+        ("01020008" + "0" * 15 + "1", None),
+        ("01030008" + "2123000000456789", None),
+        ("01030008" + "2123000001456789", "01030008" + "2123000001456789"),
         (PORT, None),
         (VENDOR, None),
         (CUT, None),
@@ -82,11 +88,6 @@ def test_the_name_of_a_lun_in_the_whole_world(descriptors: str, name: str | None
 def test_what_a_lun_calls_itself() -> None:
     assert scsi.parse_serial(bytes.fromhex("0080000c") + b"  beaf11\0\0\0\0" + bytes(8)) == "beaf11"
     assert scsi.parse_serial(bytes.fromhex("008300ff") + b"beaf11") == ""
-    named = "02010003616263" + "0103000860000000000000aa"
-    port = "0114000400000001"
-    page = bytes.fromhex("0083001b" + named + port + "0103000860") + bytes(20)
-    assert scsi.parse_names(page) == ["1:616263", "3:60000000000000aa"], "not the port's, nor what is cut off"
-    assert scsi.parse_names(bytes(2) + page[2:]) == []
 
 
 @pytest.mark.parametrize(("flags", "thin", "zeroes"), [("0000", 0, 0), ("8000", 1, 0), ("c000", 1, 1), ("4003", 0, 1)])
