@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
@@ -18,7 +18,6 @@ FIRST_BYTES = 252
 """SCSI-2 targets look at one byte of the length alone."""
 _MOST_BYTES = 4096
 """Longer pages name hundreds of ports."""
-_LOGICAL_UNIT = 0
 _T10, _NAME, _UUID = 1, 8, 10
 _UUID_BYTES = 18
 _WORLDWIDE_NAMES = ("eui.", "naa.", "iqn.", "uuid.")
@@ -53,25 +52,15 @@ class Designators(Struct, frozen=True):
 
 def parse(names: bytes, serial: bytes) -> Designators:
     """From pages 83 and 80."""
-    worldwide, local, told = set[str](), set[str](), list[str]()
-    for code_set, kind, name in _logical_units(names):
-        told.append(f"{kind}:{name.hex()}")
+    worldwide, local = set[str](), set[str]()
+    for code_set, kind, name in scsi.designators(names):
         if not name[1:].strip(b"\0 \xff"):  # 60 00 00 ... is what a target says that was never given a name
             continue
         text, unique = _named(code_set, kind, name)
         (worldwide if unique else local).add(text)
-    return Designators(frozenset(worldwide), frozenset(local), scsi.parse_serial(serial), tuple(told))
-
-
-def _logical_units(page: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Code set, kind and bytes of each designator of the logical unit that is there as a whole."""
-    end = min(4 + struct.unpack_from(">H", page, 2)[0], len(page)) if len(page) >= 4 and page[1] == _NAMES else 0
-    at = 4
-    while at + 4 <= end:
-        code_set, association, kind, length = page[at] & 15, page[at + 1] >> 4 & 3, page[at + 1] & 15, page[at + 3]
-        if association == _LOGICAL_UNIT and length and at + 4 + length <= end:
-            yield code_set, kind, page[at + 4 : at + 4 + length]
-        at += 4 + length
+    return Designators(
+        frozenset(worldwide), frozenset(local), scsi.parse_serial(serial), tuple(scsi.parse_names(names))
+    )
 
 
 def _named(code_set: int, kind: int, name: bytes) -> tuple[str, bool]:

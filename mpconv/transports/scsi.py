@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from msgspec import Struct
 
@@ -148,14 +149,9 @@ def parse_designator(data: bytes) -> bytes | None:
     NAA goes before EUI-64.
     """
     found: dict[int, bytes] = {}
-    end = min(4 + struct.unpack_from(">H", data, 2)[0], len(data)) if data[1] == 0x83 else 0
-    at = 4
-    while at + 4 <= end:
-        code_set, kind, length = data[at] & 0x0F, data[at + 1] & 0x3F, data[at + 3]
-        name = data[at + 4 : at + 4 + length]
-        if code_set == BINARY and len(name) == length and is_worldwide(kind, name):
-            found.setdefault(kind, bytes([code_set, kind, 0, length]) + name)
-        at += 4 + length
+    for code_set, kind, name in designators(data):
+        if code_set == BINARY and is_worldwide(kind, name):
+            found.setdefault(kind, bytes([code_set, kind, 0, len(name)]) + name)
     return found.get(NAA) or found.get(EUI64)
 
 
@@ -178,6 +174,24 @@ def parse_serial(data: bytes) -> str:
     if data[1] != 0x80:
         return ""
     return data[4 : 4 + data[3]].decode("ascii", errors="replace").strip(" \0")
+
+
+def parse_names(data: bytes) -> list[str]:
+    """All designators of VPD page 83 that name the LUN, those that only its own target knows too, as hexadecimal digits
+    after their kind.
+    """
+    return [f"{kind}:{name.hex()}" for _, kind, name in designators(data)]
+
+
+def designators(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Code set, kind and bytes of each designator of the LUN that is there as a whole; those of its ports are not."""
+    end = min(4 + struct.unpack_from(">H", data, 2)[0], len(data)) if len(data) >= 4 and data[1] == 0x83 else 0
+    at = 4
+    while at + 4 <= end:
+        code_set, association, kind, length = data[at] & 15, data[at + 1] >> 4 & 3, data[at + 1] & 15, data[at + 3]
+        if association == 0 and length and at + 4 + length <= end:
+            yield code_set, kind, data[at + 4 : at + 4 + length]
+        at += 4 + length
 
 
 class Capacity(Struct, frozen=True):

@@ -88,6 +88,11 @@ def test_the_name_of_a_lun_in_the_whole_world(descriptors: str, name: str | None
 def test_what_a_lun_calls_itself() -> None:
     assert scsi.parse_serial(bytes.fromhex("0080000c") + b"  beaf11\0\0\0\0" + bytes(8)) == "beaf11"
     assert scsi.parse_serial(bytes.fromhex("008300ff") + b"beaf11") == ""
+    named = "02010003616263" + "0103000860000000000000aa"
+    port = "0114000400000001"
+    page = bytes.fromhex("0083001b" + named + port + "0103000860") + bytes(20)
+    assert scsi.parse_names(page) == ["1:616263", "3:60000000000000aa"], "not the port's, nor what is cut off"
+    assert scsi.parse_names(bytes(2) + page[2:]) == []
 
 
 @pytest.mark.parametrize(("flags", "thin", "zeroes"), [("0000", 0, 0), ("8000", 1, 0), ("c000", 1, 1), ("4003", 0, 1)])
