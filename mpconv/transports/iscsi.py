@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import mmap
 from collections.abc import Iterator
+from functools import partial
 
 from msgspec import Struct
 
@@ -29,6 +31,8 @@ from mpconv.units import MiB, align_down, align_up
 _STATUS_BYTES = 64 * 1024
 """4095 descriptors: tgt walks the rest of the file for each answer, however short."""
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 512, PIECE
+_LOOKS = 8
+"""When it is opened: so often it is asked again what it is because there was news meanwhile."""
 _LARGEST_OPTIMAL = 16 * MiB
 
 
@@ -64,12 +68,35 @@ class IscsiTransport(Transport):
 
     async def discover(self, access: Access) -> None:
         """Ask the LUN what it is: a disk, its size, block length and limits. Fatal for what cannot be used."""
-        ask, ask_if_known = self._commands.ask, self._commands.ask_if_known
+        told = await self._get_ready()
+        news = -1
+        for _ in range(_LOOKS):
+            if news == self._commands.news:
+                break
+            news = self._commands.news
+            await self._describe(told, access)
+        self._commands.look = partial(self._look_again, access)
+
+    async def _get_ready(self) -> bytes:
+        """What INQUIRY tells of a disk that is ready. Absent or Unreachable when it may be ready later."""
+        ready = self._commands.tell(scsi.test_unit_ready())
+        answers = await asyncio.gather(ready, self._commands.ask(scsi.inquiry(64), 64), return_exceptions=True)
+        if isinstance(answers[1], bytes):
+            other = scsi.not_a_disk(answers[1])
+            if other is not None:
+                raise (Absent if other == scsi.NO_SUCH_LUN else Fatal)(other)
         with self._explained("asking for the kind of device"):
-            told = await ask(scsi.inquiry(64), 64)
-            other = scsi.not_a_disk(told)
-        if other is not None:
-            raise (Absent if other == scsi.NO_SUCH_LUN else Fatal)(other)
+            for answer in answers:
+                if isinstance(answer, Refused) and not answer.how.lost and not answer.how.passing:
+                    absent, later = answer.how.ascq == scsi.NO_LUN, answer.how.key == scsi.NOT_READY
+                    raise (Absent if absent else Unreachable if later else Fatal)(str(answer))
+                if isinstance(answer, BaseException):
+                    raise answer
+        assert isinstance(answers[1], bytes)
+        return answers[1]
+
+    async def _describe(self, told: bytes, access: Access) -> None:
+        ask, ask_if_known = self._commands.ask, self._commands.ask_if_known
         clock = asyncio.get_running_loop().time
         started = clock()
         with self._explained("reading the capacity"):
@@ -100,6 +127,28 @@ class IscsiTransport(Transport):
         self.rewrites = block
         self.limits = Limits(alignment=block, largest_read=most, largest_write=most, optimal_write=optimal)
 
+    async def _look_again(self, access: Access) -> None:
+        """After news: Gone when the LUN is not what it was."""
+        ask, ask_if_known = (partial(one, heeds=False) for one in (self._commands.ask, self._commands.ask_if_known))
+        found, mode, named = await asyncio.gather(
+            ask(scsi.read_capacity16(32), 32),
+            ask_if_known(scsi.mode_sense6(192), 192),
+            iscsi_identity.read(ask_if_known),
+        )
+        was, now = self.traits.capacity, scsi.parse_capacity(found)
+        why = None
+        if named.same(self.designators) is False:
+            why = "another LUN has come in its place"
+        elif (was.blocks, was.block_size) != (now.blocks, now.block_size):
+            sizes = f"{was.blocks * was.block_size} to {now.blocks * now.block_size} bytes"
+            why = f"the LUN has changed its size from {sizes}, in blocks of {now.block_size}"
+        elif was != now:
+            why = "the LUN has changed what it promises of zeros"
+        elif access is Access.WRITE and scsi.parse_write_protected(mode):
+            why = "the LUN has been write protected"
+        if why is not None:
+            raise self.error(Gone, "looking at the LUN again", None, f"{why}: see who did that, and begin anew")
+
     @contextlib.contextmanager
     def _explained(self, operation: str, at: int | None = None) -> Iterator[None]:
         """Refusals become errors of this store. `at`: where the refusal itself does not know."""
@@ -107,13 +156,15 @@ class IscsiTransport(Transport):
             yield
         except Refused as refused:
             where = at if refused.how.at is None else refused.how.at
-            if refused.how.put_off:
+            if refused.how.put_off or refused.how.news:
                 raise self.error(Gone, operation, where, f"{refused}, for {self._patience:g} seconds") from None
             if not refused.how.lost:
                 raise self.error(Fatal, operation, where, str(refused)) from None
             raise self.error(Retryable, operation, where, self._commands.lost_why or str(refused)) from None
 
     def _check(self, operation: str, offset: int | None, length: int) -> None:
+        if self._commands.over is not None:
+            raise copy.copy(self._commands.over)
         if self._commands.lost_why is not None:
             raise self.error(Retryable, operation, offset, self._commands.lost_why)
         self.check_bounds(operation, offset or 0, length)
@@ -227,6 +278,8 @@ class IscsiTransport(Transport):
         try:
             with self._explained("reading block status", lba * self._block):
                 answer = await self._commands.ask(scsi.get_lba_status(lba, _STATUS_BYTES), _STATUS_BYTES)
+        except Gone:
+            raise
         except Fatal:
             self._tells_status = False
             return []

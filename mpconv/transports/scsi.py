@@ -10,7 +10,9 @@ from msgspec import Struct
 GOOD, CHECK_CONDITION, BUSY, RESERVATION_CONFLICT, TASK_SET_FULL, TASK_ABORTED = 0x00, 0x02, 0x08, 0x18, 0x28, 0x40
 CANCELLED, FAILED, TIMED_OUT = 0x0F000000, 0x0F000001, 0x0F000002
 
-NOT_READY, ILLEGAL_REQUEST, UNIT_ATTENTION, DATA_PROTECT, ABORTED = 0x02, 0x05, 0x06, 0x07, 0x0B
+RECOVERED, NOT_READY, ILLEGAL_REQUEST, UNIT_ATTENTION, DATA_PROTECT, ABORTED = 0x01, 0x02, 0x05, 0x06, 0x07, 0x0B
+DEFERRED = (0x71, 0x73)
+"""Response codes of sense data that tells of an earlier command; this one was not carried out."""
 
 NO_COMMAND = 0x2000
 """Sense code 20/00: invalid command operation code."""
@@ -31,7 +33,16 @@ def is_put_off(status: int, key: int, ascq: int) -> bool:
 
 def is_interrupted(status: int, key: int) -> bool:
     """Whether something else came first: the same command does what it should at the next try, or one soon after."""
-    return status == TASK_ABORTED or (status == CHECK_CONDITION and key in (UNIT_ATTENTION, ABORTED))
+    return status == TASK_ABORTED or is_news(status, key) or (status == CHECK_CONDITION and key == ABORTED)
+
+
+def is_news(status: int, key: int) -> bool:
+    """Whether the target only tells something first: the same command is to be sent again."""
+    return status == CHECK_CONDITION and key == UNIT_ATTENTION
+
+
+def test_unit_ready() -> bytes:
+    return bytes(6)
 
 
 def read16(lba: int, blocks: int) -> bytes:
