@@ -20,7 +20,7 @@ from mpconv.transports.base import cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
 from mpconv.transports.blocking import beside
-from mpconv.transports.reach import why_unreachable
+from mpconv.transports.reach import addresses_of, why_unreachable
 from mpconv.transports.redaction import redacted
 from mpconv.transports.requests import request_seconds
 
@@ -42,6 +42,7 @@ _URL = re.compile(r"iscsi://(?:(?P<login>[^@?]*)@)?(?P<portal>[^/?]*)/(?P<target
 _PORTAL = re.compile(r"(?:\[(?P<six>[^\[\]@]+)\]|(?P<host>[^:\[\]@]+))(?::(?P<port>\d{1,5}))?")
 _FORM = "not of the form iscsi://[user[%password]@]host[:port]/target-iqn/lun"
 _LOGIN_STATUS = re.compile(r"Status: (.*)\((\d+)\)")
+_INITIATOR_ERROR = 0x0200
 _AUTHENTICATION_FAILED, _FORBIDDEN, _NO_TARGET, _REMOVED = 0x0201, 0x0202, 0x0203, 0x0204
 _UNAVAILABLE, _NO_RESOURCES = 0x0301, 0x0302
 _LOGIN_KINDS = {
@@ -185,7 +186,7 @@ def _login_at(library: Any, address: Address, number: int, host: str, port: int)
     have one of IPv6 where the target listens on IPv4 alone.
     """
     errors: list[Fatal] = []
-    for numeric in _addresses(address, host, port):
+    for numeric in addresses_of(host):
         context = _context(library, address, number)
         portal = f"[{numeric}]:{port}" if ":" in numeric else f"{numeric}:{port}"
         if library.iscsi_connect_sync(context, portal.encode()) == 0 and library.iscsi_login_sync(context) == 0:
@@ -201,16 +202,6 @@ def _login_at(library: Any, address: Address, number: int, host: str, port: int)
             break
     # What a target says is worth more than that there is none at another address.
     raise min(errors, key=lambda error: isinstance(error, Unreachable))
-
-
-def _addresses(address: Address, host: str, port: int) -> list[str]:
-    """Numeric ones, in the resolver's order."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        why = why_unreachable(host, [port]) or f"the host name '{host}' cannot be resolved"
-        raise cannot_open(address.name, why + _sent(address, host, port), Unreachable) from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def _moved_to(address: Address, portal: str) -> tuple[str, int]:
@@ -287,6 +278,8 @@ def _login_words(address: Address, status: int, text: str) -> str:
             " or set LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD"
         )
     words = {
+        _INITIATOR_ERROR: f"The target refuses how this host logs in ({status:#06x}): it may ask for data digests, which"
+        " libiscsi does not know",
         _FORBIDDEN: f"Permission denied: the target is not open to this host, whose name is {initiator_name()}",
         _NO_TARGET: f"No such target '{address.target}', or it is not open to this host, {initiator_name()}",
         _REMOVED: f"The target '{address.target}' has been removed",
