@@ -28,7 +28,7 @@ from mpconv.transports.base import (
 )
 from mpconv.transports.bindings.libnfs import ffi
 from mpconv.transports.blocking import beside
-from mpconv.transports.nfs4 import SMALLEST, Deallocator, HoleMap
+from mpconv.transports.nfs4 import Deallocator, HoleMap
 from mpconv.transports.nfs4 import connect as connect_hole_map
 from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, text_of
 from mpconv.transports.nfs_status import meaning
@@ -77,7 +77,7 @@ class NfsTransport(Transport):
         self.facts = session.facts
         self._holes: asyncio.Task[HoleMap | None] | None = None
         self._deallocator = Deallocator(
-            session.where, size=session.size, fileid=session.inode, read=self.read_into, write=self.write
+            session.where, size=session.size, fileid=session.inode, read=self.read_into, write=self._mark
         )
         lib = self._library.lib
         self._pump = Pump(
@@ -258,13 +258,17 @@ class NfsTransport(Transport):
         """
         self._check("writing", offset, length)
         stored = min(length, self.size - offset)  # the padding of the last sector is not stored, and reads as zeros
-        if stored >= SMALLEST and not self._verifiers.known:
-            await self.flush()  # the holes may be lost too: from now on a restart is noticed
         if stored > 0 and await self._deallocator.zero(offset, stored):
             self._verifiers.holds()
             return True
         self._check("writing", offset, length)
         return False
+
+    async def _mark(self, offset: int, buffer: Buffer) -> None:
+        """Written before the first hole is made. Holes may be lost as writes are: from now on a restart is noticed."""
+        await self.write(offset, buffer)
+        if not self._verifiers.known:
+            await self.flush()
 
     @property
     def zeroing(self) -> str:

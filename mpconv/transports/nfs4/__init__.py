@@ -5,8 +5,8 @@ No libnfs speaks NFSv4.2. Metadata alone goes this way, but for a few bytes that
 data travels elsewhere.
 """
 
-from mpconv.transports.nfs4.deallocator import SMALLEST, Deallocator
+from mpconv.transports.nfs4.deallocator import Deallocator
 from mpconv.transports.nfs4.hole_map import FileFacts, HoleMap, connect
 from mpconv.transports.nfs4.opening import Where
 
-__all__ = ["SMALLEST", "Deallocator", "FileFacts", "HoleMap", "Where", "connect"]
+__all__ = ["Deallocator", "FileFacts", "HoleMap", "Where", "connect"]
