@@ -22,6 +22,7 @@ from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
 from mpconv.transports.blocking import beside
 from mpconv.transports.reach import why_unreachable
+from mpconv.transports.redaction import redacted
 from mpconv.transports.requests import request_seconds
 
 DEFAULT_PORT = 3260
@@ -83,10 +84,7 @@ class Address:
 
 def parse(url: str) -> Address:
     """Fatal when it is none. Nothing that may be a password comes into the message."""
-    bare = url.partition("?")[0]
-    scheme, _, rest = bare.partition("://")
-    user = rest.partition("@")[0].partition("%")[0] + "@" if "@" in rest else ""
-    name = f"{scheme}://{user}{rest.rpartition('@')[2]}"
+    name = redacted(url)
     match = _URL.fullmatch(url)
     if match is None:
         raise cannot_open(name, _FORM)

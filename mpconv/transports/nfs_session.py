@@ -84,6 +84,8 @@ def parse(url: str) -> Address:
     match = _URL.fullmatch(url)
     if match is None or not match["host"]:
         raise cannot_open(url, "not of the form nfs://host[:port]/export/file[?parameter=value&...]")
+    if ":" in match["host"].rpartition("@")[0]:
+        raise cannot_open(url, "NFS knows no passwords: write nfs://[user@]host[:port]/export/file")
     parameters = dict(part.partition("=")[::2] for part in (match["query"] or "").split("&") if part)
     for parameter in parameters:
         if parameter not in _URL_PARAMETERS:
