@@ -104,6 +104,7 @@ class Session:
         self.library = Library()
         address = parse(url)
         self.parameters, self.url = address.parameters, address.url
+        self.version_4 = self.parameters.get("version") == "4"
         self.name = url
         self.created = False
         self.nfs = self.library.lib.nfs_init_context()
@@ -186,7 +187,7 @@ class Session:
 
     def _open(self, access: Access, create_size: int | None) -> None:
         lib = self.library.lib
-        if self.parameters.get("version") == "4" and not self.library.writes_version_4:
+        if self.version_4 and not self.library.writes_version_4:
             why = "libnfs 4 cannot write by NFSv4: leave 'version=4' out, or install libnfs 5 or later"
             if create_size is not None:
                 raise cannot_create(self.name, why)
