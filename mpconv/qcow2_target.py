@@ -8,9 +8,9 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import MpconvError
+from mpconv.errors import ImageError, MpconvError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, open_source, size_of
+from mpconv.formats.opening import How, open_source
 from mpconv.formats.qcow2.entries import SUBCLUSTERS
 from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.qcow2.kept import KeptEntries
@@ -33,11 +33,17 @@ async def make(
     """A new image, or one that an earlier run began."""
     if left is not None:
         options = replace(options, create=False)
-    backing_size = await _backing_size(place, made)
-    layout = Layout(source.size, made, backing_size=backing_size)
-    data_file = made.data_file is not None
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=_reserved(made), growing=True)
     async with AsyncExitStack() as opened:
+        base = await _base(place, made, options)
+        backing_size = None if base is None else base.size
+        if base is not None and not transports.is_local(base.stores[0].name):  # no locks there, and sessions are few
+            await base.close()
+            base = None
+        if base is not None:
+            opened.push_async_callback(base.close)
+        layout = Layout(source.size, made, backing_size=backing_size)
+        data_file = made.data_file is not None
         store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening, tell)
         opened.push_async_callback(store.close)
         data: Transport | None = None
@@ -63,7 +69,7 @@ async def make(
             await store.insist(writer.begin)
         else:
             whole = await writer.is_finished()
-        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros, whole=whole)
+        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros, whole=whole, base=base)
         opened.pop_all()
     return target
 
@@ -115,6 +121,7 @@ def _target(
     *,
     stores_zeros: bool,
     whole: bool = False,
+    base: Image | None = None,
 ) -> Target:
     layout = writer.layout
     made = layout.options
@@ -135,6 +142,7 @@ def _target(
         writer=writer,
         clusters=clusters,
         whole=whole,
+        base=base,
     )
 
 
@@ -156,11 +164,17 @@ def _reserved(made: Qcow2Options) -> str:
     return "falloc" if made.preallocation == "falloc" else "off"
 
 
-async def _backing_size(place: Place, made: Qcow2Options) -> int | None:
+async def _base(place: Place, made: Qcow2Options, options: Options) -> Image | None:
+    """The backing file of a new image, open and locked as by qemu-img, which heeds no `-U` here. Of what lies below it
+    as much as may be opened.
+    """
     if made.backing_file is None:
         return None
     backing = Place(url=combined(place.url, made.backing_file), format=made.backing_fmt)
     try:
-        return await size_of(backing)
+        try:
+            return await open_source([backing], How(looking=True, trust=options.trust))
+        except ImageError:
+            return await open_source([backing], How(looking=True, alone=True))
     except MpconvError as error:
         raise cannot_open(transports.redacted(place.url), f"Could not open backing file: {error}") from error

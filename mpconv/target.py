@@ -39,7 +39,7 @@ class Target(Struct, frozen=True, kw_only=True):
     """`place`: what the workers write into; `store`: the same, or the file of an image whose data lies elsewhere.
 
     `zero_initialised`: what nobody writes reads as zeros. `writer` and `clusters`: of an image that is made. `whole`:
-    an earlier run finished it.
+    an earlier run finished it. `base`: the backing file of a new image: nobody else is to write to it meanwhile.
     """
 
     place: Place
@@ -49,6 +49,7 @@ class Target(Struct, frozen=True, kw_only=True):
     writer: Writer | Rewriter | None = None
     clusters: Clusters | None = None
     whole: bool = False
+    base: Image | None = None
 
     @property
     def written(self) -> Transport:
@@ -86,6 +87,8 @@ class Target(Struct, frozen=True, kw_only=True):
         """Give the connections back."""
         for store in self.stores:
             await store.close()
+        if self.base is not None:
+            await self.base.close()
 
 
 async def open_raw(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:

@@ -88,6 +88,7 @@ def compare(
     display = display_of({"progress": progress, "progress_kind": progress_kind, "quiet": quiet})
     options = Options(
         strict=strict,
+        shared=force_share,
         requests=parallel,
         workers=workers,
         trust=trust_of(allow_backing, allow_data_file),

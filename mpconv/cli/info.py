@@ -33,7 +33,7 @@ def info(
     from mpconv.cli.opening import places  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
-    [place] = places([name], fmt, image_opts)
+    [place] = places([name], fmt, image_opts, shared=force_share)
     if backing_chain:
         found = asyncio.run(images.backing_chain(place, trust=trust_of(allow_backing, allow_data_file)))
     else:

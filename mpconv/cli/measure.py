@@ -53,7 +53,7 @@ def measure(
     if not names and size is None:
         raise UsageError("Either --size N or one filename must be specified.")
 
-    image = places(list(names), fmt, image_opts)[0] if names else size or 0
+    image = places(list(names), fmt, image_opts, shared=force_share)[0] if names else size or 0
     options: Qcow2Options | None = None
     refusal: str | None = None
     try:

@@ -50,6 +50,14 @@ class Access(enum.Enum):
     WRITE = "write"
 
 
+class Sharing(enum.Enum):
+    """What other programs may do to an image while it is read."""
+
+    NOTHING = "nothing"
+    WRITES = "writes"
+    ALL = "all"
+
+
 LEAST_PATIENCE = 1.5
 
 
@@ -177,6 +185,12 @@ class Transport(abc.ABC):
         """Extents from `offset` on, in order, without gaps, covering at least one byte and at most `length`."""
         self._check("reading block status", offset, length)
         return [Extent(offset, length)] if length else []
+
+    def claim(self, sharing: Sharing) -> bool:
+        """Take QEMU's locks for reading it, and hold them instead of those of before; False: there are none here. InUse
+        when another program's are in the way.
+        """
+        return False
 
     async def insist(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work` on this store: from its start again when the connection was lost, where it can be made again."""

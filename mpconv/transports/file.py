@@ -30,6 +30,7 @@ from mpconv.transports.base import (
     Fingerprint,
     Limits,
     Opening,
+    Sharing,
     Transport,
     cannot_create,
     cannot_open,
@@ -48,6 +49,12 @@ _PREALLOCATED = 16 * MiB
 
 _NOT_DIRECT = "filesystem does not support O_DIRECT"
 _NOT_A_STORE = "neither a regular file nor a block device"
+
+_LOCKS = {
+    Sharing.NOTHING: file_locks.SOURCE,
+    Sharing.WRITES: file_locks.DATA_FILE,
+    Sharing.ALL: file_locks.LOOKED_AT,
+}
 
 _T = TypeVar("_T")
 
@@ -217,6 +224,12 @@ class FileTransport(Transport):
         """The file is there: of the locks those of a target are enough now."""
         if locked:
             file_locks.hold(self._fd, file_locks.TARGET)
+
+    def claim(self, sharing: Sharing) -> bool:
+        why = file_locks.hold(self._fd, _LOCKS[sharing])
+        if why is not None:
+            raise cannot_open(self.name, why, InUse)
+        return True
 
     async def close(self) -> None:
         if self._closed:
