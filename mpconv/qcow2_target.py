@@ -94,7 +94,9 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
         zeros, durable = options.target_is_zero, options.cache.flushes
         writer = await load(store, metadata, source.size, reads_as_zeros=zeros, durable=durable)
         writer.layout.unit = _unit(data or store, header.cluster_size)
-        tail = await _tail(place, options, source.size, min(size, align_up(source.size, header.cluster_size)))
+        tail = await _tail(
+            place.marked(store.marks), options, source.size, min(size, align_up(source.size, header.cluster_size))
+        )
         if tail is not None:
             writer.tail = tail
             writer.layout.kept = tail.start // header.cluster_size
@@ -135,7 +137,7 @@ def _target(
         in_place=layout.preallocated or data is not None,
     )
     return Target(
-        place=place,
+        place=place.marked((data or writer.store).marks),
         store=writer.store,
         zero_initialised=not stores_zeros,
         data=data,

@@ -83,7 +83,7 @@ async def _open(place: Place, how: How, above: tuple[tuple[object, ...], ...]) -
         if fmt == "raw":
             _no_snapshot(place)
             how.look(store, place, Sharing.ALL)
-            return RawImage(store, trusting=how.trusting), place.resolved("raw")
+            return RawImage(store, trusting=how.trusting), place.resolved("raw", store.marks)
         if fmt != "qcow2":
             raise cannot_open(place.url, f"mpconv cannot read {fmt} images yet (-f raw takes its bytes as they are)")
         how.look(store, place, Sharing.NOTHING)
@@ -109,12 +109,13 @@ async def _open_qcow2(
     chain = (*above, store.identity)
     metadata = await read_metadata(store, place.snapshot)
     if how.alone:
-        return Qcow2Image(store, metadata), place.resolved("qcow2")
+        return Qcow2Image(store, metadata), place.resolved("qcow2", store.marks)
     header = metadata.header
     data_place, backing_place = place.data_file, place.backing
     if how.trust is not None:
         from mpconv.formats import trust  # noqa: PLC0415
 
+        place = place.marked(store.marks)
         data_place = trust.data_place(place, header.data_file, how.trust) if header.external_data else None
         if header.backing_file is not None:
             if len(chain) > trust.MOST_LAYERS:
@@ -126,6 +127,7 @@ async def _open_qcow2(
     try:
         if data_place is not None:
             data = await how.store(data_place)
+            data_place = data_place.marked(data.marks)
             how.look(data, data_place, Sharing.WRITES)
         if backing_place is not None:
             below = replace(how, keeps_backing=False)
@@ -137,7 +139,7 @@ async def _open_qcow2(
     image = Qcow2Image(
         store, metadata, data=data, backing=backing, keeps_backing=how.keeps_backing, trusting=how.trusting
     )
-    return image, place.resolved("qcow2", backing=backing_place, data_file=data_place)
+    return image, place.resolved("qcow2", store.marks, backing=backing_place, data_file=data_place)
 
 
 def _all_known(store: Transport, header: Header, data: Place | None, backing: Place | None) -> None:
@@ -154,11 +156,11 @@ def _all_known(store: Transport, header: Header, data: Place | None, backing: Pl
             )
 
 
-async def format_at(place: Place) -> str:
-    """As found_format, of the store at a place."""
+async def probed(place: Place) -> Place:
+    """The place with the format that its first bytes tell, and with what lies there."""
     store = await transports.open_place(place, Access.READ)
     try:
-        return await found_format(store)
+        return place.resolved(await found_format(store), store.marks)
     finally:
         await store.close()
 

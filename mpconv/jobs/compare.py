@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct
 
+from mpconv import transports
 from mpconv.coordinator import Coordinator
 from mpconv.errors import StatusWithdrawn
 from mpconv.formats.image import Image
@@ -67,7 +68,7 @@ async def _compare(
         found: list[Place] = []
         for place in places:
             how = How(looking=True, trusting=trusting, trust=options.trust, retry=Retry(options.retry_for), tell=tell)
-            wanted = msgspec.structs.replace(place, shared=place.shared or options.shared)
+            wanted = msgspec.structs.replace(transports.settled(place), shared=place.shared or options.shared)
             image, resolved = await open_and_resolve([wanted], how)
             images.append(image)
             found += resolved

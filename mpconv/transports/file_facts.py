@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import struct
 from pathlib import Path
 
@@ -15,6 +16,20 @@ _MASK_AT, _BIRTH_AT = 0, 80
 """Where struct statx has what the kernel filled in, and stx_btime."""
 _NAMES = ("wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "loop/backing_file")
 """Files below /sys/dev/block/MAJOR:MINOR, the most certain first."""
+
+
+def marks(fd: int) -> dict[str, str]:
+    """By what it is known again while this host runs, and by processes of others."""
+    info = os.fstat(fd)
+    if stat.S_ISBLK(info.st_mode):
+        return device(fd).same | {"its number": _number(info.st_rdev)}
+    born = _born(fd)
+    found = {"its inode": str(info.st_ino), "its device": _number(info.st_dev)}
+    return found | ({"made at": born} if born else {})
+
+
+def _number(device: int) -> str:
+    return f"{os.major(device)}:{os.minor(device)}"
 
 
 def file(fd: int) -> Fingerprint:

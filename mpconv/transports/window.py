@@ -28,6 +28,7 @@ class Window(Transport):
         self._start = start
         self.name = inner.name
         self.identity = inner.identity
+        self.marks = inner.marks
         self.size = left if size is None else min(left, size)
         self.limits = inner.limits
         self.round_trip = inner.origin.round_trip
