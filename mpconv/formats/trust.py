@@ -1,8 +1,8 @@
 """What an image may have opened besides itself: nothing, unless the user allows it.
 
 An image's backing file and data file are words in somebody else's file. Opened without asking they hand out any file of
-this host (CVE-2024-32498, CVE-2024-4467). So both are refused until the command line allows them, a backing file only
-in directories that it names; `json:` names are refused always.
+this host (CVE-2024-32498, CVE-2024-4467), and written into they destroy it. So both are refused until the command line
+allows them, only in directories that it names; `json:` names are refused always.
 """
 
 from __future__ import annotations
@@ -11,52 +11,61 @@ import os
 import posixpath
 import re
 
+from msgspec.structs import replace
+
 from mpconv.errors import ImageError
 from mpconv.job import Place, Trust
 from mpconv.transports import is_local, module_of, redacted
 from mpconv.transports.base import cannot_open
 
 MOST_LAYERS = 200
+_OPTIONS = {"backing file": "--allow-backing", "data file": "--allow-data-file"}
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
 def backing_place(place: Place, name: str, fmt: str | None, trust: Trust) -> Place:
     """Where the backing file of the image at `place` lies, which asks for it by `name`. ImageError: not allowed."""
-    _never_json(place, "backing file", name)
-    if trust.backing is None:
-        raise cannot_open(
-            place.url,
-            f"the image asks for the backing file '{redacted(name)}', which is opened only with --allow-backing "
-            "(in the image's own directory) or --allow-backing=DIRECTORY",
-            ImageError,
-        )
-    url = combined(place.url, name)
-    for allowed in trust.backing:
-        if _is_in(url, allowed or _directory(place.url)):
-            return Place(url=url, direct=place.direct, shared=place.shared, format=fmt)
-    raise cannot_open(
-        place.url,
-        f"the image asks for the backing file '{redacted(name)}', which lies in none of the directories that "
-        "--allow-backing allows: to allow its own, give --allow-backing=DIRECTORY",
-        ImageError,
-    )
+    url = _allowed(place, "backing file", name, trust.backing)
+    return Place(url=url, direct=place.direct, shared=place.shared, format=fmt)
 
 
-def data_place(place: Place, name: str | None, trust: Trust) -> Place:
-    """Where the external data file of the image at `place` lies. ImageError: not allowed."""
+def data_place(place: Place, name: str | None, trust: Trust, *, written: bool = False) -> Place:
+    """Where the external data file of the image at `place` lies. `written`: it is to be written into, which takes a
+    directory that has a name. ImageError: not allowed.
+    """
     if name is None:
         raise cannot_open(place.url, "the image has an external data file and does not name it", ImageError)
-    _never_json(place, "data file", name)
-    if not trust.data_file:
-        why = f"the image asks for the data file '{redacted(name)}', which is opened only with --allow-data-file"
-        raise cannot_open(place.url, why, ImageError)
-    return Place(url=combined(place.url, name), direct=place.direct, shared=place.shared, format="raw")
+    directories = trust.data_file if isinstance(trust.data_file, list) else None
+    if written and directories is not None:
+        named = [directory for directory in directories if directory]
+        if not named:
+            why = f"the image asks for the data file '{redacted(name)}', which is written only with "
+            raise cannot_open(place.url, f"{why}--allow-data-file=DIRECTORY, the directory it may lie in", ImageError)
+        directories = named
+    url = _allowed(place, "data file", name, directories)
+    return Place(url=url, direct=place.direct, shared=place.shared, format="raw")
 
 
-def _never_json(place: Place, what: str, name: str) -> None:
+def with_data_file(trust: Trust, url: str, name: str) -> Trust:
+    """The same, and the data file `name` of the image at `url`, which this program made."""
+    known = trust.data_file if isinstance(trust.data_file, list) else []
+    return replace(trust, data_file=[*known, _directory(combined(url, name))])
+
+
+def _allowed(place: Place, what: str, name: str, directories: list[str] | None) -> str:
+    """The URL of what the image at `place` asks for by `name`."""
+    asks = f"the image asks for the {what} '{redacted(name)}'"
+    option = _OPTIONS[what]
     if name.startswith("json:"):
-        why = f"the image asks for the {what} '{redacted(name)}': json: names inside images are never opened"
+        raise cannot_open(place.url, f"{asks}: json: names inside images are never opened", ImageError)
+    if directories is None:
+        why = f"{asks}, which is opened only with {option} (in the image's own directory) or {option}=DIRECTORY"
         raise cannot_open(place.url, why, ImageError)
+    url = combined(place.url, name)
+    if not any(_is_in(url, allowed or _directory(place.url)) for allowed in directories):
+        why = f"{asks}, which lies in none of the directories that {option} allows: to allow its own, give "
+        raise cannot_open(place.url, f"{why}{option}=DIRECTORY", ImageError)
+    return url
 
 
 def combined(url: str, name: str) -> str:
