@@ -52,11 +52,16 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
     """What an image that is opened may open besides itself; nothing, unless the user allows it.
 
     `backing`: None: no backing file; else the directories it may lie in, "" for that of the image itself.
-    `data_file`: whether an external data file may be opened.
+    `data_file`: the same of an external data file; True is short for [""]. It is written only in a directory that has a
+    name.
     """
 
     backing: list[str] | None = None
-    data_file: bool = False
+    data_file: list[str] | bool | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data_file, bool):
+            msgspec.structs.force_setattr(self, "data_file", [""] if self.data_file else None)
 
 
 NO_TRUST = Trust()

@@ -21,7 +21,7 @@ from mpconv.formats.qcow2.writer import Writer
 from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
-from mpconv.target import Left, Target, open_store, too_small
+from mpconv.target import Left, Target, check_other, open_store, too_small
 from mpconv.transports.base import Access, Opening, Transport, cannot_open
 from mpconv.transports.retrying import Tell
 from mpconv.units import SECTOR, align_down, align_up
@@ -88,8 +88,8 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
             raise too_small(store, size, source)
         workers_place = place
         if header.external_data:
-            workers_place = data_place(place, header.data_file, options.trust)
-            data = await transports.open_place(workers_place, Access.WRITE, locked=True)
+            workers_place = data_place(place.marked(store.marks), header.data_file, options.trust, written=True)
+            data = await _open_data(source, store, workers_place)
             opened.push_async_callback(data.close)
         zeros, durable = options.target_is_zero, options.cache.flushes
         writer = await load(store, metadata, source.size, reads_as_zeros=zeros, durable=durable)
@@ -107,6 +107,22 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
         await store.insist(writer.begin)
         opened.pop_all()
     return target
+
+
+async def _open_data(source: Image, store: Transport, place: Place) -> Transport:
+    """The data file of the image in `store`, to be written into."""
+    data = await transports.open_place(place, Access.READ)
+    try:
+        if data.identity == store.identity:
+            raise cannot_open(store.name, f"the image names itself as its data file: '{data.name}'", ImageError)
+        check_other(source, data)
+    finally:
+        await data.close()
+    data = await transports.open_place(place.marked(data.marks), Access.WRITE, locked=True)
+    if data.fixed_size and data.writable < source.size:
+        await data.close()
+        raise too_small(data, data.size, source)
+    return data
 
 
 def _unit(store: Transport, cluster_size: int) -> int:

@@ -51,7 +51,7 @@ def compare(
     workers: int | None,
     image_opts: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     retry_for: float,
     progress: bool,
     progress_kind: str | None,

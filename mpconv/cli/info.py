@@ -20,7 +20,7 @@ def info(
     force_share: bool,
     backing_chain: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> None:
     """Tell an image's format and size, and how much room it takes up."""

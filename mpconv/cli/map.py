@@ -21,7 +21,7 @@ def map_(
     image_opts: bool,
     force_share: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> None:
     """Tell where an image's data lies, and where holes are."""

@@ -34,7 +34,7 @@ def measure(
     image_opts: bool,
     force_share: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> None:
     """Tell how many bytes a copy of an image will take up."""

@@ -17,6 +17,7 @@ from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
+from mpconv.formats.trust import with_data_file
 from mpconv.job import Place, Trust
 from mpconv.jobs.checksum import read_sums
 from mpconv.observer import Observer
@@ -39,15 +40,16 @@ async def check_readable(place: Place, options: Options) -> Place:
         raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back: leave out --verify")
     if not options.create:
         where = msgspec.structs.replace(place, format=None if options.probe_target else options.target_format)
-        image = await open_source([where], How(trust=_trust(options)))
+        image = await open_source([where], How(trust=_trust(place, options)))
         await image.close()
         return place.marked(image.stores[0].marks)
     return place
 
 
-def _trust(options: Options) -> Trust:
-    """What the target may open besides itself, to be read back: the data file that was just written at least."""
-    return msgspec.structs.replace(options.trust, data_file=True)
+def _trust(place: Place, options: Options) -> Trust:
+    """What the target may open besides itself, to be read back: the data file that was just made at least."""
+    made = options.qcow2.data_file if options.create and options.qcow2 is not None else None
+    return options.trust if made is None else with_data_file(options.trust, place.url, made)
 
 
 async def prove(
@@ -99,7 +101,7 @@ async def _read_back(
     local: Supply,
     observer: Observer,
 ) -> Sums:
-    how = How(trust=_trust(options), retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
+    how = How(trust=_trust(place, options), retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
     try:
         return await _read(place, how, size, wanted, options, local, observer)
     except StatusWithdrawn as error:

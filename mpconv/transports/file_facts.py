@@ -8,7 +8,7 @@ import stat
 import struct
 from pathlib import Path
 
-from mpconv.transports.base import Fingerprint, moment
+from mpconv.transports.base import Fingerprint, moment, unlike
 
 _EMPTY_PATH, _BIRTH = 0x1000, 0x800
 _STATX_BYTES = 256
@@ -26,6 +26,16 @@ def marks(fd: int) -> dict[str, str]:
     born = _born(fd)
     found = {"its inode": str(info.st_ino), "its device": _number(info.st_dev)}
     return found | ({"made at": born} if born else {})
+
+
+def is_marked(path: str, known: dict[str, str]) -> bool:
+    """Whether the file at `path` may be the one with these marks."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return False
+    found = {"its inode": str(info.st_ino), "its device": _number(info.st_dev)}
+    return unlike(known, found) is None
 
 
 def _number(device: int) -> str:
