@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import structs
 
 from mpconv import transports
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
@@ -98,7 +99,7 @@ async def copy_once(
     )
     several = options.snapshot is not None and len(sources) > 1 and not options.snapshot.startswith("snapshot.")
     snapshot = None if several else options.snapshot
-    sources, place = [transports.settled(one) for one in sources], transports.settled(place)
+    sources, place, options = settled(sources, place, options)
     wanted = [msgspec.structs.replace(sources[0], snapshot=snapshot), *sources[1:]]
     if options.shared:
         wanted = [msgspec.structs.replace(place, shared=True) for place in wanted]
@@ -126,6 +127,25 @@ async def copy_once(
         await source.close()
         if target is not None:
             await target.close()
+
+
+def settled(sources: Sequence[Place], place: Place, options: Options) -> tuple[list[Place], Place, Options]:
+    """The same by names that mean the same in every process, and later: those that a new image keeps, too."""
+    sources, place = [transports.settled(one) for one in sources], transports.settled(place)
+    made = options.qcow2
+    if made is None or (made.backing_file is None and made.data_file is None):
+        return sources, place, options
+    from mpconv.formats.trust import combined  # noqa: PLC0415  (few need it)
+
+    def named(name: str | None) -> str | None:
+        if name is None:
+            return None
+        known = Place(url=combined(place.url, name))
+        found = transports.settled(known)
+        return name if found is known else found.url.removeprefix("file:")
+
+    names = {"backing_file": named(made.backing_file), "data_file": named(made.data_file)}
+    return sources, place, structs.replace(options, qcow2=structs.replace(made, **names))
 
 
 def _format_of(place: Place, options: Options) -> str | None:

@@ -57,10 +57,11 @@ async def _proved(place: Place, access: Access, opening: Opening) -> Transport:
 
 
 def settled(place: Place) -> Place:
-    """The same by a name that means the same in every process. Fatal when there is none."""
+    """The same by a name that means the same in every process, and with what it means. Fatal when there is none."""
     if not is_local(place.url):
         return place
     from mpconv.transports.file import path_of  # noqa: PLC0415  (as connect's)
+    from mpconv.transports.file_facts import marks_at  # noqa: PLC0415
     from mpconv.transports.process_names import settled as settled_path  # noqa: PLC0415
 
     path = path_of(place.url)
@@ -68,7 +69,7 @@ def settled(place: Place) -> Place:
         name = settled_path(path)
     except OSError as error:
         raise cannot_open(place.url, error.strerror or str(error)) from error
-    return place if name == path else replace(place, url=f"file:{name}" if place.url.startswith("file:") else name)
+    return place if name == path else replace(place, url=f"file:{name}", marks=marks_at(path))
 
 
 async def open_place(

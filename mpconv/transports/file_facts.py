@@ -31,11 +31,17 @@ def marks(fd: int) -> dict[str, str]:
 def is_marked(path: str, known: dict[str, str]) -> bool:
     """Whether the file at `path` may be the one with these marks."""
     try:
-        info = os.stat(path)
+        return unlike(known, marks_at(path)) is None
     except OSError:
         return False
-    found = {"its inode": str(info.st_ino), "its device": _number(info.st_dev)}
-    return unlike(known, found) is None
+
+
+def marks_at(path: str) -> dict[str, str]:
+    """Those that are known without opening a file, or a device."""
+    info = os.stat(path)
+    if stat.S_ISBLK(info.st_mode):
+        return {"its number": _number(info.st_rdev)}
+    return {"its inode": str(info.st_ino), "its device": _number(info.st_dev)}
 
 
 def _number(device: int) -> str:
