@@ -117,9 +117,9 @@ class IscsiTransport(Transport):
         if access is Access.WRITE and scsi.parse_write_protected(mode):
             raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
-        told = sorted(self.designators.told)
-        self.version = tuple(told)
-        own = {"its designators": ", ".join(told)} if told else {}
+        known = sorted(self.designators.told)
+        self.version = tuple(known)
+        own = {"its designators": ", ".join(known)} if known else {}
         self.marks = {"its block size": str(block)} | own
         provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))
         means = means_for(block, self._tells_status, limits, provisioning)
