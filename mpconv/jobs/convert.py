@@ -115,7 +115,7 @@ async def copy_once(
 
             place = await check_readable(place, options)
         if options.probe_target:
-            place = await probed(place)
+            place = await probed(place, tell)
         if begin is not None and not options.create and _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet: leave out one of the two")
         target = await open_target(source, place, options, tell)
