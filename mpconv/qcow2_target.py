@@ -28,9 +28,17 @@ from mpconv.units import SECTOR, align_down, align_up
 
 
 async def make(
-    source: Image, place: Place, options: Options, made: Qcow2Options, tell: Tell, left: Left | None = None
+    source: Image,
+    place: Place,
+    options: Options,
+    made: Qcow2Options,
+    tell: Tell,
+    left: Left | None = None,
+    *,
+    settled: bool = False,
 ) -> Target:
-    """A new image, or one that an earlier run began."""
+    """A new image, or one that an earlier run began. `settled`: as open_store's."""
+    settled = settled or left is not None
     if left is not None:
         options = replace(options, create=False)
     backing_size = await _backing_size(place, made)
@@ -38,13 +46,15 @@ async def make(
     data_file = made.data_file is not None
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=_reserved(made), growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening, tell)
+        store = await open_store(
+            source, place, options, 0 if data_file else layout.reserved, opening, tell, settled=settled
+        )
         opened.push_async_callback(store.close)
         data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
-            data = await open_store(source, workers_place, options, source.size, opening, tell)
+            data = await open_store(source, workers_place, options, source.size, opening, tell, settled=settled)
             opened.push_async_callback(data.close)
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
@@ -68,11 +78,11 @@ async def make(
     return target
 
 
-async def existing(source: Image, place: Place, options: Options, tell: Tell) -> Target:
+async def existing(source: Image, place: Place, options: Options, tell: Tell, *, settled: bool = False) -> Target:
     """An image that is there already (`-n`)."""
     opening = Opening(direct=place.direct, locked=not place.shared, growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0, opening, tell)
+        store = await open_store(source, place, options, 0, opening, tell, settled=settled)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         metadata = await read_metadata(store)

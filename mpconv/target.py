@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -13,6 +14,7 @@ from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
+from mpconv.transports import sameness
 from mpconv.transports.base import Access, Opening, Transport
 from mpconv.transports.retrying import Retry, Tell
 
@@ -88,12 +90,14 @@ class Target(Struct, frozen=True, kw_only=True):
             await store.close()
 
 
-async def open_raw(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
+async def open_raw(
+    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, settled: bool = False
+) -> Target:
     """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself."""
     if left is not None:
         options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
-    store = await open_store(source, place, options, source.size, opening, tell)
+    store = await open_store(source, place, options, source.size, opening, tell, settled=settled or left is not None)
     if store.fixed_size and store.writable < source.size:
         await store.close()
         raise too_small(store, store.size, source)
@@ -109,16 +113,18 @@ def too_small(store: Transport, size: int, source: Image) -> UsageError:
 
 
 async def open_store(
-    source: Image, place: Place, options: Options, size: int, opening: Opening, tell: Tell
+    source: Image, place: Place, options: Options, size: int, opening: Opening, tell: Tell, *, settled: bool = False
 ) -> Transport:
     """The store at a place, made anew with `size` bytes unless `create` is off; refused when it is a source itself.
-    `tell` hears when it does not answer later.
+    `tell` hears when it does not answer later. `settled`: as check_apart's.
     """
-    store = await _open_store(source, place, options, size, opening)
+    store = await _open_store(source, place, options, size, opening, settled=settled)
     return transports.remade(store, place, growing=opening.growing, retry=Retry(options.retry_for), tell=tell)
 
 
-async def _open_store(source: Image, place: Place, options: Options, size: int, opening: Opening) -> Transport:
+async def _open_store(
+    source: Image, place: Place, options: Options, size: int, opening: Opening, *, settled: bool
+) -> Transport:
     existing: Transport | None = None
     try:
         existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)
@@ -127,34 +133,58 @@ async def _open_store(source: Image, place: Place, options: Options, size: int, 
             raise
     except InUse:
         existing = await transports.open_place(place, Access.WRITE)
-        same = _same(source, existing)
-        await existing.close()
-        if same is not None:
-            raise same from None
+        try:
+            await check_apart(source, existing, options, settled=settled)
+        finally:
+            await existing.close()
         raise
     except Fatal:
         if not options.create or not transports.is_local(place.url):
             raise  # of a file the attempt to make it tells what is wrong, as with qemu-img
     if existing is not None:
-        same = _same(source, existing)
-        if same is not None and (source.size or not options.shared):  # as with qemu-img, nothing onto itself is right
+        try:
+            if source.size or not options.shared:  # as with qemu-img, nothing onto itself is right
+                await check_apart(source, existing, options, settled=settled)
+        except BaseException:
             await existing.close()
-            raise same
+            raise
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 
-def check_other(source: Image, target: Transport) -> None:
-    """UsageError when the target is the source, or one of the files that it is made of."""
-    error = _same(source, target)
-    if error is not None:
-        raise error
+async def check_apart(source: Image, target: Transport, options: Options, *, settled: bool = False) -> None:
+    """UsageError when the target is the source, or one of the files that it is made of, under whatever name. `settled`:
+    an earlier run began to copy the one to the other, so that it counts for nothing that their contents are the same.
+    """
+    await sameness.check_apart(source.stores, target, allowed=options.allow_same_image, settled=settled)
 
 
-def _same(source: Image, target: Transport) -> UsageError | None:
-    for store in source.stores:
-        if store.identity == target.identity:
-            return UsageError(f"source and target are the same image: '{store.name}'")
-    return None
+async def check_source(source: Image, targets: Sequence[Transport], options: Options) -> None:
+    """Once the targets are made: Fatal when that changed the source, of which they are another name then. A source that
+    somebody writes to (-U) may have changed by itself: of that one only what it is now counts.
+    """
+    if options.shared and not source.size:
+        return
+    for target in targets:
+        await check_apart(source, target, options, settled=True)
+    if options.shared:
+        return
+    found = await sameness.changed(source.stores, exactly=True)
+    if found is not None:
+        names = " or ".join(f"'{target.name}'" for target in targets[:3])
+        why = f"the source '{found.name}' changed when the target was made: {names} may be another name of it"
+        raise Fatal(f"{why}, or somebody writes to it (-U takes that)")
+
+
+async def check_end(source: Image, options: Options, warn: Callable[[str], None]) -> None:
+    """When all is copied: Fatal when the source is not what it was. With -U that is expected, and told."""
+    found = await sameness.changed(source.stores)
+    if found is None:
+        return
+    why = f"the source '{found.name}' was changed while it was copied: the copy may be half old and half new"
+    if options.shared:
+        warn(why)
+        return
+    raise Fatal(f"{why}: see who writes to it, and begin anew (-U takes a source that is written to)")

@@ -21,7 +21,7 @@ from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.sharing import anywhere, places_for_all
-from mpconv.target import Left, Target, open_raw
+from mpconv.target import Left, Target, check_end, check_source, open_raw
 from mpconv.transports.base import Transport
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.tuning import BUFFER, words, workers_for
@@ -58,12 +58,14 @@ async def convert(
     local: Supply,
     observer: Observer,
     on_warning: Callable[[str], None],
+    *,
+    again: bool = False,
 ) -> None:
     """Copy one image, or several one after the other. Raises MpconvError; the message says how much was written when
-    it was only a part.
+    it was only a part. `again`: another attempt may have written a part of it.
     """
     try:
-        await copy_once(sources, target, options, local, observer, on_warning, trusting=True)
+        await copy_once(sources, target, options, local, observer, on_warning, trusting=True, again=again)
     except StatusWithdrawn as error:
         on_warning(f"{error}: the copy begins anew and reads everything")
         await copy_once(sources, target, options, local, observer, on_warning, trusting=False)
@@ -78,6 +80,7 @@ async def copy_once(
     on_warning: Callable[[str], None],
     *,
     trusting: bool,
+    again: bool = False,
     begin: Begin | None = None,
 ) -> None:
     """The same. `trusting`: what the sources say of their holes is believed; at StatusWithdrawn all is to be done anew
@@ -114,7 +117,8 @@ async def copy_once(
             await check_readable(place, options)
         if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet: leave out one of the two")
-        target = await open_target(source, place, options, tell)
+        target = await open_target(source, place, options, tell, settled=again or not trusting)
+        await check_source(source, target.stores, options)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
         recorder = await begin(sources, source, target, how) if begin is not None else None
@@ -129,17 +133,21 @@ async def _format_of(place: Place, options: Options) -> str:
     return await format_at(place) if options.probe_target else options.target_format
 
 
-async def open_target(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
-    """The target, made anew unless it exists by the user's word, or is `left` by an earlier run."""
+async def open_target(
+    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, settled: bool = False
+) -> Target:
+    """The target, made anew unless it exists by the user's word, or is `left` by an earlier run. `settled`: another
+    attempt came before, as with check_apart.
+    """
     if await _format_of(place, options) != "qcow2":
         if options.compress:
             raise UsageError("Compression not supported for this file format")
-        return await open_raw(source, place, options, tell, left)
+        return await open_raw(source, place, options, tell, left, settled=settled)
     from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
 
     if options.create and options.qcow2 is not None:
-        return await qcow2_target.make(source, place, options, options.qcow2, tell, left)
-    return await qcow2_target.existing(source, place, options, tell)
+        return await qcow2_target.make(source, place, options, options.qcow2, tell, left, settled=settled)
+    return await qcow2_target.existing(source, place, options, tell, settled=settled)
 
 
 def plan(sources: list[Place], source: Image, targets: Sequence[Target], options: Options) -> tuple[Job, int]:
@@ -259,6 +267,7 @@ async def run(
                 observer.phase("flush")
             if not target.whole:
                 await interruptible(target.finish(durable=options.cache.flushes))
+            await check_end(source, options, observer.warn)
         except StatusWithdrawn:
             raise
         except MpconvError as error:

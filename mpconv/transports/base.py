@@ -37,6 +37,7 @@ from msgspec import Struct
 
 from mpconv.errors import Fatal, MpconvError
 from mpconv.extent import Extent
+from mpconv.transports.identity import Facts, File
 from mpconv.units import SECTOR, MiB, align_up
 
 Buffer = memoryview
@@ -101,6 +102,8 @@ class Transport(abc.ABC):
     version: tuple[object, ...] = ()
     """Another one when somebody has changed what is stored, or put something else in its place, as far as that is cheap
     to see. It is that of the moment when the store was opened."""
+    stamp: File | None = None
+    """Of a regular file: what it was when it was opened. It is another one when somebody has changed it since."""
     limits: Limits = Limits()
     round_trip: float = 0.0
     """Seconds that a small request took when it was opened; 0 where nothing is asked over a network."""
@@ -124,6 +127,11 @@ class Transport(abc.ABC):
     @property
     def origin(self) -> Transport:
         """The connection itself, which is another one whenever it was made again."""
+        return self
+
+    @property
+    def whole(self) -> Transport:
+        """All of the store, where this is a part of it."""
         return self
 
     @property
@@ -168,6 +176,10 @@ class Transport(abc.ABC):
     async def fingerprint(self) -> Fingerprint:
         """As it is now. Nothing where nothing can be told: then it counts as the same for ever."""
         return Fingerprint({}, {})
+
+    async def known_by(self) -> Facts:
+        """What it is, whatever its name, as it is now."""
+        return Facts(self.identity, size=self.size)
 
     async def disk_size(self) -> int | None:
         """Bytes that the store takes up where it lies; None: nobody tells."""

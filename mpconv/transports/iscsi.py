@@ -19,6 +19,7 @@ from mpconv.extent import Extent, Kind
 from mpconv.transports import scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
+from mpconv.transports.identity import Disk, Facts
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
 from mpconv.transports.iscsi_login import Address, Session, login, parse
@@ -51,6 +52,8 @@ class IscsiTransport(Transport):
 
     def __init__(self, address: Address, session: Session, patience: float) -> None:
         self.name = address.name
+        self._address = address
+        self._names: list[str] = []
         self._patience = patience
         self._commands = Commands(session, address.wire_lun, patience)
         self._zeroing = Zeroing(self._commands, [])
@@ -58,8 +61,8 @@ class IscsiTransport(Transport):
         self._copying = Copying(self._commands)
         self._tells_status = False
         self._part_blocks = asyncio.Lock()
-        # Not by the LUN's own designator (VPD page 83): tgt makes it of target and LUN numbers, so that those of
-        # different servers are the same, and a copy between two servers would be refused.
+        # Not by the LUN's own designator (VPD page 83), which `known_by` tells: tgt makes it of target and LUN numbers,
+        # so that those of different servers are the same.
         self.identity = ("iscsi", *self._commands.peer, address.target.lower(), address.lun)
 
     async def discover(self, access: Access) -> None:
@@ -91,6 +94,7 @@ class IscsiTransport(Transport):
             raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
         self.version = (names,)
+        self._names = scsi.parse_names(names)
         provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))
         means = means_for(block, self._tells_status, limits, provisioning)
         self.traits = Traits(scsi.parse_product(told), capacity, limits, provisioning, tuple(means))
@@ -204,6 +208,21 @@ class IscsiTransport(Transport):
             names = scsi.parse_names(await ask(scsi.inquiry_vpd(0x83, _PAGE_BYTES), _PAGE_BYTES))
         same = {"its block size": str(self._block), "its serial number": serial, "its designators": ", ".join(names)}
         return Fingerprint(same, {"its size": str(self.size)})
+
+    async def known_by(self) -> Facts:
+        self._check("asking what LUN it is", None, 0)
+        with self._explained("asking what LUN it is"):
+            page = await self._commands.ask_if_known(scsi.inquiry_vpd(0x80, _PAGE_BYTES), _PAGE_BYTES)
+        disk = Disk(
+            self.size,
+            frozenset(self._names),
+            scsi.parse_serial(page),
+            peer=self._commands.peer[0],
+            target=self._address.target.lower(),
+            lun=self._address.lun,
+            here=self._commands.here,
+        )
+        return Facts(self.identity, disk=disk, size=self.size)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)
