@@ -161,13 +161,14 @@ class Run:
     async def _copy(self, spec: Spec, lot: Lot, observer: Observer) -> None:
         options = replace(spec.options, listening=self._listening)
         if self._ledger is None:
-            await convert.convert(spec.sources, spec.target, options, lot, observer, observer.warn)
+            again = self._observers[spec.name].begun
+            await convert.convert(spec.sources, spec.target, options, lot, observer, observer.warn, again=again)
             return
         path = self._ledger.journal_of(spec.name)
         if self._ledger.stored(spec.name) is None:
             await journaled.convert(spec.sources, spec.target, options, lot, observer, observer.warn, path)
             return
-        effort = Effort(listening=self._listening)
+        effort = Effort(listening=self._listening, allow_same_image=spec.options.allow_same_image or None)
         await journaled.resume(path, effort, lot, observer, observer.warn, self._ledger.passwords)
 
     def _ended(self, spec: Spec, outcome: Outcome, error: MpconvError | None) -> None:

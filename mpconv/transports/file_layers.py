@@ -34,7 +34,7 @@ def facts_of(fd: int, size: int) -> Facts:
     info = os.fstat(fd)
     key = _key(info)
     if stat.S_ISBLK(info.st_mode):
-        parts = [*_loop(fd), *_below(info.st_rdev, Part(key))]
+        parts = [*_loop(fd, info.st_rdev), *_below(info.st_rdev, Part(key))]
         files = tuple(_files(info.st_rdev))
         return Facts(key, tuple(parts), files=files, disk=_disk(info.st_rdev, size), size=size, local=True)
     holder = Part(("device", info.st_dev), whole=False)
@@ -94,8 +94,12 @@ def _where(number: int) -> Path:
     return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
 
 
-def _loop(fd: int) -> list[Part]:
-    """Of a loop device: its part of what is behind it, by numbers, which are right in every mount namespace."""
+def _loop(fd: int, own: int) -> list[Part]:
+    """Of a loop device: its part of what is behind it, by numbers, which are right in every mount namespace. Through a
+    partition of one all of the device would answer.
+    """
+    if (_where(own) / "partition").exists():
+        return []
     try:
         told = fcntl.ioctl(fd, _LOOP_GET_STATUS64, bytes(_LOOP_BYTES))
     except OSError:

@@ -135,7 +135,7 @@ def judge(one: Facts, other: Facts, one_again: Facts) -> Verdict:
     if any(part.meets(its) for part in one.lies_in for its in other.lies_in):
         return Verdict.CERTAIN
     if any(_same_file(*files) for files in _pairs(one, other, one_again)):
-        return Verdict.PROBABLE
+        return Verdict.DIFFERENT if _of_one_file(one, other) else Verdict.PROBABLE
     if one.disk is not None and other.disk is not None:
         return _same_disk(one.disk, other.disk)
     for disk, file in ((one, other), (other, one)):
@@ -153,6 +153,12 @@ def _pairs(one: Facts, other: Facts, one_again: Facts) -> Iterable[tuple[File, F
     for before, after in zip(one.files, one_again.files, strict=False):
         for its in other.files:
             yield before, its, after
+
+
+def _of_one_file(one: Facts, other: Facts) -> bool:
+    """Whether they are known to lie in one file of this host: in parts of it that do not meet, as it is no certainty."""
+    both = {part.key for part in one.lies_in} & {part.key for part in other.lies_in}
+    return any(key[0] == "file" for key in both)
 
 
 def _same_file(before: File, other: File, after: File) -> bool:
