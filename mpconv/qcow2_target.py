@@ -35,10 +35,10 @@ async def make(
     tell: Tell,
     left: Left | None = None,
     *,
-    settled: bool = False,
+    begun: bool = False,
 ) -> Target:
-    """A new image, or one that an earlier run began. `settled`: as open_store's."""
-    settled = settled or left is not None
+    """A new image, or one that an earlier run began. `begun`: as open_store's."""
+    begun = begun or left is not None
     if left is not None:
         options = replace(options, create=False)
     backing_size = await _backing_size(place, made)
@@ -47,14 +47,14 @@ async def make(
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=_reserved(made), growing=True)
     async with AsyncExitStack() as opened:
         store = await open_store(
-            source, place, options, 0 if data_file else layout.reserved, opening, tell, settled=settled
+            source, place, options, 0 if data_file else layout.reserved, opening, tell, begun=begun
         )
         opened.push_async_callback(store.close)
         data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
-            data = await open_store(source, workers_place, options, source.size, opening, tell, settled=settled)
+            data = await open_store(source, workers_place, options, source.size, opening, tell, begun=begun)
             opened.push_async_callback(data.close)
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
@@ -78,11 +78,11 @@ async def make(
     return target
 
 
-async def existing(source: Image, place: Place, options: Options, tell: Tell, *, settled: bool = False) -> Target:
+async def existing(source: Image, place: Place, options: Options, tell: Tell, *, begun: bool = False) -> Target:
     """An image that is there already (`-n`)."""
     opening = Opening(direct=place.direct, locked=not place.shared, growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0, opening, tell, settled=settled)
+        store = await open_store(source, place, options, 0, opening, tell, begun=begun)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         metadata = await read_metadata(store)

@@ -91,13 +91,13 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 async def open_raw(
-    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, settled: bool = False
+    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, begun: bool = False
 ) -> Target:
     """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself."""
     if left is not None:
         options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
-    store = await open_store(source, place, options, source.size, opening, tell, settled=settled or left is not None)
+    store = await open_store(source, place, options, source.size, opening, tell, begun=begun or left is not None)
     if store.fixed_size and store.writable < source.size:
         await store.close()
         raise too_small(store, store.size, source)
@@ -113,17 +113,17 @@ def too_small(store: Transport, size: int, source: Image) -> UsageError:
 
 
 async def open_store(
-    source: Image, place: Place, options: Options, size: int, opening: Opening, tell: Tell, *, settled: bool = False
+    source: Image, place: Place, options: Options, size: int, opening: Opening, tell: Tell, *, begun: bool = False
 ) -> Transport:
     """The store at a place, made anew with `size` bytes unless `create` is off; refused when it is a source itself.
-    `tell` hears when it does not answer later. `settled`: as check_apart's.
+    `tell` hears when it does not answer later. `begun`: as check_apart's.
     """
-    store = await _open_store(source, place, options, size, opening, settled=settled)
+    store = await _open_store(source, place, options, size, opening, begun=begun)
     return transports.remade(store, place, growing=opening.growing, retry=Retry(options.retry_for), tell=tell)
 
 
 async def _open_store(
-    source: Image, place: Place, options: Options, size: int, opening: Opening, *, settled: bool
+    source: Image, place: Place, options: Options, size: int, opening: Opening, *, begun: bool
 ) -> Transport:
     existing: Transport | None = None
     try:
@@ -134,7 +134,7 @@ async def _open_store(
     except InUse:
         existing = await transports.open_place(place, Access.WRITE)
         try:
-            await check_apart(source, existing, options, settled=settled)
+            await check_apart(source, existing, options, begun=begun)
         finally:
             await existing.close()
         raise
@@ -144,7 +144,7 @@ async def _open_store(
     if existing is not None:
         try:
             if source.size or not options.shared:  # as with qemu-img, nothing onto itself is right
-                await check_apart(source, existing, options, settled=settled)
+                await check_apart(source, existing, options, begun=begun)
         except BaseException:
             await existing.close()
             raise
@@ -154,11 +154,11 @@ async def _open_store(
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 
-async def check_apart(source: Image, target: Transport, options: Options, *, settled: bool = False) -> None:
-    """UsageError when the target is the source, or one of the files that it is made of, under whatever name. `settled`:
+async def check_apart(source: Image, target: Transport, options: Options, *, begun: bool = False) -> None:
+    """UsageError when the target is the source, or one of the files that it is made of, under whatever name. `begun`:
     an earlier run began to copy the one to the other, so that it counts for nothing that their contents are the same.
     """
-    await sameness.check_apart(source.stores, target, allowed=options.allow_same_image, settled=settled)
+    await sameness.check_apart(source.stores, target, allowed=options.allow_same_image, begun=begun)
 
 
 async def check_source(source: Image, targets: Sequence[Transport], options: Options) -> None:
@@ -168,7 +168,7 @@ async def check_source(source: Image, targets: Sequence[Transport], options: Opt
     if options.shared and not source.size:
         return
     for target in targets:
-        await check_apart(source, target, options, settled=True)
+        await check_apart(source, target, options, begun=True)
     if options.shared:
         return
     found = await sameness.changed(source.stores, exactly=True)

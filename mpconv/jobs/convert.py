@@ -117,7 +117,7 @@ async def copy_once(
             await check_readable(place, options)
         if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet: leave out one of the two")
-        target = await open_target(source, place, options, tell, settled=again or not trusting)
+        target = await open_target(source, place, options, tell, begun=again or not trusting)
         await check_source(source, target.stores, options)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
@@ -134,20 +134,20 @@ async def _format_of(place: Place, options: Options) -> str:
 
 
 async def open_target(
-    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, settled: bool = False
+    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, begun: bool = False
 ) -> Target:
-    """The target, made anew unless it exists by the user's word, or is `left` by an earlier run. `settled`: another
+    """The target, made anew unless it exists by the user's word, or is `left` by an earlier run. `begun`: another
     attempt came before, as with check_apart.
     """
     if await _format_of(place, options) != "qcow2":
         if options.compress:
             raise UsageError("Compression not supported for this file format")
-        return await open_raw(source, place, options, tell, left, settled=settled)
+        return await open_raw(source, place, options, tell, left, begun=begun)
     from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
 
     if options.create and options.qcow2 is not None:
-        return await qcow2_target.make(source, place, options, options.qcow2, tell, left, settled=settled)
-    return await qcow2_target.existing(source, place, options, tell, settled=settled)
+        return await qcow2_target.make(source, place, options, options.qcow2, tell, left, begun=begun)
+    return await qcow2_target.existing(source, place, options, tell, begun=begun)
 
 
 def plan(sources: list[Place], source: Image, targets: Sequence[Target], options: Options) -> tuple[Job, int]:

@@ -113,7 +113,7 @@ async def deploy_once(
     deployment.size = source.size
     targets: dict[int, Target] = {}
     try:
-        await _check(deployment.outcomes, source, options, observer, settled=not trusting)
+        await _check(deployment.outcomes, source, options, observer, begun=not trusting)
         await open_all(deployment.outcomes, source, options, observer, tell, targets)
         await _all_different(deployment.outcomes, targets, options)
         await check_source(source, [targets[number].store for number in sorted(targets)], options)
@@ -128,10 +128,10 @@ async def deploy_once(
 
 
 async def _check(
-    outcomes: Sequence[Outcome], source: Image, options: Options, observer: Observer, *, settled: bool
+    outcomes: Sequence[Outcome], source: Image, options: Options, observer: Observer, *, begun: bool
 ) -> None:
     """Before anything is made or written. UsageError for a target that cannot be meant; one that is not to be had is
-    dropped. `settled`: as check_apart's.
+    dropped. `begun`: as check_apart's.
     """
     if options.verify is not None:
         for outcome in outcomes:
@@ -141,7 +141,7 @@ async def _check(
                 )
     left = [outcome for outcome in outcomes if outcome.error is None]
     looks = await asyncio.gather(
-        *(_look(outcome, source, options, settled=settled) for outcome in left), return_exceptions=True
+        *(_look(outcome, source, options, begun=begun) for outcome in left), return_exceptions=True
     )
     seen: set[str] = set()
     known: dict[int, Facts] = {}
@@ -156,7 +156,7 @@ async def _check(
             known |= {} if facts is None else {number: facts}
     numbers = list(known)
     for one, other in suspects([known[number] for number in numbers]):
-        await _check_pair(left[numbers[one]], left[numbers[other]], options, settled=settled)
+        await _check_pair(left[numbers[one]], left[numbers[other]], options, begun=begun)
     for number, outcome in enumerate(outcomes):
         if outcome.error is not None and outcome in left:
             observer.dropped(number, outcome.name, str(outcome.error))
@@ -177,13 +177,13 @@ def _check_verdict(verdict: Verdict, outcome: Outcome, other: Outcome, options: 
         raise UsageError(f"{names} are probably the same image: {why}")
 
 
-async def _check_pair(outcome: Outcome, other: Outcome, options: Options, *, settled: bool) -> None:
+async def _check_pair(outcome: Outcome, other: Outcome, options: Options, *, begun: bool) -> None:
     """UsageError when two targets that are there are one."""
     first = await transports.open_place(outcome.place, Access.READ)
     try:
         second = await transports.open_place(other.place, Access.READ)
         try:
-            verdict = await verdict_of(first, second, settled=settled or options.allow_same_image)
+            verdict = await verdict_of(first, second, begun=begun or options.allow_same_image)
         finally:
             await second.close()
     finally:
@@ -191,7 +191,7 @@ async def _check_pair(outcome: Outcome, other: Outcome, options: Options, *, set
     _check_verdict(verdict, outcome, other, options)
 
 
-async def _look(outcome: Outcome, source: Image, options: Options, *, settled: bool) -> tuple[str, Facts | None]:
+async def _look(outcome: Outcome, source: Image, options: Options, *, begun: bool) -> tuple[str, Facts | None]:
     """By what one knows a target that is named twice: its name, and what it is when it is there. UsageError when it is
     the source, or too small.
     """
@@ -209,7 +209,7 @@ async def _look(outcome: Outcome, source: Image, options: Options, *, settled: b
             outcome.error = error
         return named, None
     try:
-        await check_apart(source, store, options, settled=settled)
+        await check_apart(source, store, options, begun=begun)
         stays = not (options.create and store.creatable)
         if stays and store.fixed_size and store.writable < source.size:
             raise too_small(store, store.size, source)
@@ -233,7 +233,7 @@ async def open_all(
 
     async def open_one(number: int, outcome: Outcome) -> None:
         try:
-            targets[number] = await open_raw(source, outcome.place, options, tell, left.get(number), settled=True)
+            targets[number] = await open_raw(source, outcome.place, options, tell, left.get(number), begun=True)
         except MpconvError as error:
             failed(number, outcome, error, observer)
 
@@ -246,7 +246,7 @@ async def _all_different(outcomes: Sequence[Outcome], targets: dict[int, Target]
     known = await asyncio.gather(*(targets[number].store.known_by() for number in numbers))
     for one, other in suspects(known):
         first, second = numbers[one], numbers[other]
-        verdict = await verdict_of(targets[first].store, targets[second].store, settled=True)
+        verdict = await verdict_of(targets[first].store, targets[second].store, begun=True)
         _check_verdict(verdict, outcomes[second], outcomes[first], options)
 
 

@@ -156,7 +156,7 @@ def _pairs(one: Facts, other: Facts, one_again: Facts) -> Iterable[tuple[File, F
 
 
 def _of_one_file(one: Facts, other: Facts) -> bool:
-    """Whether they are known to lie in one file of this host: in parts of it that do not meet, as it is no certainty."""
+    """Whether they are known to lie in one file of this host, in parts that do not meet."""
     both = {part.key for part in one.lies_in} & {part.key for part in other.lies_in}
     return any(key[0] == "file" for key in both)
 

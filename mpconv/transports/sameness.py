@@ -22,21 +22,21 @@ _MAP_CALLS = 16
 ALLOW = "--allow-same-image"
 
 
-async def verdict_of(one: Transport, other: Transport, *, settled: bool = False) -> Verdict:
-    """CERTAIN, PROBABLE or DIFFERENT. `settled`: that contents are the same is no evidence, since the one was copied to
+async def verdict_of(one: Transport, other: Transport, *, begun: bool = False) -> Verdict:
+    """CERTAIN, PROBABLE or DIFFERENT. `begun`: that contents are the same is no evidence, since the one was copied to
     the other, or since somebody knows better.
     """
     facts, others = await asyncio.gather(one.known_by(), other.known_by())
-    return await _closely(one, other, settled=settled) if suspects([facts, others]) else Verdict.DIFFERENT
+    return await _closely(one, other, begun=begun) if suspects([facts, others]) else Verdict.DIFFERENT
 
 
-async def _closely(one: Transport, other: Transport, *, settled: bool) -> Verdict:
+async def _closely(one: Transport, other: Transport, *, begun: bool) -> Verdict:
     facts = await one.known_by()
     others = await other.known_by()
     found = judge(facts, others, await one.known_by())
     if found in (Verdict.CERTAIN, Verdict.PROBABLE, Verdict.DIFFERENT):
         return found
-    return Verdict.DIFFERENT if settled else await _by_contents(found, one.whole, other.whole, (facts, others))
+    return Verdict.DIFFERENT if begun else await _by_contents(found, one.whole, other.whole, (facts, others))
 
 
 async def _by_contents(found: Verdict, one: Transport, other: Transport, both: tuple[Facts, Facts]) -> Verdict:
@@ -115,14 +115,14 @@ def refusal(found: Verdict, source: str, target: str) -> UsageError | None:
     return None
 
 
-async def check_apart(sources: Sequence[Transport], target: Transport, *, allowed: bool, settled: bool = False) -> None:
+async def check_apart(sources: Sequence[Transport], target: Transport, *, allowed: bool, begun: bool = False) -> None:
     """UsageError when the target is one of the sources under another name, or the disk that one of them is a file on.
-    `allowed`: somebody knows that what is probable is not so. `settled`: as verdict_of's.
+    `allowed`: somebody knows that what is probable is not so. `begun`: as verdict_of's.
     """
     *found, its = await asyncio.gather(*(store.known_by() for store in (*sources, target)))
     for source, facts in zip(sources, found, strict=True):
         if suspects([facts, its]):
-            verdict = await _closely(source, target, settled=settled or allowed)
+            verdict = await _closely(source, target, begun=begun or allowed)
             error = refusal(verdict, source.name, target.name)
             if error is not None and not (allowed and verdict is Verdict.PROBABLE):
                 raise error
