@@ -9,7 +9,7 @@ from functools import partial
 from mpconv.errors import MpconvError, UsageError
 from mpconv.job import Place
 from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport
-from mpconv.transports.base import redacted as redacted
+from mpconv.transports.redaction import redacted as redacted
 from mpconv.transports.retrying import Retry, Tell, silently
 from mpconv.transports.window import Window
 

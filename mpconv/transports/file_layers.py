@@ -13,7 +13,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from mpconv.transports import scsi
+from msgspec.structs import replace
+
+from mpconv.transports import iscsi_identity
 from mpconv.transports.identity import END, Disk, Facts, File, Key, Part
 from mpconv.units import SECTOR
 
@@ -26,7 +28,8 @@ _EMPTY_PATH, _ASK_THE_SERVER = 0x1000, 0x2000
 _BASIC = 0x7FF
 _STATX_BYTES = 256
 _KERNEL_TARGETS = Path("/sys/kernel/config/target/core")
-_WWIDS = {"naa.": "3:", "eui.": "2:"}
+_WORLDWIDE = ("eui.", "uuid.")
+"""What NVMe tells of itself, which has no such pages."""
 
 
 def facts_of(fd: int, size: int) -> Facts:
@@ -161,11 +164,10 @@ def _files(number: int) -> Iterator[File]:
 def _disk(number: int, size: int) -> Disk:
     """What a disk calls itself, as a LUN does: it may be one, logged in to by the kernel."""
     device = _where(number) / "device"
-    names = scsi.parse_names(_bytes(device / "vpd_pg83"))
-    for directory in (device, _where(number)):
-        told = _text(directory / "wwid")
-        names += [kind + told.removeprefix(prefix) for prefix, kind in _WWIDS.items() if told.startswith(prefix)]
-    return Disk(size, frozenset(names), scsi.parse_serial(_bytes(device / "vpd_pg80")))
+    named = iscsi_identity.parse(_bytes(device / "vpd_pg83"), _bytes(device / "vpd_pg80"))
+    told = {_text(directory / "wwid") for directory in (device, _where(number))}
+    worldwide = named.worldwide | {name for name in told if name.startswith(_WORLDWIDE)}
+    return Disk(size, replace(named, worldwide=worldwide))
 
 
 def _bytes(path: Path) -> bytes:

@@ -14,17 +14,13 @@ from itertools import combinations
 
 from msgspec import Struct
 
+from mpconv.transports.iscsi_identity import Designators
 from mpconv.units import SECTOR, align_up
 
 Key = tuple[object, ...]
 END = 1 << 63
 """Of something whose length is not asked for."""
-_T10, _EUI64, _NAA, _UUID = "1", "2", "3", "10"
-"""Kinds of designators, as `scsi.parse_names` writes them."""
-_LOCALLY_ASSIGNED = "3"
-_NOBODY = "000000"
-"""In place of a maker's number: tgt has none."""
-_TGT = b"IET     ".hex()
+_TGT = "t10.IET     "
 
 
 class Part(Struct, frozen=True):
@@ -68,35 +64,21 @@ class File(Struct, frozen=True):
 
 
 class Disk(Struct, frozen=True):
-    """A LUN, or a disk of this host, by what it calls itself. `names`: designators as `scsi.parse_names` has them;
-    `peer`: the address of who serves it, and `target` and `lun` by which it does, nothing of a disk of this host.
-    `here`: this host itself serves it.
+    """A LUN, or a disk of this host, by what it calls itself. `peer`: the address of who serves it, and `target` and
+    `lun` by which it does, nothing of a disk of this host. `here`: this host itself serves it.
     """
 
     size: int
-    names: frozenset[str] = frozenset()
-    serial: str = ""
+    named: Designators = Designators()
     peer: str = ""
     target: str = ""
     lun: int = 0
     here: bool = False
 
     @property
-    def unique(self) -> frozenset[str]:
-        """Names that are promised to be nobody else's."""
-        return frozenset(name for name in self.names if _is_unique(name))
-
-    @property
     def counted(self) -> bool:
         """Whether tgt has made up its names, of target and LUN numbers: any other tgt makes up the same."""
-        return any(name.startswith(f"{_T10}:{_TGT}") for name in self.names)
-
-
-def _is_unique(name: str) -> bool:
-    kind, _, digits = name.partition(":")
-    if kind == _NAA:
-        return not digits.startswith(_LOCALLY_ASSIGNED) and digits[1:7] != _NOBODY
-    return kind == _UUID or (kind == _EUI64 and not digits.startswith(_NOBODY))
+        return any(name.startswith(_TGT) for name in self.named.local)
 
 
 class Facts(Struct, frozen=True):
@@ -170,17 +152,13 @@ def _same_file(before: File, other: File, after: File) -> bool:
 def _same_disk(one: Disk, other: Disk) -> Verdict:
     if _sectors(one.size) != _sectors(other.size):
         return Verdict.DIFFERENT
-    if one.unique and other.unique:
-        return Verdict.UNLESS_CONTENTS_DIFFER if one.unique & other.unique else Verdict.DIFFERENT
-    if one.names and other.names and not one.names & other.names:
-        return Verdict.DIFFERENT
-    if one.serial != other.serial:
-        return Verdict.DIFFERENT
+    same = one.named.same(other.named)
+    if same is not None:
+        return Verdict.UNLESS_CONTENTS_DIFFER if same else Verdict.DIFFERENT
     same_target = bool(one.target) and (one.target, one.lun) == (other.target, other.lun)
     if one.counted and other.counted and one.target and other.target and not same_target:
         return Verdict.DIFFERENT  # of one tgt a LUN belongs to one target: these are of two
-    named = bool(one.names and other.names) or bool(one.serial)
-    if same_target or (named and one.peer == other.peer):
+    if same_target or (one.named != Designators() and one.peer == other.peer):
         return Verdict.UNLESS_CONTENTS_DIFFER
     return Verdict.IF_DATA_IS_THE_SAME
 
@@ -197,7 +175,7 @@ def suspects(found: Sequence[Facts]) -> list[tuple[int, int]]:
         marks |= {file.fileid for file in facts.files}
         marks |= {file.handle for file in facts.files if file.handle}
         if facts.disk is not None:
-            marks |= {("disk", _sectors(facts.disk.size), facts.disk.serial)} | facts.disk.unique
+            marks |= {("disk", _sectors(facts.disk.size), facts.disk.named.serial), *facts.disk.named.worldwide}
         if facts.local or (facts.disk is not None and facts.disk.here):
             marks.add(("here", _sectors(facts.size)))
         for mark in marks:
