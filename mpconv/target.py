@@ -41,7 +41,7 @@ class Target(Struct, frozen=True, kw_only=True):
     """`place`: what the workers write into; `store`: the same, or the file of an image whose data lies elsewhere.
 
     `zero_initialised`: what nobody writes reads as zeros. `writer` and `clusters`: of an image that is made. `whole`:
-    an earlier run finished it.
+    an earlier run finished it. `base`: the backing file of a new image: nobody else is to write to it meanwhile.
     """
 
     place: Place
@@ -51,6 +51,7 @@ class Target(Struct, frozen=True, kw_only=True):
     writer: Writer | Rewriter | None = None
     clusters: Clusters | None = None
     whole: bool = False
+    base: Image | None = None
 
     @property
     def written(self) -> Transport:
@@ -88,6 +89,8 @@ class Target(Struct, frozen=True, kw_only=True):
         """Give the connections back."""
         for store in self.stores:
             await store.close()
+        if self.base is not None:
+            await self.base.close()
 
 
 async def open_raw(
@@ -104,7 +107,7 @@ async def open_raw(
     zeros = options.sparse_size > 0 and (options.target_is_zero or (options.create and store.zero_initialised))
     if left is not None:
         zeros = left.zero_initialised
-    return Target(place=place, store=store, zero_initialised=zeros)
+    return Target(place=place.marked(store.marks), store=store, zero_initialised=zeros)
 
 
 def too_small(store: Transport, size: int, source: Image) -> UsageError:
@@ -119,12 +122,20 @@ async def open_store(
     `tell` hears when it does not answer later. `begun`: as check_apart's.
     """
     store = await _open_store(source, place, options, size, opening, begun=begun)
-    return transports.remade(store, place, growing=opening.growing, retry=Retry(options.retry_for), tell=tell)
+    return transports.remade(
+        store, place.marked(store.marks), growing=opening.growing, retry=Retry(options.retry_for), tell=tell
+    )
 
 
 async def _open_store(
     source: Image, place: Place, options: Options, size: int, opening: Opening, *, begun: bool
 ) -> Transport:
+
+    async def judge(store: Transport) -> None:
+        """What is there now may be another one than a moment ago. As with qemu-img, nothing onto itself is right."""
+        if source.size or not options.shared:
+            await check_apart(source, store, options, begun=begun)
+
     existing: Transport | None = None
     try:
         existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)
@@ -143,15 +154,14 @@ async def _open_store(
             raise  # of a file the attempt to make it tells what is wrong, as with qemu-img
     if existing is not None:
         try:
-            if source.size or not options.shared:  # as with qemu-img, nothing onto itself is right
-                await check_apart(source, existing, options, begun=begun)
+            await judge(existing)
         except BaseException:
             await existing.close()
             raise
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
-    return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
+    return await transports.connect(place.url, Access.WRITE, create_size=size, opening=replace(opening, judge=judge))
 
 
 async def check_apart(source: Image, target: Transport, options: Options, *, begun: bool = False) -> None:

@@ -61,7 +61,7 @@ def checksum(
     image_opts: bool,
     force_share: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> int:
     """Print a digest of what a guest sees of each IMAGE: whatever the format, equal disks have equal digests.

@@ -29,7 +29,7 @@ def info(
     force_share: bool,
     backing_chain: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> None:
     """Tell an image's format and size, and how much room it takes up."""
@@ -42,7 +42,7 @@ def info(
     from mpconv.cli.opening import places  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
-    [place] = places([name], fmt, image_opts)
+    [place] = places([name], fmt, image_opts, shared=force_share)
     if backing_chain:
         found = asyncio.run(images.backing_chain(place, trust=trust_of(allow_backing, allow_data_file)))
     else:

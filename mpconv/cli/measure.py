@@ -34,7 +34,7 @@ def measure(
     image_opts: bool,
     force_share: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> None:
     """Tell how many bytes a copy of an image will take up."""
@@ -53,7 +53,7 @@ def measure(
     if not names and size is None:
         raise UsageError("Either --size N or one filename must be specified.")
 
-    image = places(list(names), fmt, image_opts)[0] if names else size or 0
+    image = places(list(names), fmt, image_opts, shared=force_share)[0] if names else size or 0
     options: Qcow2Options | None = None
     refusal: str | None = None
     try:

@@ -200,13 +200,16 @@ async def _check(stored: Stored, role: str, stores: Sequence[Transport]) -> None
 
 
 def kept(place: Place) -> Place:
-    """The same place wherever one stands, without passwords, and so the files that it is made of."""
+    """The same place wherever one stands, without passwords, and so the files that it is made of. What tells one store
+    from another is kept apart, since some of it is another after a boot.
+    """
     url = without_password(place.url)
     if transports.is_local(url):
         url = os.path.abspath(url.removeprefix("file://").removeprefix("file:"))
     return msgspec.structs.replace(
         place,
         url=url,
+        marks={},
         backing=kept(place.backing) if place.backing is not None else None,
         data_file=kept(place.data_file) if place.data_file is not None else None,
     )

@@ -120,6 +120,8 @@ class IscsiTransport(Transport):
             raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
         self.version = tuple(sorted(self.designators.told))
+        own = ", ".join(sorted(self.designators.told))
+        self.marks = {"its block size": str(block)} | ({"its designators": own} if own else {})
         provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))
         means = means_for(block, self._tells_status, limits, provisioning)
         self.traits = Traits(scsi.parse_product(told), capacity, limits, provisioning, tuple(means))

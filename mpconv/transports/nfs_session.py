@@ -99,9 +99,12 @@ def parse(url: str) -> Address:
 
 
 class Session:
-    """A context of libnfs. `facts`: of a file that is only read, for the map of its holes."""
+    """A context of libnfs. `facts`: of a file that is only read, for the map of its holes. `beneath`: as Opening's:
+    that directory is mounted, and libnfs, which follows links itself, follows none out of what is mounted.
+    """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, beneath: str | None = None) -> None:
+        self.beneath = beneath
         self.library = Library()
         address = parse(url)
         self.parameters, self.url = address.parameters, address.url
@@ -166,6 +169,8 @@ class Session:
             raise cannot_open(self.name, text_of(lib.nfs_get_error(self.nfs)) or "not an NFS URL")
         server, path, file = (_QUESTION_MARK.sub("?", text_of(x)) for x in (parsed.server, parsed.path, parsed.file))
         lib.nfs_destroy_url(parsed)
+        if self.beneath is not None:
+            path, file = self._in_directory(f"{path.rstrip('/')}/{file.lstrip('/')}", self.beneath)
         server = server.removeprefix("[").removesuffix("]")
         lib.nfs_set_autoreconnect(self.nfs, 0)
         lib.nfs_set_timeout(self.nfs, int(CONNECT_SECONDS * 1000))
@@ -184,6 +189,18 @@ class Session:
         """Those that the URL names."""
         named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
         return [int(port) for port in named if port.isdecimal()]
+
+    def _in_directory(self, whole: str, directory: str) -> tuple[str, str]:
+        """The directory, and the file's path in it."""
+        lib = self.library.lib
+        parsed = lib.nfs_parse_url_full(self.nfs, parse(f"{directory.rstrip('/')}/file").url.encode())
+        if parsed == ffi.NULL:
+            raise cannot_open(self.name, text_of(lib.nfs_get_error(self.nfs)) or "not an NFS URL")
+        above = _QUESTION_MARK.sub("?", text_of(parsed.path)).rstrip("/")
+        lib.nfs_destroy_url(parsed)
+        if not whole.startswith(f"{above}/"):
+            raise cannot_open(self.name, f"it leads out of the directory '{directory}', in which alone it is allowed")
+        return above or "/", whole.removeprefix(f"{above}/")
 
     def _open(self, access: Access, create_size: int | None) -> None:
         lib = self.library.lib
