@@ -22,7 +22,7 @@ from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.target import Left, Target, check_apart, open_store, too_small
-from mpconv.transports.base import Access, Opening, Transport, cannot_open
+from mpconv.transports.base import Access, Judge, Opening, Transport, cannot_open
 from mpconv.transports.retrying import Tell
 from mpconv.units import SECTOR, align_down, align_up
 
@@ -53,13 +53,14 @@ async def make(
         layout = Layout(source.size, made, backing_size=backing_size)
         data_file = made.data_file is not None
         reserved = 0 if data_file else layout.reserved
-        store = await open_store(source, place, options, reserved, opening, tell, begun=begun)
+        also = await _judge(source, place, options, opened, begun=begun)
+        store = await open_store(source, place, options, reserved, opening, tell, begun=begun, also=also)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
-            data = await open_store(source, workers_place, options, source.size, opening, tell, begun=begun)
+            data = await open_store(source, workers_place, options, source.size, opening, tell, begun=begun, also=also)
             opened.push_async_callback(data.close)
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
@@ -87,7 +88,8 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell, *,
     """An image that is there already (`-n`)."""
     opening = Opening(direct=place.direct, locked=not place.shared, growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0, opening, tell, begun=begun)
+        also = await _judge(source, place, options, opened, begun=begun)
+        store = await open_store(source, place, options, 0, opening, tell, begun=begun, also=also)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         metadata = await read_metadata(store)
@@ -116,6 +118,34 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell, *,
         await store.insist(writer.begin)
         opened.pop_all()
     return target
+
+
+async def _judge(source: Image, place: Place, options: Options, opened: AsyncExitStack, *, begun: bool) -> Judge | None:
+    """Refuses a store that is a part of the backing file that was named. UsageError already here when such a part, or
+    what is read otherwise, is to be the data file.
+    """
+    made = options.qcow2
+    if made is None or (made.backing_file is None and made.data_file is None):
+        return None
+    from mpconv import lineage  # noqa: PLC0415  (few need it)
+
+    allowed = options.allow_same_image
+    layers: list[Transport] = []
+    if made.backing_file is not None:
+        backing = Place(url=combined(place.url, made.backing_file), format=made.backing_fmt)
+        layers = await lineage.layers_of(backing, place, opened)
+
+    async def judge(store: Transport) -> None:
+        await lineage.check(store, layers, allowed=allowed, begun=begun)
+
+    if made.data_file is not None and options.create:
+        data = Place(url=combined(place.url, made.data_file))
+        there = await lineage.check_data_file(place, data, allowed=allowed, begun=begun)
+        if there is not None:
+            opened.push_async_callback(there.close)
+            await check_apart(source, there, options, begun=begun)
+            await judge(there)
+    return judge
 
 
 async def _open_data(source: Image, store: Transport, place: Place, options: Options) -> Transport:

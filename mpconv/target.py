@@ -15,7 +15,7 @@ from mpconv.formats.image import Image
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.transports import sameness
-from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.base import Access, Judge, Opening, Transport
 from mpconv.transports.retrying import Retry, Tell
 
 if TYPE_CHECKING:
@@ -116,26 +116,35 @@ def too_small(store: Transport, size: int, source: Image) -> UsageError:
 
 
 async def open_store(
-    source: Image, place: Place, options: Options, size: int, opening: Opening, tell: Tell, *, begun: bool = False
+    source: Image,
+    place: Place,
+    options: Options,
+    size: int,
+    opening: Opening,
+    tell: Tell,
+    *,
+    begun: bool = False,
+    also: Judge | None = None,
 ) -> Transport:
     """The store at a place, made anew with `size` bytes unless `create` is off; refused when it is a source itself.
-    `tell` hears when it does not answer later. `begun`: as check_apart's.
+    `tell` hears when it does not answer later. `begun`: as check_apart's. `also`: what else may refuse it.
     """
-    store = await _open_store(source, place, options, size, opening, begun=begun)
+
+    async def judge(store: Transport) -> None:
+        """As with qemu-img, nothing onto itself is right."""
+        if source.size or not options.shared:
+            await check_apart(source, store, options, begun=begun)
+        if also is not None:
+            await also(store)
+
+    store = await _open_store(place, options, size, replace(opening, judge=judge), judge)
     return transports.remade(
         store, place.marked(store.marks), growing=opening.growing, retry=Retry(options.retry_for), tell=tell
     )
 
 
-async def _open_store(
-    source: Image, place: Place, options: Options, size: int, opening: Opening, *, begun: bool
-) -> Transport:
-
-    async def judge(store: Transport) -> None:
-        """What is there now may be another one than a moment ago. As with qemu-img, nothing onto itself is right."""
-        if source.size or not options.shared:
-            await check_apart(source, store, options, begun=begun)
-
+async def _open_store(place: Place, options: Options, size: int, opening: Opening, judge: Judge) -> Transport:
+    """What is there is judged before it is written to; and again when it is replaced: by then there may be another one."""
     existing: Transport | None = None
     try:
         existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)
@@ -145,7 +154,7 @@ async def _open_store(
     except InUse:
         existing = await transports.open_place(place, Access.WRITE)
         try:
-            await check_apart(source, existing, options, begun=begun)
+            await judge(existing)
         finally:
             await existing.close()
         raise
@@ -161,7 +170,7 @@ async def _open_store(
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
-    return await transports.connect(place.url, Access.WRITE, create_size=size, opening=replace(opening, judge=judge))
+    return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 
 async def check_apart(source: Image, target: Transport, options: Options, *, begun: bool = False) -> None:

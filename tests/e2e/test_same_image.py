@@ -13,6 +13,8 @@ import pytest
 
 from mpconv.units import MiB
 from tests.conftest import Lun, identical, make_image, mpconv
+from tests.support.faulty_target import IQN as FAKE
+from tests.support.faulty_target import FaultyTarget
 from tests.support.servers import IscsiServer, NfsServer
 
 SIZE = 8 * MiB
@@ -282,3 +284,45 @@ def test_luns_of_two_servers_that_call_themselves_alike(
             done = mpconv("convert", "-f", "raw", source, target)
             assert done.returncode == 0, done.stderr
             assert identical(tmp_path / "a", tmp_path / "b")
+
+
+ROADS = {
+    "target names": (f"{FAKE}/1", "iqn.2020-01.org.fake:other/1"),
+    "LUN numbers": (f"{FAKE}/1", f"{FAKE}/7"),
+    "both": (f"{FAKE}/7", "iqn.2020-01.org.fake:other/1"),
+}
+
+
+@pytest.mark.parametrize("zeros_told", [True, False])
+@pytest.mark.parametrize("road", ROADS)
+def test_one_lun_by_two(tmp_path: Path, road: str, zeros_told: bool) -> None:
+    """Of a disk with little data, that tells where it is or does not."""
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(4 * SIZE)
+        file.seek(3 * SIZE + 512)
+        file.write(os.urandom(70_000))
+    with FaultyTarget(path=disk, luns={1, 7}, thin=zeros_told, lbprz=zeros_told) as target:
+        one, other = (f"iscsi://127.0.0.1:{target.port}/{name}" for name in ROADS[road])
+        line = refused(disk, one, other, "-f", "raw", "-O", "qcow2")
+        assert f"probably the same image: '{one}' and '{other}'" in line
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_luns_with_one_name_and_other_contents_are_two(tmp_path: Path, back: bool) -> None:
+    """A clone of a disk array may keep the name of what it was made from."""
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        with path.open("wb") as file:
+            file.truncate(SIZE)
+    make_image(paths[0], SIZE)
+    if back:
+        paths.reverse()
+    with FaultyTarget(path=paths[0]) as one, FaultyTarget(path=paths[1]) as other:
+        urls = [f"iscsi://127.0.0.1:{target.port}/{FAKE}/1" for target in (one, other)]
+        done = mpconv("convert", "-f", "raw", *urls)
+        assert done.returncode == 0, done.stderr
+        assert identical(*paths)
+        assert "probably the same" in refused(paths[0], *urls, "-f", "raw")
+        done = mpconv("convert", "-f", "raw", "--allow-same-image", *urls)
+        assert done.returncode == 0, done.stderr
