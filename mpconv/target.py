@@ -144,7 +144,7 @@ async def open_store(
 
 
 async def _open_store(place: Place, options: Options, size: int, opening: Opening, judge: Judge) -> Transport:
-    """What is there is judged before it is written to; and again when it is replaced: by then there may be another one."""
+    """What is there is judged before it is written to, and again when it is replaced: it may be another one by then."""
     existing: Transport | None = None
     try:
         existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)

@@ -79,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"transports", "ui", "watch", "workers", ""},
     "fanout": BOTTOM
     | {
+        "formats",
         "guests",
         "interruption",
         "jobs",

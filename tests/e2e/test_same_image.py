@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -326,3 +327,107 @@ def test_luns_with_one_name_and_other_contents_are_two(tmp_path: Path, back: boo
         assert "probably the same" in refused(paths[0], *urls, "-f", "raw")
         done = mpconv("convert", "-f", "raw", "--allow-same-image", *urls)
         assert done.returncode == 0, done.stderr
+
+
+PLANS = {
+    "a target is another job's source": (("one", "{path}", "{new}1"), ("two", "{other}", "{url}")),
+    "a source is another job's target": (("one", "{other}", "{url}"), ("two", "{path}", "{new}1")),
+    "two targets": (("one", "{other}", "{path}"), ("two", "{other}", "{url}")),
+}
+
+
+def planned(tmp_path: Path, jobs: tuple[tuple[str, str, str], ...], **names: object) -> Path:
+    plan = tmp_path / "plan.toml"
+    text = ""
+    for name, source, target in jobs:
+        text += f'[[job]]\nname = "{name}"\nsource = "{source.format(**names)}"\ntarget = "{target.format(**names)}"\n'
+    plan.write_text(text)
+    return plan
+
+
+@pytest.mark.parametrize("command", [("fanout",), ("fanout", "--check")], ids=" ".join)
+@pytest.mark.parametrize("jobs", PLANS)
+def test_jobs_of_one_plan_that_meet(
+    everywhere: NfsServer, exported: Path, tmp_path: Path, jobs: str, command: tuple[str, ...]
+) -> None:
+    make_image(tmp_path / "other.raw", SIZE, seed=2)
+    url = at(everywhere, "127.0.0.2", exported)
+    plan = planned(tmp_path, PLANS[jobs], path=exported, other=tmp_path / "other.raw", url=url, new=tmp_path / "new")
+    before = digest(exported)
+    done = mpconv(*command, plan)
+    assert digest(exported) == before
+    assert not (tmp_path / "new1").exists()
+    assert done.returncode == 1
+    assert str(exported) in done.stderr
+    assert url in done.stderr
+    assert "--allow-same-image" in done.stderr
+
+
+def test_jobs_of_one_plan_that_do_not_meet(everywhere: NfsServer, exported: Path, tmp_path: Path) -> None:
+    """Two of one source are none."""
+    url = at(everywhere, "127.0.0.2", exported)
+    jobs = ("one", "{path}", "{new}1"), ("two", "{url}", "{new}2")
+    plan = planned(tmp_path, jobs, path=exported, url=url, new=tmp_path / "new")
+    for _ in range(2):
+        done = mpconv("fanout", plan)
+        assert done.returncode == 0, done.stderr
+        assert all(identical(exported, tmp_path / f"new{number}") for number in (1, 2))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_targets_of_one_deployment_that_meet(
+    everywhere: NfsServer, exported: Path, tmp_path: Path, there: bool
+) -> None:
+    make_image(tmp_path / "other.raw", SIZE, seed=2)
+    target = exported if there else exported.with_name("new.raw")
+    urls = [at(everywhere, f"127.0.0.{number}", target) for number in (1, 2)]
+    before = digest(exported)
+    done = mpconv("deploy", tmp_path / "other.raw", *urls)
+    assert digest(exported) == before
+    assert done.returncode == 1
+    assert "the same image" in done.stderr
+    assert all(url in done.stderr for url in urls)
+
+
+def test_a_lun_by_two_portals_is_no_two_targets(portals: IscsiServer, tmp_path: Path) -> None:
+    make_image(tmp_path / "source", SIZE)
+    urls = lun_of(portals, TWO_PORTALS, tmp_path / "lun.img")
+    before = digest(tmp_path / "lun.img")
+    done = mpconv("deploy", tmp_path / "source", *urls)
+    assert done.returncode == 1
+    assert "--allow-same-image" in done.stderr
+    assert digest(tmp_path / "lun.img") == before
+
+
+def await_bytes(running: subprocess.Popen[str], target: Path) -> None:
+    """More of them than making the target takes."""
+    while not target.exists() or target.stat().st_blocks * 512 < MiB:
+        assert running.poll() is None
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_source_that_changes_is_an_error(tmp_path: Path, shared: bool) -> None:
+    """Unless -U was given: then it is told."""
+    source, target = tmp_path / "source.raw", tmp_path / "target.raw"
+    make_image(source, SIZE)
+    command = [sys.executable, "-m", "mpconv", "convert", "-r", "4M", "-p", *(["-U"] if shared else []), source, target]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        await_bytes(running, target)
+        os.chmod(source, 0o600)
+        with source.open("r+b") as file:
+            file.write(b"changed")
+        _, told = running.communicate(timeout=60)
+    assert f"the source '{source}' was changed while it was copied" in told
+    assert running.returncode == (0 if shared else 1)
+
+
+def test_rights_of_a_source_may_change(tmp_path: Path) -> None:
+    source, target = tmp_path / "source.raw", tmp_path / "target.raw"
+    make_image(source, SIZE)
+    command = [sys.executable, "-m", "mpconv", "convert", "-r", "8M", source, target]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        await_bytes(running, target)
+        os.chmod(source, 0o600)
+        os.link(source, tmp_path / "link")
+        _, told = running.communicate(timeout=60)
+    assert (running.returncode, told) == (0, "")
