@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuning": BOTTOM,
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
-    "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
+    "lineage": BOTTOM | {"formats", "transports"},
+    "qcow2_target": BOTTOM | {"formats", "lineage", "transports", "options", "target"},
     "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
@@ -78,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"transports", "ui", "watch", "workers", ""},
     "fanout": BOTTOM
     | {
+        "formats",
         "guests",
         "interruption",
         "jobs",

@@ -21,6 +21,7 @@ from mpconv.extent import Extent, Kind
 from mpconv.transports import iscsi_identity, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
+from mpconv.transports.identity import Disk, Facts
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
 from mpconv.transports.iscsi_identity import Designators
@@ -54,6 +55,7 @@ class IscsiTransport(Transport):
 
     def __init__(self, address: Address, session: Session, patience: float) -> None:
         self.name = address.name
+        self._address = address
         self._patience = patience
         self._commands = Commands(session, address.wire_lun, patience)
         self._zeroing = Zeroing(self._commands, [])
@@ -62,8 +64,8 @@ class IscsiTransport(Transport):
         self._copying = Copying(self._commands)
         self._tells_status = False
         self._part_blocks = asyncio.Lock()
-        # Not by the LUN's own designator (VPD page 83): tgt makes it of target and LUN numbers, so that those of
-        # different servers are the same, and a copy between two servers would be refused.
+        # Not by the LUN's own designator (VPD page 83), which `known_by` tells: tgt makes it of target and LUN numbers,
+        # so that those of different servers are the same.
         self.identity = ("iscsi", *self._commands.peer, address.target.lower(), address.lun)
 
     async def discover(self, access: Access) -> None:
@@ -260,6 +262,18 @@ class IscsiTransport(Transport):
             "its designators": ", ".join(named.told),
         }
         return Fingerprint(same, {"its size": str(self.size)})
+
+    async def known_by(self) -> Facts:
+        """As it was told when it was opened."""
+        disk = Disk(
+            self.size,
+            self.designators,
+            peer=self._commands.peer[0],
+            target=self._address.target.lower(),
+            lun=self._address.lun,
+            here=self._commands.here,
+        )
+        return Facts(self.identity, disk=disk, size=self.size)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)

@@ -15,6 +15,7 @@ from typing import TypeVar
 from mpconv.errors import Gone, MpconvError, Retryable, StatusWithdrawn, internal
 from mpconv.extent import Extent
 from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport, unlike
+from mpconv.transports.identity import Facts
 from mpconv.transports.retrying import ANSWERS, Outage, Retry, Tell, keep_trying
 
 _T = TypeVar("_T")
@@ -39,6 +40,7 @@ class Remade(Transport):
         self.name = store.name
         self.identity = store.identity
         self.version = store.version
+        self.stamp = store.stamp
         self.marks = store.marks
         self.size = store.size
         self.limits = store.limits
@@ -80,6 +82,14 @@ class Remade(Transport):
 
         async def ask() -> Fingerprint:
             return await self._store.fingerprint()
+
+        return await self._until_done(ask, Outage(self._retry))
+
+    async def known_by(self) -> Facts:
+        """As the fingerprint."""
+
+        async def ask() -> Facts:
+            return await self._store.known_by()
 
         return await self._until_done(ask, Outage(self._retry))
 
