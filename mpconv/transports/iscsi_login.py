@@ -278,8 +278,8 @@ def _login_words(address: Address, status: int, text: str) -> str:
             " or set LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD"
         )
     words = {
-        _INITIATOR_ERROR: f"The target refuses how this host logs in ({status:#06x}): it may ask for data digests, which"
-        " libiscsi does not know",
+        _INITIATOR_ERROR: "The target refuses how this host logs in (0x0200):"
+        " it may ask for data digests, which libiscsi does not know",
         _FORBIDDEN: f"Permission denied: the target is not open to this host, whose name is {initiator_name()}",
         _NO_TARGET: f"No such target '{address.target}', or it is not open to this host, {initiator_name()}",
         _REMOVED: f"The target '{address.target}' has been removed",

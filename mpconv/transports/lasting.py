@@ -16,6 +16,7 @@ from mpconv.errors import Gone, MpconvError, Retryable, StatusWithdrawn, interna
 from mpconv.extent import Extent
 from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport
 from mpconv.transports.retrying import ANSWERS, Outage, Retry, Tell, keep_trying
+from mpconv.transports.seen import Seen
 
 _T = TypeVar("_T")
 _ANEW = "see who writes to it, and begin anew"
@@ -29,7 +30,7 @@ class Remade(Transport):
     """
 
     def __init__(self, store: Transport, reopen: Reopen, retry: Retry, tell: Tell, *, steady: bool = False) -> None:
-        self._store = store
+        self._store = self._first = store
         self._reopen = reopen
         self._retry = retry
         self._tell = tell
@@ -49,6 +50,7 @@ class Remade(Transport):
         self.growing = store.growing
         self.ordered = store.ordered
         self.creatable = store.creatable
+        self._vague = store.vague
 
     @property
     def origin(self) -> Transport:
@@ -145,16 +147,24 @@ class Remade(Transport):
 
     async def _open_same(self) -> Transport:
         store = await self._reopen()
-        changed = self._difference(store)
-        if changed is not None:
+        try:
+            changed = await self._difference(store)
+            if changed is not None:
+                error = Gone(f"'{self.name}' {changed}", image=self.name)
+                error.reason = changed
+                raise error
+        except BaseException:
             await store.close()
-            error = Gone(f"'{self.name}' {changed}", image=self.name)
-            error.reason = changed
-            raise error
+            raise
         return store
 
-    def _difference(self, store: Transport) -> str | None:
-        if store.identity != self.identity:
+    async def _knows(self, store: Transport) -> bool:
+        """Whether what is stored proves that it is the same store."""
+        return False
+
+    async def _difference(self, store: Transport) -> str | None:
+        same = store.continues(self._first)
+        if not (await self._knows(store) if same is None else same):
             return f"is not the image it was when the copy began: {_ANEW}"
         if store.size < self.size or (self._steady and store.size != self.size):
             return f"has changed its size from {self.size} to {store.size} bytes: {_ANEW}"
@@ -166,15 +176,22 @@ class Remade(Transport):
 class Lasting(Remade):
     """For reading: every request outlives the connection."""
 
+    _seen: Seen | None = None
+
     async def read_into(self, offset: int, buffer: Buffer) -> None:
         store = self._store
         try:
             await store.read_into(offset, buffer)
-            return
         except Retryable as error:
             outage = Outage(self._retry)
             await self._remake(store, error, outage)
-        await self._until_done(lambda: self._store.read_into(offset, buffer), outage)
+            await self._until_done(lambda: self._store.read_into(offset, buffer), outage)
+        if self._vague:
+            self._seen = self._seen or Seen()
+            self._seen.add(offset, buffer)
+
+    async def _knows(self, store: Transport) -> bool:
+        return self._seen is not None and await self._seen.again_in(store)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """The map of holes goes with the connection: the next one has its own, from the beginning, or none."""
