@@ -121,6 +121,10 @@ class Transport(abc.ABC):
     creatable: bool = True
     """False: nothing is made under such a URL; what is there is written into (LUNs, devices, null:)."""
 
+    async def release(self) -> bool:
+        """Give back, until it is needed again, what a server may have little of. False: that would be for good."""
+        return True
+
     @property
     def vague(self) -> bool:
         """Whether `continues` may not know."""

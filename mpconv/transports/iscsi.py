@@ -216,6 +216,9 @@ class IscsiTransport(Transport):
             await self.write(start, memoryview(bytes(stop - start)))
         return True
 
+    async def release(self) -> bool:
+        return False
+
     @property
     def vague(self) -> bool:
         return not self.designators.worldwide
