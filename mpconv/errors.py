@@ -118,6 +118,10 @@ class Unreachable(Fatal):
     """Nobody answers there at present."""
 
 
+class Crowded(Unreachable):
+    """It answers, and has no room for another connection at present."""
+
+
 class Absent(Fatal):
     """A server answers, and has nothing under that name: one that is just starting may have it a moment later."""
 

@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "crew": BOTTOM,
     "outages": BOTTOM,
     "guests": BOTTOM,
+    "room": BOTTOM | {"core", "crew", "guests", "observer", "protocol", "transports"},
     "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
-    | {"placing", "reception", "staff", "walk"},
+    | {"placing", "reception", "room", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},

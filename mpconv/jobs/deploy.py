@@ -22,7 +22,7 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
-from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, plan
+from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.sharing import anywhere
@@ -291,6 +291,7 @@ async def copy(
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else JOURNAL_SECONDS,
         recorder=recorder,
         listening=options.listening,
+        holds=held(sources, source, opened),
     )
     with contextlib.suppress(_NoneLeft):
         async with recorder or contextlib.nullcontext():
@@ -316,6 +317,8 @@ async def copy(
                 await interruptible(_finish(deployment, targets, observer))
             await check_end(source, options, observer.warn)
             if options.verify is not None:
+                if coordinator.let_go:
+                    await give_back(source.stores, [store for target in opened for store in target.stores])
                 for number, outcome in enumerate(outcomes):
                     if outcome.error is None:
                         where = outcome.place.resolved("raw", targets[number].store.marks)
