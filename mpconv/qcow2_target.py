@@ -23,7 +23,7 @@ from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.target import Left, Target, open_store, too_small
 from mpconv.transports.base import Access, Opening, Transport, cannot_open
-from mpconv.transports.retrying import Tell
+from mpconv.transports.retrying import Retry, Tell
 from mpconv.units import SECTOR, align_down, align_up
 
 
@@ -83,7 +83,7 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
         workers_place = place
         if header.external_data:
             workers_place = data_place(place, header.data_file, options.trust)
-            data = await transports.open_place(workers_place, Access.WRITE, locked=True)
+            data = await transports.open_place(workers_place, Access.WRITE, locked=True, retry=Retry(options.retry_for))
             opened.push_async_callback(data.close)
         zeros, durable = options.target_is_zero, options.cache.flushes
         writer = await load(store, metadata, source.size, reads_as_zeros=zeros, durable=durable)

@@ -120,8 +120,9 @@ async def open_store(
 
 async def _open_store(source: Image, place: Place, options: Options, size: int, opening: Opening) -> Transport:
     existing: Transport | None = None
+    retry = Retry(options.retry_for)
     try:
-        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)
+        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing, retry=retry)
     except NoSuchImage:
         if not options.create:
             raise
@@ -143,6 +144,7 @@ async def _open_store(source: Image, place: Place, options: Options, size: int, 
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
+    opening = replace(opening, patience=transports.patience_of(retry))
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 

@@ -158,7 +158,7 @@ async def _look(outcome: Outcome, source: Image, options: Options) -> set[tuple[
     local = transports.is_local(place.url)
     named: tuple[object, ...] = ("name", os.path.realpath(place.url.removeprefix("file:")) if local else place.url)
     try:
-        store = await transports.open_place(place, Access.WRITE)
+        store = await transports.open_place(place, Access.WRITE, retry=Retry(options.retry_for))
     except NoSuchImage as error:
         if not options.create:
             outcome.error = error
