@@ -8,9 +8,9 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import MpconvError
+from mpconv.errors import ImageError, MpconvError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, open_source, size_of
+from mpconv.formats.opening import How, open_source
 from mpconv.formats.qcow2.entries import SUBCLUSTERS
 from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.qcow2.kept import KeptEntries
@@ -21,7 +21,7 @@ from mpconv.formats.qcow2.writer import Writer
 from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
-from mpconv.target import Left, Target, open_store, too_small
+from mpconv.target import Left, Target, check_other, open_store, too_small
 from mpconv.transports.base import Access, Opening, Transport, cannot_open
 from mpconv.transports.retrying import Retry, Tell
 from mpconv.units import SECTOR, align_down, align_up
@@ -33,11 +33,17 @@ async def make(
     """A new image, or one that an earlier run began."""
     if left is not None:
         options = replace(options, create=False)
-    backing_size = await _backing_size(place, made)
-    layout = Layout(source.size, made, backing_size=backing_size)
-    data_file = made.data_file is not None
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=_reserved(made), growing=True)
     async with AsyncExitStack() as opened:
+        base = await _base(place, made, options)
+        backing_size = None if base is None else base.size
+        if base is not None and not transports.is_local(base.stores[0].name):  # no locks there, and sessions are few
+            await base.close()
+            base = None
+        if base is not None:
+            opened.push_async_callback(base.close)
+        layout = Layout(source.size, made, backing_size=backing_size)
+        data_file = made.data_file is not None
         store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening, tell)
         opened.push_async_callback(store.close)
         data: Transport | None = None
@@ -63,7 +69,7 @@ async def make(
             await store.insist(writer.begin)
         else:
             whole = await writer.is_finished()
-        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros, whole=whole)
+        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros, whole=whole, base=base)
         opened.pop_all()
     return target
 
@@ -82,13 +88,15 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
             raise too_small(store, size, source)
         workers_place = place
         if header.external_data:
-            workers_place = data_place(place, header.data_file, options.trust)
-            data = await transports.open_place(workers_place, Access.WRITE, locked=True, retry=Retry(options.retry_for))
+            workers_place = data_place(place.marked(store.marks), header.data_file, options.trust, written=True)
+            data = await _open_data(source, store, workers_place, options)
             opened.push_async_callback(data.close)
         zeros, durable = options.target_is_zero, options.cache.flushes
         writer = await load(store, metadata, source.size, reads_as_zeros=zeros, durable=durable)
         writer.layout.unit = _unit(data or store, header.cluster_size)
-        tail = await _tail(place, options, source.size, min(size, align_up(source.size, header.cluster_size)))
+        tail = await _tail(
+            place.marked(store.marks), options, source.size, min(size, align_up(source.size, header.cluster_size))
+        )
         if tail is not None:
             writer.tail = tail
             writer.layout.kept = tail.start // header.cluster_size
@@ -99,6 +107,23 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
         await store.insist(writer.begin)
         opened.pop_all()
     return target
+
+
+async def _open_data(source: Image, store: Transport, place: Place, options: Options) -> Transport:
+    """The data file of the image in `store`, to be written into."""
+    data = await transports.open_place(place, Access.READ)
+    try:
+        if data.identity == store.identity:
+            raise cannot_open(store.name, f"the image names itself as its data file: '{data.name}'", ImageError)
+        check_other(source, data)
+    finally:
+        await data.close()
+    retry = Retry(options.retry_for)
+    data = await transports.open_place(place.marked(data.marks), Access.WRITE, locked=True, retry=retry)
+    if data.fixed_size and data.writable < source.size:
+        await data.close()
+        raise too_small(data, data.size, source)
+    return data
 
 
 def _unit(store: Transport, cluster_size: int) -> int:
@@ -115,6 +140,7 @@ def _target(
     *,
     stores_zeros: bool,
     whole: bool = False,
+    base: Image | None = None,
 ) -> Target:
     layout = writer.layout
     made = layout.options
@@ -128,13 +154,14 @@ def _target(
         in_place=layout.preallocated or data is not None,
     )
     return Target(
-        place=place,
+        place=place.marked((data or writer.store).marks),
         store=writer.store,
         zero_initialised=not stores_zeros,
         data=data,
         writer=writer,
         clusters=clusters,
         whole=whole,
+        base=base,
     )
 
 
@@ -156,11 +183,17 @@ def _reserved(made: Qcow2Options) -> str:
     return "falloc" if made.preallocation == "falloc" else "off"
 
 
-async def _backing_size(place: Place, made: Qcow2Options) -> int | None:
+async def _base(place: Place, made: Qcow2Options, options: Options) -> Image | None:
+    """The backing file of a new image, open and locked as by qemu-img, which heeds no `-U` here. Of what lies below it
+    as much as may be opened.
+    """
     if made.backing_file is None:
         return None
     backing = Place(url=combined(place.url, made.backing_file), format=made.backing_fmt)
     try:
-        return await size_of(backing)
+        try:
+            return await open_source([backing], How(looking=True, trust=options.trust))
+        except ImageError:
+            return await open_source([backing], How(looking=True, alone=True))
     except MpconvError as error:
         raise cannot_open(transports.redacted(place.url), f"Could not open backing file: {error}") from error

@@ -39,7 +39,7 @@ class Target(Struct, frozen=True, kw_only=True):
     """`place`: what the workers write into; `store`: the same, or the file of an image whose data lies elsewhere.
 
     `zero_initialised`: what nobody writes reads as zeros. `writer` and `clusters`: of an image that is made. `whole`:
-    an earlier run finished it.
+    an earlier run finished it. `base`: the backing file of a new image: nobody else is to write to it meanwhile.
     """
 
     place: Place
@@ -49,6 +49,7 @@ class Target(Struct, frozen=True, kw_only=True):
     writer: Writer | Rewriter | None = None
     clusters: Clusters | None = None
     whole: bool = False
+    base: Image | None = None
 
     @property
     def written(self) -> Transport:
@@ -86,6 +87,8 @@ class Target(Struct, frozen=True, kw_only=True):
         """Give the connections back."""
         for store in self.stores:
             await store.close()
+        if self.base is not None:
+            await self.base.close()
 
 
 async def open_raw(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
@@ -100,7 +103,7 @@ async def open_raw(source: Image, place: Place, options: Options, tell: Tell, le
     zeros = options.sparse_size > 0 and (options.target_is_zero or (options.create and store.zero_initialised))
     if left is not None:
         zeros = left.zero_initialised
-    return Target(place=place, store=store, zero_initialised=zeros)
+    return Target(place=place.marked(store.marks), store=store, zero_initialised=zeros)
 
 
 def too_small(store: Transport, size: int, source: Image) -> UsageError:
@@ -115,10 +118,19 @@ async def open_store(
     `tell` hears when it does not answer later.
     """
     store = await _open_store(source, place, options, size, opening)
-    return transports.remade(store, place, growing=opening.growing, retry=Retry(options.retry_for), tell=tell)
+    return transports.remade(
+        store, place.marked(store.marks), growing=opening.growing, retry=Retry(options.retry_for), tell=tell
+    )
 
 
 async def _open_store(source: Image, place: Place, options: Options, size: int, opening: Opening) -> Transport:
+
+    async def judge(store: Transport) -> None:
+        """What is there now may be another one than a moment ago. As with qemu-img, nothing onto itself is right."""
+        same = _same(source, store)
+        if same is not None and (source.size or not options.shared):
+            raise same
+
     existing: Transport | None = None
     retry = Retry(options.retry_for)
     try:
@@ -137,14 +149,15 @@ async def _open_store(source: Image, place: Place, options: Options, size: int, 
         if not options.create or not transports.is_local(place.url):
             raise  # of a file the attempt to make it tells what is wrong, as with qemu-img
     if existing is not None:
-        same = _same(source, existing)
-        if same is not None and (source.size or not options.shared):  # as with qemu-img, nothing onto itself is right
+        try:
+            await judge(existing)
+        except BaseException:
             await existing.close()
-            raise same
+            raise
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
-    opening = replace(opening, patience=transports.patience_of(retry))
+    opening = replace(opening, judge=judge, patience=transports.patience_of(retry))
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 

@@ -1,7 +1,8 @@
 """What is told of images: no worker process is started, and nothing is written but where that is asked for.
 
 Backing files and data files that an image names are opened only as far as `trust` allows; `mpconv.Trust(backing=[""])`
-is the image's own directory. `image_format`: raw or qcow2; None: the first bytes tell.
+is the image's own directory. `image_format`: raw or qcow2; None: the first bytes tell. A qcow2 image that a program of
+QEMU's writes to is InUse, as with qemu-img, unless it is a `mpconv.Place` that is `shared`.
 """
 
 from __future__ import annotations
@@ -122,16 +123,18 @@ async def check(
     """
     from mpconv import transports  # noqa: PLC0415
     from mpconv.formats.opening import found_format  # noqa: PLC0415
-    from mpconv.transports.base import Access, cannot_open  # noqa: PLC0415
+    from mpconv.transports.base import Access, Sharing, cannot_open  # noqa: PLC0415
 
     place = place_of(image, image_format)
-    store = await transports.open_place(place, Access.READ, locked=True)
+    store = await transports.open_place(place, Access.READ)
     try:
         fmt = place.format or await found_format(store)
         if fmt == "raw":
             raise NoChecks("This image format does not support checks")
         if fmt != "qcow2":
             raise cannot_open(place.url, f"mpconv cannot read {fmt} images yet")
+        if not place.shared:
+            store.claim(Sharing.NOTHING)
         from mpconv.formats.qcow2 import checking  # noqa: PLC0415
 
         return await checking.check(store, on_finding or _silently)
@@ -168,13 +171,10 @@ def _silently(_: object) -> None:
 
 @contextlib.asynccontextmanager
 async def _opened(place: Place, trust: Trust) -> AsyncIterator[Image]:
-    """One image, open for reading while the context lasts.
-
-    No locks are taken: of a raw image that a program writes to qemu-img tells as well, with `-U` and without.
-    """
+    """One image, open for reading while the context lasts."""
     from mpconv.formats.opening import How, open_source  # noqa: PLC0415
 
-    image = await open_source([place], How(trust=trust))
+    image = await open_source([place], How(looking=True, trust=trust))
     try:
         yield image
     finally:

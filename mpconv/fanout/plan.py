@@ -86,7 +86,7 @@ class JobTable(Struct, frozen=True, kw_only=True):
     verify: bool | str | UnsetType = UNSET
     retry_for: float | str | UnsetType = UNSET
     allow_backing: bool | str | list[str] | UnsetType = UNSET
-    allow_data_file: Switch = UNSET
+    allow_data_file: bool | str | list[str] | UnsetType = UNSET
 
     @property
     def sources(self) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import msgspec
 from msgspec import Struct
 
+from mpconv import transports
 from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
 from mpconv.digest import text
@@ -52,7 +53,9 @@ async def checksum(place: Place, options: Options, local: Supply, observer: Obse
 
 
 async def _checksum(place: Place, options: Options, local: Supply, observer: Observer, *, trusting: bool) -> Checksum:
-    wanted = msgspec.structs.replace(place, snapshot=options.snapshot, shared=place.shared or options.shared)
+    wanted = msgspec.structs.replace(
+        transports.settled(place), snapshot=options.snapshot, shared=place.shared or options.shared
+    )
     how = How(
         locked=True,
         trusting=trusting,

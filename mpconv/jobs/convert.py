@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import structs
 
 from mpconv import transports
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.digest import BLOCK
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, format_at, open_and_resolve
+from mpconv.formats.opening import How, open_and_resolve, probed
 from mpconv.interruption import interruptible
 from mpconv.job import Job, Place
 from mpconv.observer import Observer
@@ -98,6 +99,7 @@ async def copy_once(
     )
     several = options.snapshot is not None and len(sources) > 1 and not options.snapshot.startswith("snapshot.")
     snapshot = None if several else options.snapshot
+    sources, place, options = settled(sources, place, options)
     wanted = [msgspec.structs.replace(sources[0], snapshot=snapshot), *sources[1:]]
     if options.shared:
         wanted = [msgspec.structs.replace(place, shared=True) for place in wanted]
@@ -111,8 +113,10 @@ async def copy_once(
         if options.verify is not None:
             from mpconv.jobs.verify import check_readable  # noqa: PLC0415  (few need it)
 
-            await check_readable(place, options)
-        if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
+            place = await check_readable(place, options)
+        if options.probe_target:
+            place = await probed(place)
+        if begin is not None and not options.create and _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet: leave out one of the two")
         target = await open_target(source, place, options, tell)
         if options.probe_target and target.writer is None:
@@ -125,13 +129,33 @@ async def copy_once(
             await target.close()
 
 
-async def _format_of(place: Place, options: Options) -> str:
-    return await format_at(place) if options.probe_target else options.target_format
+def settled(sources: Sequence[Place], place: Place, options: Options) -> tuple[list[Place], Place, Options]:
+    """The same by names that mean the same in every process, and later: those that a new image keeps, too."""
+    sources, place = [transports.settled(one) for one in sources], transports.settled(place)
+    made = options.qcow2
+    if made is None or (made.backing_file is None and made.data_file is None):
+        return sources, place, options
+    from mpconv.formats.trust import combined  # noqa: PLC0415  (few need it)
+
+    def named(name: str | None) -> str | None:
+        if name is None:
+            return None
+        known = Place(url=combined(place.url, name))
+        found = transports.settled(known)
+        return name if found is known else found.url.removeprefix("file:")
+
+    names = {"backing_file": named(made.backing_file), "data_file": named(made.data_file)}
+    return sources, place, structs.replace(options, qcow2=structs.replace(made, **names))
+
+
+def _format_of(place: Place, options: Options) -> str | None:
+    """A place that is to be probed was so already."""
+    return place.format if options.probe_target else options.target_format
 
 
 async def open_target(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
     """The target, made anew unless it exists by the user's word, or is `left` by an earlier run."""
-    if await _format_of(place, options) != "qcow2":
+    if _format_of(place, options) != "qcow2":
         if options.compress:
             raise UsageError("Compression not supported for this file format")
         return await open_raw(source, place, options, tell, left)

@@ -106,7 +106,9 @@ async def deploy_once(
         tell=tell,
     )
     shared = options.shared or deployment.source.shared
-    wanted = msgspec.structs.replace(deployment.source, snapshot=options.snapshot, shared=shared)
+    for outcome in deployment.outcomes:
+        outcome.place = transports.settled(outcome.place)
+    wanted = msgspec.structs.replace(transports.settled(deployment.source), snapshot=options.snapshot, shared=shared)
     source, sources = await open_and_resolve([wanted], how)
     deployment.size = source.size
     targets: dict[int, Target] = {}
@@ -227,9 +229,10 @@ async def copy(
     job, count = plan(sources, source, opened, options)
     observer.said(effort_words(job, count, source, opened))
     outcomes = deployment.outcomes
+    places = dict(zip(sorted(targets), job.targets, strict=True))
     job = msgspec.structs.replace(
         job,
-        targets=[outcome.place for outcome in outcomes],
+        targets=[places.get(number, outcome.place) for number, outcome in enumerate(outcomes)],
         reads_zeros=[n in targets and targets[n].zero_initialised for n in range(len(outcomes))],
         dropped=[n for n in range(len(outcomes)) if n not in targets],
     )
@@ -273,7 +276,10 @@ async def copy(
             if options.verify is not None:
                 for number, outcome in enumerate(outcomes):
                     if outcome.error is None:
-                        await _verify(number, outcome, source.size, coordinator.digests, options, local, observer)
+                        where = outcome.place.resolved("raw", targets[number].store.marks)
+                        await _verify(
+                            number, where, outcome, source.size, coordinator.digests, options, local, observer
+                        )
             if not deployment.left:
                 raise _NoneLeft("no target is left")
     if options.digest:
@@ -296,12 +302,18 @@ async def _finish(deployment: Deployment, targets: dict[int, Target], observer: 
 
 
 async def _verify(
-    number: int, outcome: Outcome, size: int, sums: Sums, options: Options, local: LocalWorkers, observer: Observer
+    number: int,
+    where: Place,
+    outcome: Outcome,
+    size: int,
+    sums: Sums,
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
 ) -> None:
     from mpconv.jobs.verify import verify  # noqa: PLC0415  (few need it)
 
     assert options.verify is not None
-    where = msgspec.structs.replace(outcome.place, format="raw")
     try:
         outcome.verified = await verify(where, size, sums, options.verify, options, local, observer)
     except Interrupted:

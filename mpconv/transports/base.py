@@ -50,7 +50,18 @@ class Access(enum.Enum):
     WRITE = "write"
 
 
+class Sharing(enum.Enum):
+    """What other programs may do to an image while it is read."""
+
+    NOTHING = "nothing"
+    WRITES = "writes"
+    ALL = "all"
+
+
 LEAST_PATIENCE = 1.5
+
+
+Judge = Callable[["Transport"], Awaitable[None]]
 
 
 class Opening(Struct, frozen=True):
@@ -59,6 +70,7 @@ class Opening(Struct, frozen=True):
     `direct`: past the page cache. `locked`: take QEMU's locks on the image, or be refused when another program holds
     them. `preallocation`: "off", "falloc" or "full", of what is created. `growing`: writes may go past the end, where
     that makes the store longer. `patience`: for how many seconds a request is made again that the server puts off.
+    `beneath`: as Place's. `judge`: of what is made or replaced: called with what is there, before any of it is lost.
     """
 
     direct: bool = False
@@ -66,6 +78,8 @@ class Opening(Struct, frozen=True):
     preallocation: str = "off"
     growing: bool = False
     patience: float = LEAST_PATIENCE
+    beneath: str | None = None
+    judge: Judge | None = None
 
 
 AS_USUAL = Opening()
@@ -101,6 +115,8 @@ class Transport(abc.ABC):
     version: tuple[object, ...] = ()
     """Another one when somebody has changed what is stored, or put something else in its place, as far as that is cheap
     to see. It is that of the moment when the store was opened."""
+    marks: dict[str, str] = {}  # noqa: RUF012  (never changed in place)
+    """By what whoever opens it again knows it, in another process or on another host too: as a Fingerprint's `same`."""
     limits: Limits = Limits()
     round_trip: float = 0.0
     """Seconds that a small request took when it was opened; 0 where nothing is asked over a network."""
@@ -178,6 +194,12 @@ class Transport(abc.ABC):
         self._check("reading block status", offset, length)
         return [Extent(offset, length)] if length else []
 
+    def claim(self, sharing: Sharing) -> bool:
+        """Take QEMU's locks for reading it, and hold them instead of those of before; False: there are none here. InUse
+        when another program's are in the way.
+        """
+        return False
+
     async def insist(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work` on this store: from its start again when the connection was lost, where it can be made again."""
         await work()
@@ -204,6 +226,18 @@ class Transport(abc.ABC):
     def error(self, kind: type[MpconvError], operation: str, offset: int | None, why: str) -> MpconvError:
         """An error of this store."""
         return kind(why, operation=operation, image=self.name, offset=offset)
+
+
+LOCAL_MARKS = frozenset(("its device", "its number"))
+"""Those that are others on another host."""
+
+
+def unlike(then: dict[str, str], now: dict[str, str]) -> str | None:
+    """What tells that it is not the same store, by the marks of both."""
+    for what in then.keys() & now.keys():
+        if then[what] != now[what]:
+            return f"{what} is {now[what]}, and was {then[what]}"
+    return None
 
 
 CLOSED = "the connection is closed"

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mpconv.errors import Gone, MpconvError, Retryable, StatusWithdrawn, internal
 from mpconv.extent import Extent
-from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport
+from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport, unlike
 from mpconv.transports.retrying import ANSWERS, Outage, Retry, Tell, keep_trying
 
 _T = TypeVar("_T")
@@ -39,6 +39,7 @@ class Remade(Transport):
         self.name = store.name
         self.identity = store.identity
         self.version = store.version
+        self.marks = store.marks
         self.size = store.size
         self.limits = store.limits
         self.zero_initialised = store.zero_initialised
@@ -154,7 +155,7 @@ class Remade(Transport):
         return store
 
     def _difference(self, store: Transport) -> str | None:
-        if store.identity != self.identity:
+        if store.identity != self.identity or unlike(self.marks, store.marks):
             return f"is not the image it was when the copy began: {_ANEW}"
         if store.size < self.size or (self._steady and store.size != self.size):
             return f"has changed its size from {self.size} to {store.size} bytes: {_ANEW}"

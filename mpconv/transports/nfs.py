@@ -59,6 +59,8 @@ class NfsTransport(Transport):
         )
         self.largest = (session.largest_read, session.largest_write)
         self.zero_initialised = session.created
+        self._inode = session.inode
+        self._beneath = session.beneath
         self._library = session.library
         self._nfs = session.nfs
         self._fh = session.fh
@@ -75,6 +77,7 @@ class NfsTransport(Transport):
             {"its inode": str(session.inode), "its file handle": session.handle()},
             {"its size": str(session.size), "modified at": moment(*session.modified)},
         )
+        self.marks = {what: told for what, told in self._fingerprint.same.items() if told}
         self.facts = session.facts
         self._holes: asyncio.Task[HoleMap | None] | None = None
         self._deallocator = Deallocator(
@@ -278,13 +281,13 @@ class NfsTransport(Transport):
     async def disk_size(self) -> int | None:
         """As the server counts it now: asked by a session of its own, as libnfs's blocking calls are."""
         self._check("reading the disk size", None, 0)
-        session = Session(self.name)
+        session = Session(self.name, self._beneath)
         try:
             await _opened(session, Access.READ, None)
         except (MpconvError, TimeoutError):
             return None
         session.close()
-        return session.used
+        return session.used if session.inode == self._inode else None
 
     async def fingerprint(self) -> Fingerprint:
         """As it was when it was opened."""
@@ -350,7 +353,7 @@ async def connect(
     url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
 ) -> NfsTransport:
     """Mount the directory of `url` and open its last component; `create_size` makes or replaces the file."""
-    session = Session(url)
+    session = Session(url, opening.beneath)
     try:
         await _opened(session, access, create_size, opening.patience)
     except TimeoutError as error:

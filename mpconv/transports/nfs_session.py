@@ -22,7 +22,7 @@ from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.nfs4 import FileFacts, Where
 from mpconv.transports.nfs_status import meaning
 from mpconv.transports.nfs_url import parse
-from mpconv.transports.reach import why_unreachable
+from mpconv.transports.reach import address_that_answers, why_unreachable
 from mpconv.transports.requests import request_seconds
 from mpconv.units import MiB
 
@@ -30,6 +30,8 @@ CONNECT_SECONDS = 10.0
 PIECE = MiB
 """Bytes of one request at most: larger ones gain nothing and take the heap's memory."""
 _PORTMAPPER = 111
+_PORTS = 2
+"""The mount service's and the NFS server's."""
 _LONGEST_HANDLE = 128
 """Bytes, in NFSv4; 64 in NFSv3."""
 _PRIVILEGED = "run as root, or export with 'insecure'"
@@ -38,9 +40,12 @@ Step = Callable[[], None]
 
 
 class Session:
-    """A context of libnfs. `facts`: of a file that is only read, for the map of its holes."""
+    """A context of libnfs. `facts`: of a file that is only read, for the map of its holes. `beneath`: as Opening's:
+    that directory is mounted, and libnfs, which follows links itself, follows none out of what is mounted.
+    """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, beneath: str | None = None) -> None:
+        self.beneath = beneath
         self.library = Library()
         self._address = parse(url)
         self.parameters = self._address.parameters
@@ -48,6 +53,21 @@ class Session:
         self.name = url
         self.created = False
         self.nfs: Any = None
+        self._directory, self._file = self._address.directory, self._address.file
+        if beneath is not None:
+            self._mount_above(beneath)
+
+    def _mount_above(self, directory: str) -> None:
+        """That directory, and not the one that the file lies in."""
+        above = parse(f"{directory.rstrip('/')}/file").directory.rstrip("/")
+        if not self._address.path.startswith(f"{above}/"):
+            raise cannot_open(self.name, f"it leads out of the directory '{directory}', in which alone it is allowed")
+        self._directory, self._file = above or "/", self._address.path.removeprefix(f"{above}/")
+
+    @property
+    def _ports(self) -> list[int]:
+        """Those that the URL names."""
+        return [int(self.parameters[name]) for name in ("mountport", "nfsport") if name in self.parameters]
 
     def fail(self, status: int) -> MpconvError:
         """What the status of a call means. `Busy`: the same call may be made again."""
@@ -72,7 +92,7 @@ class Session:
     def not_mounted(self, status: int) -> MpconvError:
         """What is wrong with the server, its ports or its export, in words that tell what to do."""
         text = text_of(self.library.lib.nfs_get_error(self.nfs))
-        server, path = self._address.host, self._address.directory
+        server, path = self._address.host, self._directory
         kind, busy = meaning(status, text)
         if kind is Busy:
             return Busy(busy, operation="opening", image=self.name)
@@ -86,9 +106,8 @@ class Session:
             return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}: {why}", Unreachable)
         if "timed out" in text:
             return cannot_open(self.name, "the server does not answer", Unreachable)
-        named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
-        ports = [int(port) for port in named if port.isdecimal()]
-        why = why_unreachable(server, ports if len(ports) == len(named) else [_PORTMAPPER, *ports]) or ""
+        ports = self._ports
+        why = why_unreachable(server, ports if len(ports) == _PORTS else [_PORTMAPPER, *ports]) or ""
         if not why and "(null)" in text:
             why = f"the server refused the request: it may serve only ports below 1024 ({_PRIVILEGED})"
         return cannot_open(self.name, why or _short(text, status), Unreachable)
@@ -152,7 +171,9 @@ class Session:
         # libnfs names an NFSv4 client by process number and second: to the server another connection with the same name
         # is the same client after a reboot, and all that the first one has open ends (NFS4ERR_EXPIRED).
         lib.nfs4_set_client_name(self.nfs, f"mpconv {secrets.token_hex(16)}".encode())
-        status = lib.nfs_mount(self.nfs, os.fsencode(self._address.host), os.fsencode(self._address.directory))
+        # libnfs looks at the first address of a name alone.
+        address = address_that_answers(self._address.host, self._ports or [_PORTMAPPER])
+        status = lib.nfs_mount(self.nfs, os.fsencode(address), os.fsencode(self._directory))
         if status != 0:
             raise self.not_mounted(status)
 
@@ -161,7 +182,7 @@ class Session:
         if self.version_4 and access is Access.WRITE:
             flags |= os.O_SYNC  # see nfs_writing
         handle = ffi.new("struct nfsfh **")
-        status = self.library.lib.nfs_open(self.nfs, self._file, flags, handle)
+        status = self.library.lib.nfs_open(self.nfs, self._path, flags, handle)
         if status != 0:
             raise self.fail(status)
         self.fh = handle[0]
@@ -169,7 +190,7 @@ class Session:
     def _create(self) -> None:
         """As local files are made: what the umask leaves, of everything but to execute."""
         handle = ffi.new("struct nfsfh **")
-        status = self.library.lib.nfs_creat(self.nfs, self._file, 0o666 & ~_umask(), handle)
+        status = self.library.lib.nfs_creat(self.nfs, self._path, 0o666 & ~_umask(), handle)
         if status != 0:
             raise self._not_created(status)
         self.created = True
@@ -184,9 +205,9 @@ class Session:
             raise self._not_created(status)
 
     @property
-    def _file(self) -> bytes:
-        """In what is mounted."""
-        return b"/" + os.fsencode(self._address.file)
+    def _path(self) -> bytes:
+        """Of the file, in what is mounted."""
+        return b"/" + os.fsencode(self._file)
 
     def _look(self, access: Access) -> None:
         """At what is open, as the server sees it."""
@@ -208,8 +229,8 @@ class Session:
             self.address,
             port,
             self._address.path,
-            self._own("uid", os.getuid()),
-            self._own("gid", os.getgid()),
+            int(self.parameters.get("uid", os.getuid())),
+            int(self.parameters.get("gid", os.getgid())),
         )
         self.facts: FileFacts | None = None
         self.used = int(info.nfs_used)
@@ -230,10 +251,6 @@ class Session:
         nfs, self.nfs = self.nfs, None
         if nfs is not None:
             self.library.lib.nfs_destroy_context(nfs)
-
-    def _own(self, name: str, default: int) -> int:
-        value = self.parameters.get(name, "")
-        return int(value) if value.isdecimal() else default
 
 
 def _umask() -> int:

@@ -40,6 +40,13 @@ def redacted(url: str) -> str:
     return f"{match['scheme']}://{shown}"
 
 
+def has_user(url: str) -> bool:
+    """Whether the URL of a LUN names a user, who needs a password."""
+    match = _URL.fullmatch(url)
+    lun = _LUN.fullmatch(match["rest"]) if match is not None and match["scheme"].lower() in _ISCSI else None
+    return lun is not None and bool(lun["login"])
+
+
 def _user(login: str | None) -> str:
     return "" if login is None else f"{_PASSWORD_BEGINS.split(login, maxsplit=1)[0]}@"
 

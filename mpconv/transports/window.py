@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpconv.extent import Extent
-from mpconv.transports.base import Buffer, Fingerprint, Transport, cannot_open
+from mpconv.transports.base import Buffer, Fingerprint, Sharing, Transport, cannot_open
 from mpconv.units import SECTOR, align_up
 
 
@@ -28,6 +28,7 @@ class Window(Transport):
         self._start = start
         self.name = inner.name
         self.identity = inner.identity
+        self.marks = inner.marks
         self.size = left if size is None else min(left, size)
         self.limits = inner.limits
         self.round_trip = inner.origin.round_trip
@@ -67,6 +68,9 @@ class Window(Transport):
 
     async def fingerprint(self) -> Fingerprint:
         return await self._inner.fingerprint()
+
+    def claim(self, sharing: Sharing) -> bool:
+        return self._inner.claim(sharing)
 
     async def flush(self) -> None:
         await self._inner.flush()

@@ -94,7 +94,9 @@ int iscsi_set_target_username_pwd(struct iscsi_context *, const char *, const ch
 void iscsi_set_noautoreconnect(struct iscsi_context *, int);
 int iscsi_set_timeout(struct iscsi_context *, int);
 void iscsi_set_tcp_syncnt(struct iscsi_context *, int);
-int iscsi_full_connect_sync(struct iscsi_context *, const char *, int);
+int iscsi_connect_sync(struct iscsi_context *, const char *);
+int iscsi_login_sync(struct iscsi_context *);
+const char *iscsi_get_target_address(struct iscsi_context *);
 int iscsi_logout_sync(struct iscsi_context *);
 int iscsi_disconnect(struct iscsi_context *);
 const char *iscsi_get_error(struct iscsi_context *);
