@@ -23,7 +23,7 @@ from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.target import Left, Target, check_apart, open_store, too_small
 from mpconv.transports.base import Access, Judge, Opening, Transport, cannot_open
-from mpconv.transports.retrying import Tell
+from mpconv.transports.retrying import Retry, Tell
 from mpconv.units import SECTOR, align_down, align_up
 
 
@@ -157,7 +157,8 @@ async def _open_data(source: Image, store: Transport, place: Place, options: Opt
         await check_apart(source, data, options)
     finally:
         await data.close()
-    data = await transports.open_place(place.marked(data.marks), Access.WRITE, locked=True)
+    retry = Retry(options.retry_for)
+    data = await transports.open_place(place.marked(data.marks), Access.WRITE, locked=True, retry=retry)
     if data.fixed_size and data.writable < source.size:
         await data.close()
         raise too_small(data, data.size, source)

@@ -146,8 +146,9 @@ async def open_store(
 async def _open_store(place: Place, options: Options, size: int, opening: Opening, judge: Judge) -> Transport:
     """What is there is judged before it is written to, and again when it is replaced: it may be another one by then."""
     existing: Transport | None = None
+    retry = Retry(options.retry_for)
     try:
-        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)
+        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing, retry=retry)
     except NoSuchImage:
         if not options.create:
             raise
@@ -170,6 +171,7 @@ async def _open_store(place: Place, options: Options, size: int, opening: Openin
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
+    opening = replace(opening, judge=judge, patience=transports.patience_of(retry))
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 

@@ -201,7 +201,7 @@ async def _look(outcome: Outcome, source: Image, options: Options, *, begun: boo
     local = transports.is_local(place.url)
     named = os.path.realpath(place.url.removeprefix("file:")) if local else place.url
     try:
-        store = await transports.open_place(place, Access.WRITE)
+        store = await transports.open_place(place, Access.WRITE, retry=Retry(options.retry_for))
     except NoSuchImage as error:
         if not options.create:
             outcome.error = error

@@ -17,6 +17,7 @@ from mpconv.extent import Extent
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
+    LEAST_PATIENCE,
     Access,
     Buffer,
     Fingerprint,
@@ -31,7 +32,7 @@ from mpconv.transports.blocking import beside
 from mpconv.transports.identity import Facts, File
 from mpconv.transports.nfs4 import Deallocator, HoleMap
 from mpconv.transports.nfs4 import connect as connect_hole_map
-from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, file_of, text_of
+from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, Step, file_of, text_of
 from mpconv.transports.nfs_status import meaning
 from mpconv.transports.nfs_verifier import Verifiers
 from mpconv.transports.nfs_writing import Refused, SyncWriting, Writing
@@ -374,7 +375,7 @@ async def connect(
     """Mount the directory of `url` and open its last component; `create_size` makes or replaces the file."""
     session = Session(url, opening.beneath)
     try:
-        await _opened(session, access, create_size)
+        await _opened(session, access, create_size, opening.patience)
     except TimeoutError as error:
         raise cannot_open(url, "the server does not answer", Unreachable) from error
     store = NfsTransport(url, session, opening.patience)
@@ -390,7 +391,27 @@ async def directory(url: str, seconds: float) -> tuple[int | None, bool]:
     return await beside(session.directory, seconds=seconds)
 
 
-async def _opened(session: Session, access: Access, create_size: int | None) -> None:
-    """TimeoutError when it takes too long; a session that comes about afterwards is closed."""
-    seconds = CONNECT_SECONDS + 5
-    await beside(lambda: session.open(access, create_size), seconds=seconds, undo=lambda _: session.close())
+async def _opened(session: Session, access: Access, create_size: int | None, seconds: float = LEAST_PATIENCE) -> None:
+    """TimeoutError when it takes too long; a session that comes about afterwards is closed. `seconds`: for how long it
+    is tried when the server puts it off.
+    """
+    patience = Patience(seconds)
+    for step in session.steps(access, create_size):
+        while not await _done(step, session):
+            try:
+                again = await patience.wait()
+            except BaseException:
+                session.close()
+                raise
+            if not again:
+                session.close()
+                raise cannot_open(session.name, f"the server asks to try again later, for {seconds:g} seconds", Gone)
+
+
+async def _done(step: Step, session: Session) -> bool:
+    """False: the server asks for patience."""
+    try:
+        await beside(step, seconds=CONNECT_SECONDS + 5, undo=lambda _: session.close())
+    except Busy:
+        return False
+    return True

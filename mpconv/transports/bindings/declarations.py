@@ -29,6 +29,7 @@ void nfs_destroy_url(struct nfs_url *);
 char *nfs_get_error(struct nfs_context *);
 void nfs_set_autoreconnect(struct nfs_context *, int);
 void nfs_set_timeout(struct nfs_context *, int);
+uint16_t nfs_umask(struct nfs_context *, uint16_t);
 void nfs4_set_client_name(struct nfs_context *, const char *);
 int nfs_mount(struct nfs_context *, const char *, const char *);
 int nfs_access(struct nfs_context *, const char *, int);
