@@ -11,7 +11,7 @@ from mpconv.cli.image_command import WithProgressKind, retry_option, trust_of, t
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests
 from mpconv.cli.watching import watch_of, watch_options, watched
-from mpconv.errors import MpconvError, UsageError
+from mpconv.errors import Interrupted, MpconvError, UsageError
 
 if TYPE_CHECKING:
     from mpconv.jobs.compare import Verdict
@@ -105,6 +105,8 @@ def compare(
     try:
         with report:
             lines, code = run(compared(), display.dump, verbose=False, watch=watch)
+    except Interrupted:
+        raise
     except MpconvError as error:
         codes = {"": _CANNOT_OPEN, "reading block status": _CANNOT_ASK}
         raise _with_code(error, codes.get(error.operation, _CANNOT_READ)) from None
