@@ -113,8 +113,6 @@ def is_json(output: str) -> bool:
 
 def show(lines: Iterable[str]) -> None:
     """Print lines. A name that is no UTF-8 comes out as it went in; a reader who leaves is no error."""
-    if sys.stdout is None:  # closed by who started us
-        return
     try:
         with open(sys.stdout.fileno(), "wb", closefd=False) as out:
             out.writelines(os.fsencode(f"{line}\n") for line in lines)
