@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-import tempfile
+import os
+import secrets
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -138,40 +138,40 @@ class Coordinator(Staff, Reception, Room):
         self._loop = loop
         self._outcome: asyncio.Future[None] = loop.create_future()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        with tempfile.TemporaryDirectory(prefix="mpconv-") as directory:
-            self._endpoint = endpoint = f"ipc://{Path(directory) / 'link'}"
-            self._link = Link(context, zmq.ROUTER, self._receive)
-            self._link.socket.bind(endpoint)
-            self._link.start()
-            failed = True
-            walk = loop.create_task(self._walk_on())
-            ticking = loop.create_task(self._tick())
-            if self._listener is not None:
-                self._listener.began(self._job, self._state)
+        self._endpoint = endpoint = f"ipc://@mpconv-{secrets.token_hex(16)}"
+        self._link = Link(context, zmq.ROUTER, self._receive)
+        self._link.socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())  # nobody else is let in
+        self._link.socket.bind(endpoint)
+        self._link.start()
+        failed = True
+        walk = loop.create_task(self._walk_on())
+        ticking = loop.create_task(self._tick())
+        if self._listener is not None:
+            self._listener.began(self._job, self._state)
+        try:
+            self._open_gate(context, self._workers.employ(self, guests=self._listening is not None))
+            self._start(self._crew.count)
+            with heard_by(self._interrupt):
+                await self._outcome
+            failed = False
+        finally:
+            self._outages.end()
+            for running in (walk, ticking):
+                running.cancel()
+            if self._wake is not None:
+                self._wake.cancel()
+            await asyncio.gather(walk, ticking, self._settle_room(), return_exceptions=True)
+            for name in self._crew:
+                self._link.send(name.encode("latin-1"), encode(messages.Bye()))
             try:
-                self._open_gate(context, self._workers.employ(self, guests=self._listening is not None))
-                self._start(self._crew.count)
-                with heard_by(self._interrupt):
-                    await self._outcome
-                failed = False
+                await self._dismiss_guests(self._error())
             finally:
-                self._outages.end()
-                for running in (walk, ticking):
-                    running.cancel()
-                if self._wake is not None:
-                    self._wake.cancel()
-                await asyncio.gather(walk, ticking, self._settle_room(), return_exceptions=True)
-                for name in self._crew:
-                    self._link.send(name.encode("latin-1"), encode(messages.Bye()))
-                try:
-                    await self._dismiss_guests(self._error())
-                finally:
-                    await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
-                    self._link.close()
-                    dropped = self._link.dropped + self._close_gate()
-                    if dropped:
-                        self._observer.said(f"{dropped} frames that are no messages were dropped")
-                    context.term()
+                await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
+                self._link.close()
+                dropped = self._link.dropped + self._close_gate()
+                if dropped:
+                    self._observer.said(f"{dropped} frames that are no messages were dropped")
+                context.term()
 
     def _error(self) -> BaseException | None:
         """What the job failed of, if that is known."""
