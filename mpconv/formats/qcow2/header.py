@@ -159,6 +159,8 @@ def parse(cluster: bytes, file_size: int) -> Header:
     end = backing_offset or cluster_size
     extensions = _Extensions(cluster[:end], length)
     _check_features(incompatible, compression, bits, extensions.features)
+    if autoclear & DATA_FILE_RAW and not incompatible & DATA_FILE:
+        raise ImageError("data-file-raw requires a data file")
     if order > 6:
         raise ImageError("Reference count entry width too large; may not exceed 64 bits")
     if crypt:

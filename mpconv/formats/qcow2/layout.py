@@ -240,9 +240,12 @@ class Layout:
             host, stored = entries.compressed_place(entry, self.cluster_bits)
             last = (host + stored - 1) >> self.cluster_bits
             for index in range(host >> self.cluster_bits, last + 1):
-                self.references[index] += by
+                self._count(index, by)
         elif entry & entries.OFFSET:
-            self.references[(entry & entries.OFFSET) >> self.cluster_bits] += by
+            self._count((entry & entries.OFFSET) >> self.cluster_bits, by)
+
+    def _count(self, cluster: int, by: int) -> None:
+        self.references[cluster] += by
 
     def _preallocated(self, cluster: int) -> int:
         return (1 + cluster) << self.cluster_bits

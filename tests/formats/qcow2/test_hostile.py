@@ -92,6 +92,7 @@ REFUSED: dict[str, tuple[Draft, str]] = {
     "data file by json": (with_data_file(b'json:{"driver":"null-co"}'), r"never opened"),
     "data file without a name": (with_data_file(None), r"data file and does not name it"),
     "data file name too long": (with_data_file(b"a" * 1024), r"name of the external data file is too long"),
+    "a raw data file that is none": (Draft(autoclear=2), "data-file-raw requires a data file"),
     "version 4": (Draft(version=4), "Unsupported qcow2 version 4"),
     "version of all bits": (Draft(version=0xFFFFFFFF), "Unsupported qcow2 version 4294967295"),
     "clusters of 2 bytes": (Draft(bits=1), r"Unsupported cluster size: 2\^1"),
