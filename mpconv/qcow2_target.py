@@ -89,7 +89,8 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
         writer = await load(store, metadata, source.size, reads_as_zeros=zeros, durable=durable)
         writer.layout.unit = _unit(data or store, header.cluster_size)
         tail = await _tail(place, options, source.size, min(size, align_up(source.size, header.cluster_size)))
-        if tail is not None:
+        writer.data = data
+        if tail is not None and (data is not None or any(tail.content)):
             writer.tail = tail
             writer.layout.kept = tail.start // header.cluster_size
         stores_zeros = (
@@ -155,7 +156,7 @@ def _target(
 
 
 async def _tail(place: Place, options: Options, start: int, end: int) -> Tail | None:
-    """None when there is nothing but zeros."""
+    """None when the copy ends with a cluster, or with the disk."""
     if start >= end:
         return None
     content = bytearray(end - start)
@@ -164,7 +165,7 @@ async def _tail(place: Place, options: Options, start: int, end: int) -> Tail | 
         await image.read_into(start, memoryview(content))
     finally:
         await image.close()
-    return Tail(start, bytes(content)) if any(content) else None
+    return Tail(start, bytes(content))
 
 
 def _reserved(made: Qcow2Options) -> str:

@@ -89,9 +89,10 @@ class ExistingLayout(Layout):
 
     def is_alone(self, entry: int) -> bool:
         """Whether what an entry of a table refers to is nobody else's, by its own word and in truth. Of a cluster that
-        came during this copy, for a worker that died, the answer is no.
+        came during this copy, for a worker that died, the answer is no. Byte 0 is nothing, or the header.
         """
-        return bool(entry & COPIED) and self.books.alone((entry & entries.OFFSET) >> self.cluster_bits)
+        cluster = (entry & entries.OFFSET) >> self.cluster_bits
+        return bool(entry & COPIED and cluster) and self.books.alone(cluster)
 
     def _plain(self, cluster: int) -> int:
         entry = self.entry(cluster)

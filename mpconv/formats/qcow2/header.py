@@ -245,10 +245,10 @@ class _Extensions:
         while at + 8 <= len(area):
             kind, length = struct.unpack_from(">II", area, at)
             at += 8
-            if kind == Extension.END:
-                return
             if length > len(area) - at:
                 raise ImageError("Header extension too large")
+            if kind == Extension.END:
+                return
             self._take(kind, area[at : at + length])
             at = align_up(at + length, 8)
 

@@ -87,13 +87,14 @@ class _Plan(Struct, frozen=True):
 
 
 class Rewriter(Steps):
-    """As Writer. `table`: host offsets of the refcount blocks."""
+    """As Writer. `table`: host offsets of the refcount blocks. `data`: the external data file, if there is one."""
 
     def __init__(
         self, store: Transport, layout: ExistingLayout, found: header.Header, table: array[int], *, durable: bool
     ) -> None:
         super().__init__(store, durable=durable)
         self.layout = layout
+        self.data: Transport | None = None
         self.tail: Tail | None = None
         self._header = found
         self._table = table
@@ -120,6 +121,11 @@ class Rewriter(Steps):
 
     async def _keep_tail(self, tail: Tail) -> None:
         layout, size = self.layout, self.layout.cluster_size
+        if self.data is not None:  # where the new bytes lie already, whatever was there
+            await self.data.write(tail.start, memoryview(tail.content))
+            if self._durable:
+                await self.data.flush()
+            return
         cluster = tail.start // size
         entry = layout.entry(cluster)
         content = bytearray(size)

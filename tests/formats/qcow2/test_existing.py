@@ -86,6 +86,7 @@ def test_in_place_only_by_the_word_of_the_entry_and_of_the_refcount_and_in_truth
     assert write(layout([1] * 5 + [2], [COPIED | 5 * WHOLE, 5 * WHOLE], stored=[1] * 6), 0) == 6
     assert write(layout([1] * 6, [COPIED | 5 * WHOLE], stored=[1] * 5 + [2]), 0) == 6
     assert write(layout([1] * 6, [COPIED | 5 * WHOLE | ZERO]), 0) == 5
+    assert write(layout([1] * 6, [COPIED]), 0) == 6
 
 
 def test_refcounts_that_were_too_low_are_right_afterwards_and_leaks_stay_leaks():

@@ -119,6 +119,7 @@ REFUSED: dict[str, tuple[Draft, str]] = {
     "a header of no bytes": (Draft(header_length=0), "qcow2 header too short"),
     "an extension of 2^32 bytes": (Draft(extensions=((1, b"", 0xFFFFFFFF),)), "Header extension too large"),
     "an extension past the cluster": (Draft(extensions=((1, b"", 400),)), "Header extension too large"),
+    "the last extension of 2^32 bytes": (Draft(extensions=((0, b"", 0xFFFFFFFF),)), "Header extension too large"),
     "a backing format too long": (Draft(extensions=((FORMAT, b"a" * 64, None),)), "ext_backing_format: len too large"),
     "an unknown feature": (Draft(incompatible=1 << 40), "Unknown incompatible feature: 10000000000"),
     "all features": (Draft(incompatible=(1 << 64) - 1), "Unsupported qcow2 feature"),
