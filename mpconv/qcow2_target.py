@@ -48,12 +48,14 @@ async def make(
             opened.push_async_callback(data.close)
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
+        zeros_end: int | None = None
         stores_zeros = (
-            (made.version == 2 and backing_size is not None)
-            or not options.sparse_size
+            not options.sparse_size
             or made.preallocation == "full"
             or ((layout.preallocated or data is not None) and not written.zero_initialised)
         )
+        if made.version == 2 and backing_size is not None and not stores_zeros:
+            stores_zeros, zeros_end = True, align_up(backing_size, made.cluster_size)
         if left is not None:
             stores_zeros = not left.zero_initialised
             KeptEntries(layout).restore(left.parts, left.done, left.places)
@@ -63,7 +65,9 @@ async def make(
             await store.insist(writer.begin)
         else:
             whole = await writer.is_finished()
-        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros, whole=whole)
+        target = _target(
+            workers_place, data, writer, options, stores_zeros=stores_zeros, zeros_end=zeros_end, whole=whole
+        )
         opened.pop_all()
     return target
 
@@ -131,6 +135,7 @@ def _target(
     options: Options,
     *,
     stores_zeros: bool,
+    zeros_end: int | None = None,
     whole: bool = False,
 ) -> Target:
     layout = writer.layout
@@ -141,6 +146,7 @@ def _target(
         compression=made.compression_type if options.compress else None,
         level=options.compression_level,
         stores_zeros=stores_zeros,
+        zeros_end=zeros_end,
         unit=layout.unit,
         in_place=layout.preallocated or data is not None,
     )

@@ -12,7 +12,7 @@ import msgspec
 from mpconv.extent import Kind
 from mpconv.job import Job
 
-VERSION = 6
+VERSION = 7
 MAX_WANT = 64
 MAX_RANGES = 4096
 MAX_CLUSTERS = 4096

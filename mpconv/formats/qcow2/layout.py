@@ -146,6 +146,8 @@ class Layout:
 
     def _fill_zero(self, first: int, end: int) -> None:
         """Clusters of one table; where it is empty and all of them are the same, at once."""
+        if not self._covered(first):
+            return  # nor is any behind it
         table = self._table(first // self.per_table)
         low, high = (index % self.per_table * self.words for index in (first, end - 1))
         part = table[low : high + self.words]
