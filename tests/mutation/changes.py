@@ -37,7 +37,8 @@ def _number(chance: random.Random, old: int, width: int, found: Anatomy) -> int:
         [
             0, 1, 2, old + 1, old - 1, old * 2, old ^ 1 << chance.randrange(8 * width),
             1 << chance.randrange(8 * width), (1 << 8 * width) - 1, found.cluster, found.length,
-            chance.choice(found.tables), chance.choice(found.data or [0]), chance.getrandbits(8 * width), old + found.cluster, old ^ found.cluster,
+            chance.choice(found.tables), chance.choice(found.data or [0]), chance.getrandbits(8 * width),
+            old + found.cluster, old ^ found.cluster,
         ]
     )  # fmt: skip
 

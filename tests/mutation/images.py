@@ -7,6 +7,7 @@ number make the same case of the same images.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib
 import json
@@ -17,8 +18,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -151,7 +153,7 @@ def _become(folder: Path, words: list[str], stderr: int) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(stderr, 2)
         os.dup2(0, 1)
-        sys.stderr = os.fdopen(2, "w")
+        sys.stderr = os.fdopen(2, "w", errors="backslashreplace")
         sys.stdout = os.fdopen(1, "w")
         resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -289,20 +291,33 @@ class _Run:
         return verdict
 
 
-def fuzz(seed: int, numbers: range, folder: Path, jobs: int, tell: Callable[[str], None]) -> bool:
-    """The command line's. Whether nothing went wrong."""
+def main(arguments: list[str]) -> int:
+    """`scripts/fuzz images`. Exits 1 when something went wrong."""
+    parser = argparse.ArgumentParser(prog="scripts/fuzz images", description=__doc__)
+    parser.add_argument("--cases", type=int, default=1000, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first case")
+    parser.add_argument("--case", type=int, metavar="N", help="this one alone, with all it says")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="cases at a time")
+    parser.add_argument("--keep", type=Path, help="a folder for the images of what went wrong")
+    chosen = parser.parse_args(arguments)
+    numbers = range(chosen.first, chosen.first + chosen.cases) if chosen.case is None else [chosen.case]
+    cases = [make_case(chosen.seed, number) for number in numbers]
     began = time.monotonic()
     found = dict.fromkeys(KINDS, 0)
     written = most = 0
     longest = 0.0
-    with_0 = len(numbers)
-    for verdict in run_all([make_case(seed, number) for number in numbers], folder, jobs, folder / "kept"):
-        most, longest = max(most, verdict.memory), max(longest, verdict.seconds)
-        written += verdict.code == 0
-        if verdict.wrong:
-            found[verdict.wrong] += 1
-            tell(f"{verdict}\n  again: scripts/fuzz images --seed {seed} --case {verdict.case.number}")
-    tell(f"{with_0} cases, {written} written, {time.monotonic() - began:.0f} s")
-    tell(f"at most {most / MiB:.0f} MiB and {longest:.1f} s of computing")
-    tell(", ".join(f"{count} {kind}" for kind, count in found.items()))
-    return not any(found.values())
+    with tempfile.TemporaryDirectory(prefix="mpconv-images-") as folder:
+        for verdict in run_all(cases, Path(folder), chosen.jobs, chosen.keep):
+            most, longest = max(most, verdict.memory), max(longest, verdict.seconds)
+            written += verdict.code == 0
+            if verdict.wrong:
+                found[verdict.wrong] += 1
+                print(f"{verdict}\n  again: scripts/fuzz images --seed {chosen.seed} --case {verdict.case.number}")
+            elif chosen.case is not None:
+                print(verdict)
+            sys.stdout.flush()
+    print(f"{len(cases)} cases, {written} written, {time.monotonic() - began:.0f} s")
+    print(f"at most {most / MiB:.0f} MiB and {longest:.1f} s of computing")
+    print(", ".join(f"{count} {kind}" for kind, count in found.items()))
+    return 1 if any(found.values()) else 0

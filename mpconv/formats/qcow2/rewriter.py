@@ -121,12 +121,13 @@ class Rewriter(Steps):
 
     async def _keep_tail(self, tail: Tail) -> None:
         layout, size = self.layout, self.layout.cluster_size
-        if self.data is not None:  # where the new bytes lie already, whatever was there
+        cluster = tail.start // size
+        if self.data is not None:  # where the new bytes lie already, zeros too, whatever was there
             await self.data.write(tail.start, memoryview(tail.content))
             if self._durable:
                 await self.data.flush()
+            layout.wrote(Extent(cluster * size, size), [size], [cluster * size], [entries.ALL_SUBCLUSTERS])
             return
-        cluster = tail.start // size
         entry = layout.entry(cluster)
         content = bytearray(size)
         whole = memoryview(content)
