@@ -20,7 +20,14 @@ _MOST_WORKERS = 8
 _WAIT = 300.0
 
 
-@click.command(cls=ImageCommand)
+class WorkerCommand(ImageCommand):
+    """`--shared-files` takes no value but with a `=`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [f"{arg}=/" if arg == "--shared-files" else arg for arg in args])
+
+
+@click.command(cls=WorkerCommand)
 @click.option("--connect", metavar="tcp://HOST:PORT", help="Where mpconv convert --listen is, or will be.")
 @key_file_option
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes (default: one for each core, at most 8).")
@@ -28,6 +35,12 @@ _WAIT = 300.0
     "--wait", type=Duration(), default=_WAIT, metavar="TIME", help="How long a coordinator is looked for; default 5m."
 )
 @click.option("--stay", is_flag=True, help="After a job wait for the next one, for ever.")
+@click.option(
+    "--shared-files",
+    multiple=True,
+    metavar="[=DIR]",
+    help="Open files of this host for the coordinator, those in DIR alone. May be given more than once.",
+)
 @click.option("--parent", type=int, metavar="PID", help="Leave when this process, which started it, ends.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
 @click.argument("names", nargs=-1, metavar="")
@@ -42,6 +55,7 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
         raise UsageError("Must specify --connect tcp://HOST:PORT")
     endpoint = check_endpoint(options["connect"])
     keys = keys_of(options)
+    files = [os.path.realpath(directory) for directory in options["shared_files"]] or None
     if options["parent"] is not None:
         from mpconv.workers.launch import parent  # noqa: PLC0415  (few need it)
 
@@ -63,7 +77,7 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
     async def serve() -> None:
         count = options["workers"] or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
         wait = None if options["stay"] else options["wait"]
-        await Host(endpoint, keys, count, local, tell, wait=wait, stay=options["stay"]).serve()
+        await Host(endpoint, keys, count, local, tell, wait=wait, stay=options["stay"], files=files).serve()
 
     asyncio.run(serve())
     return 0

@@ -55,6 +55,7 @@ class Host:
         *,
         wait: float | None,
         stay: bool,
+        files: list[str] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._keys = keys
@@ -63,6 +64,7 @@ class Host:
         self._tell = tell
         self._wait = wait
         self._stay = stay
+        self._files = files
         self._orphaned = False
         self._found_at = endpoint
         self._name = f"{socket.gethostname()[:200]}/{secrets.token_hex(8)}"
@@ -116,6 +118,7 @@ class Host:
             host=self._name,
             number=self._last,
             dead=list(self._dead),
+            files=self._files,
         )
         [pid] = self._local.start(1, summons.text, self._ended)
         self._running[pid] = self._last
