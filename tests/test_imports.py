@@ -11,7 +11,7 @@ import mpconv
 
 ROOT = Path(mpconv.__file__).parent
 
-BOTTOM = {"extent", "job", "errors", "units", "digest"}
+BOTTOM = {"extent", "job", "errors", "units", "digest", "names"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": BOTTOM
     | {"api", "blocking", "cache", "doctor", "fanout", "formats", "inspection", "jobs", "many", "options", "ui"},
@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": BOTTOM,
     "units": BOTTOM,
     "digest": BOTTOM,
+    "names": BOTTOM,
     "core": BOTTOM,
     "protocol": BOTTOM,
     "transports": BOTTOM,
@@ -104,6 +105,7 @@ MUST_NOT: dict[str, set[str]] = {
     "errors": SHELL | {"click"},
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
+    "names": SHELL | {"click"},
     "crew": SHELL | {"click"},
     "outages": SHELL | {"click"},
     "guests": SHELL | {"click"},

@@ -26,7 +26,7 @@ from mpconv.cli.copy_options import (
     verify_option,
     workers_option,
 )
-from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, trust_of, trust_options
+from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, show_text, trust_of, trust_options
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places
 from mpconv.cli.params import Duration
@@ -34,6 +34,7 @@ from mpconv.cli.refusals import check_protocol
 from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import Fatal, MpconvError, UsageError
 from mpconv.job import DROP_SECONDS, Place
+from mpconv.names import readable_values
 
 if TYPE_CHECKING:
     from mpconv.jobs.deploy import Deployment
@@ -225,4 +226,4 @@ def _tell_programs(deployment: Deployment, ended: MpconvError | None, *, as_json
     }
     if deployment.digest is not None:
         facts["digest"] = deployment.digest
-    show([json_text(facts) if as_json else json.dumps(facts)])
+    show_text((json_text(facts) if as_json else json.dumps(readable_values(facts))) + "\n")

@@ -27,7 +27,7 @@ def check(plan: Fanout, name: str, *, quiet: bool) -> int:
     found = asyncio.run(_looked_at(plan.jobs))
     wrong = [problem for problems, _ in found.values() for problem in problems]
     for problem in wrong:
-        print(f"mpconv: {name}: {problem}", file=sys.stderr)
+        print(f"mpconv: {one_line(f'{name}: {problem}')}", file=sys.stderr)
     if wrong:
         return 1
     if not quiet:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, image_options, is_json, show, trust_of, trust_options
+from mpconv.cli.image_command import ImageCommand, image_options, is_json, show, show_text, trust_of, trust_options
 from mpconv.cli.params import Size
 from mpconv.errors import UsageError
 
@@ -67,7 +67,10 @@ def measure(
 
     trust = trust_of(allow_backing, allow_data_file)
     found = asyncio.run(images.measure(image, target_format, options, snapshot=snapshot, trust=trust, refusal=refusal))
-    show([json_text(found.facts())] if as_json else found.lines())
+    if as_json:
+        show_text(json_text(found.facts()) + "\n")
+    else:
+        show(found.lines())
 
 
 def _options(target_format: str, lists: tuple[str, ...], size: int | None) -> Qcow2Options | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpconv.cli.cluster import placement_of
-from mpconv.cli.image_command import WithProgressKind
+from mpconv.cli.image_command import WithProgressKind, show
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Duration, Requests, Size, last_of
 from mpconv.cli.watching import watch_of, watch_options, watched
@@ -86,7 +86,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
             copy = copying.resume(path, effort, local=local, observer=observer, deployment=deployment)
             resumed = run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
         if resumed.was_finished and not options["quiet"] and options["progress_kind"] != "json":
-            print(f"The copy that the journal '{path}' tells of is finished.")
+            show([f"The copy that the journal '{path}' tells of is finished."])
     except MpconvError as error:
         if deployment is None:
             raise

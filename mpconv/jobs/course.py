@@ -20,6 +20,7 @@ from mpconv.options import Options
 from mpconv.protocol.keys import Listening
 from mpconv.target import Target
 from mpconv.transports.base import Transport
+from mpconv.transports.redaction import has_user
 
 _ANEW = "begin anew, with mpconv convert or deploy"
 
@@ -247,6 +248,5 @@ def check_password_of(place: Place) -> None:
     while places:
         place = places.pop()
         places += [below for below in (place.backing, place.data_file) if below is not None]
-        user = place.url.lower().startswith("iscsi://") and "@" in place.url.partition("?")[0]
-        if user and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
+        if has_user(place.url) and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
             raise UsageError(f"no journal keeps a password: set LIBISCSI_CHAP_PASSWORD for '{place.url}'")

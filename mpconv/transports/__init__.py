@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from mpconv.errors import Gone, MpconvError, UsageError
 from mpconv.job import Place
 from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport, cannot_open, unlike
-from mpconv.transports.base import redacted as redacted
+from mpconv.transports.redaction import redacted as redacted
 from mpconv.transports.retrying import Retry, Tell, silently
 from mpconv.transports.window import Window
 

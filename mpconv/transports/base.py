@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import abc
 import enum
-import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -37,6 +36,7 @@ from msgspec import Struct
 
 from mpconv.errors import Fatal, MpconvError
 from mpconv.extent import Extent
+from mpconv.transports.redaction import redacted
 from mpconv.units import SECTOR, MiB, align_up
 
 Buffer = memoryview
@@ -246,12 +246,6 @@ CLOSED = "the connection is closed"
 def moment(seconds: int, nanoseconds: int) -> str:
     """A point in time, UTC."""
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d} UTC"
-
-
-def redacted(url: str) -> str:
-    """The URL without a password, and without parameters where one may be among them."""
-    match = re.fullmatch(r"([^/?]*://)([^?]*)@([^@?]*)(\?.*)?", url, re.DOTALL)
-    return f"{match[1]}{match[2].partition('%')[0].partition(':')[0]}@{match[3]}" if match else url
 
 
 def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:

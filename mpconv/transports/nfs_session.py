@@ -22,7 +22,7 @@ from mpconv.transports.base import Access, cannot_create, cannot_open
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.nfs4 import FileFacts, Where
 from mpconv.transports.nfs_status import meaning
-from mpconv.transports.reach import why_unreachable
+from mpconv.transports.reach import address_that_answers, why_unreachable
 from mpconv.transports.requests import request_seconds
 from mpconv.units import MiB
 
@@ -30,6 +30,8 @@ CONNECT_SECONDS = 10.0
 PIECE = MiB
 """Bytes of one request at most: larger ones gain nothing and take the heap's memory."""
 _PORTMAPPER = 111
+_PORTS = 2
+"""The mount service's and the NFS server's."""
 _LONGEST_HANDLE = 128
 """Bytes, in NFSv4; 64 in NFSv3."""
 _URL = re.compile(
@@ -84,6 +86,8 @@ def parse(url: str) -> Address:
     match = _URL.fullmatch(url)
     if match is None or not match["host"]:
         raise cannot_open(url, "not of the form nfs://host[:port]/export/file[?parameter=value&...]")
+    if ":" in match["host"].rpartition("@")[0]:
+        raise cannot_open(url, "NFS knows no passwords: write nfs://[user@]host[:port]/export/file")
     parameters = dict(part.partition("=")[::2] for part in (match["query"] or "").split("&") if part)
     for parameter in parameters:
         if parameter not in _URL_PARAMETERS:
@@ -103,6 +107,7 @@ class Session:
         self.library = Library()
         address = parse(url)
         self.parameters, self.url = address.parameters, address.url
+        self.version_4 = self.parameters.get("version") == "4"
         self.name = url
         self.created = False
         self.nfs = self.library.lib.nfs_init_context()
@@ -130,9 +135,8 @@ class Session:
             return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}: {why}", Unreachable)
         if "timed out" in text:
             return cannot_open(self.name, "the server does not answer", Unreachable)
-        named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
-        ports = [int(port) for port in named if port.isdecimal()]
-        why = why_unreachable(server, ports if len(ports) == len(named) else [_PORTMAPPER, *ports]) or ""
+        ports = self._ports
+        why = why_unreachable(server, ports if len(ports) == _PORTS else [_PORTMAPPER, *ports]) or ""
         if not why and "(null)" in text:
             why = f"the server refused the request: it may serve only ports below 1024 ({_PRIVILEGED})"
         return cannot_open(self.name, why or _short(text, status), Unreachable)
@@ -173,10 +177,18 @@ class Session:
         # libnfs names an NFSv4 client by process number and second: to the server another connection with the same name
         # is the same client after a reboot, and all that the first one has open ends (NFS4ERR_EXPIRED).
         lib.nfs4_set_client_name(self.nfs, f"mpconv {secrets.token_hex(16)}".encode())
-        status = lib.nfs_mount(self.nfs, server.encode(), path.encode())
+        # libnfs looks at the first address of a name alone.
+        address = address_that_answers(server, self._ports or [_PORTMAPPER])
+        status = lib.nfs_mount(self.nfs, address.encode(), path.encode())
         if status != 0:
             raise self.not_mounted(status, server, path)
         return path, file
+
+    @property
+    def _ports(self) -> list[int]:
+        """Those that the URL names."""
+        named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
+        return [int(port) for port in named if port.isdecimal()]
 
     def _in_directory(self, whole: str, directory: str) -> tuple[str, str]:
         """The directory, and the file's path in it."""
@@ -192,7 +204,7 @@ class Session:
 
     def _open(self, access: Access, create_size: int | None) -> None:
         lib = self.library.lib
-        if self.parameters.get("version") == "4" and not self.library.writes_version_4:
+        if self.version_4 and not self.library.writes_version_4:
             why = "libnfs 4 cannot write by NFSv4: leave 'version=4' out, or install libnfs 5 or later"
             if create_size is not None:
                 raise cannot_create(self.name, why)

@@ -31,6 +31,26 @@ _FORGOTTEN = {
 _NO_FILE = {"STALE", "BADHANDLE", "FHEXPIRED"}
 _ERRNO = {"DQUOT": errno.EDQUOT}
 
+_STATUSES = {
+    63: errno.ENAMETOOLONG,
+    66: errno.ENOTEMPTY,
+    69: errno.EDQUOT,
+    70: errno.ESTALE,
+    71: errno.EREMOTE,
+}
+"""The statuses of NFSv3 below 10000 that are no errno of Linux."""
+_TEXTS = {
+    10001: "BADHANDLE",
+    10002: "NOT_SYNC",
+    10003: "BAD_COOKIE",
+    10004: "NOTSUPP",
+    10005: "TOOSMALL",
+    10006: "SERVERFAULT",
+    10007: "BADTYPE",
+    10008: "JUKEBOX",
+}
+_FIRST_TEXT = 10000
+
 _FINAL = {
     errno.EIO,
     errno.ENXIO,
@@ -72,3 +92,12 @@ def meaning(status: int, text: str) -> tuple[type[MpconvError], str]:
     if number == errno.ENOENT:
         return Absent, os.strerror(number)
     return (Fatal if number in _FINAL else Retryable), os.strerror(number)
+
+
+def refusal(status: int) -> tuple[type[MpconvError], str]:
+    """As `meaning`, of an NFSv3 status as the server sent it."""
+    if status < _FIRST_TEXT:
+        return meaning(-_STATUSES.get(status, status), "")
+    name = f"NFS3ERR_{_TEXTS.get(status, status)}"
+    kind, why = meaning(-errno.EIO, name)
+    return (kind, why) if kind is not Fatal else (Retryable, f"the server answers {name}")

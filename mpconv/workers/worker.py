@@ -52,6 +52,7 @@ class Worker(Reports):
         self._dropped: set[int] = set()
         self._outages: dict[int, Outage] = {}
         self._asked = 0
+        self._proving = False
 
     async def serve(self) -> None:
         """Until it is over."""
@@ -160,6 +161,7 @@ class Worker(Reports):
     async def _let_go(self) -> None:
         """Of all that is being done, and of the connections; nothing is sent on them afterwards."""
         await _end(self._working)
+        self._proving = False
         self._leases.clear()
         self._branches.clear()
         while self._images:
@@ -275,6 +277,17 @@ class Worker(Reports):
         await all_of([target.flush() for target in self._targets])
         self._send(messages.FlushDone(job_id))
 
+    async def _prove(self) -> None:
+        """That a server which lost what was written keeps something now."""
+        await all_of([target.flush() for target in self._targets])
+        for outage in self._all_outages:
+            outage.over()
+        self._proving = False
+
+    @property
+    def _all_outages(self) -> list[Outage]:
+        return [self._outage, *self._outages.values()]
+
     @property
     def _id(self) -> int:
         return self._job.id if self._job else 0
@@ -283,9 +296,12 @@ class Worker(Reports):
         self._send(messages.Ready(self._id, lease.epoch, lease.needs, lease.parts))
 
     def done(self, lease: HeldLease) -> None:
-        self._outage.over()
-        for outage in self._outages.values():
-            outage.over()
+        for outage in self._all_outages:
+            if not outage.lost_data:
+                outage.over()
+            elif not self._proving:
+                self._proving = True
+                self._spawn(self._prove(), self._working)
         del self._leases[lease.epoch]
         sums = packed(lease.extent.start, lease.extent.length, lease.sums)
         self._send(messages.Done(self._id, lease.epoch, lease.zeros, sums))

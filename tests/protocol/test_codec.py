@@ -18,7 +18,9 @@ LARGEST = (1 << 63) - 1
 
 numbers = st.integers(0, LARGEST)
 sizes = st.integers(1, LARGEST)
-texts = st.text(max_size=200)
+unicode = st.text(max_size=200)
+bytes_of_names = st.binary(max_size=40).map(lambda name: name.decode(errors="surrogateescape"))
+texts = unicode | bytes_of_names | st.text(max_size=9).map("\U0010ffff".__add__)
 per_cluster = st.lists(numbers, max_size=5)
 
 places = st.recursive(
@@ -177,10 +179,10 @@ plain = st.recursive(
     | st.booleans()
     | st.integers(-(1 << 63), (1 << 64) - 1)
     | st.floats()
-    | texts
+    | unicode
     | st.binary(max_size=20)
     | st.sampled_from(["type", "done", "hello", "open", "job"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts | st.just("type"), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(unicode | st.just("type"), inner, max_size=4),
     max_leaves=12,
 )
 
