@@ -156,7 +156,8 @@ async def _open_store(source: Image, place: Place, options: Options, size: int, 
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
-    return await transports.connect(place.url, Access.WRITE, create_size=size, opening=replace(opening, judge=judge))
+    opening = replace(opening, judge=judge, replaces=existing.marks if existing is not None else {})
+    return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 
 def check_other(source: Image, target: Transport) -> None:

@@ -76,7 +76,7 @@ class NfsTransport(Transport):
             {"its inode": str(session.inode), "its file handle": session.handle()},
             {"its size": str(session.size), "modified at": moment(*session.modified)},
         )
-        self.marks = {what: told for what, told in self._fingerprint.same.items() if told}
+        self.marks = session.marks()
         self.facts = session.facts
         self._holes: asyncio.Task[HoleMap | None] | None = None
         self._deallocator = Deallocator(
@@ -354,7 +354,7 @@ async def connect(
     """Mount the directory of `url` and open its last component; `create_size` makes or replaces the file."""
     session = Session(url, opening.beneath)
     try:
-        await _opened(session, access, create_size)
+        await _opened(session, access, create_size, opening.replaces)
     except TimeoutError as error:
         raise cannot_open(url, "the server does not answer", Unreachable) from error
     store = NfsTransport(url, session, opening.patience)
@@ -370,7 +370,9 @@ async def directory(url: str, seconds: float) -> tuple[int | None, bool]:
     return await beside(session.directory, seconds=seconds)
 
 
-async def _opened(session: Session, access: Access, create_size: int | None) -> None:
+async def _opened(
+    session: Session, access: Access, create_size: int | None, replaces: dict[str, str] | None = None
+) -> None:
     """TimeoutError when it takes too long; a session that comes about afterwards is closed."""
     seconds = CONNECT_SECONDS + 5
-    await beside(lambda: session.open(access, create_size), seconds=seconds, undo=lambda _: session.close())
+    await beside(lambda: session.open(access, create_size, replaces), seconds=seconds, undo=lambda _: session.close())

@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from mpconv.errors import Absent, Denied, Fatal, NoSuchImage, Retryable, Unreachable
-from mpconv.transports.base import Access, cannot_create, cannot_open
+from mpconv.transports.base import Access, cannot_create, cannot_open, unlike
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.nfs4 import FileFacts, Where
 from mpconv.transports.nfs_status import meaning
@@ -141,10 +141,10 @@ class Session:
             why = f"the server refused the request: it may serve only ports below 1024 ({_PRIVILEGED})"
         return cannot_open(self.name, why or _short(text, status), Unreachable)
 
-    def open(self, access: Access, create_size: int | None) -> None:
-        """Mount and open. What it raises leaves nothing behind."""
+    def open(self, access: Access, create_size: int | None, replaces: dict[str, str] | None = None) -> None:
+        """Mount and open. What it raises leaves nothing behind. `replaces`: as Opening's."""
         try:
-            self._open(access, create_size)
+            self._open(access, create_size, replaces)
         except BaseException:
             self.library.lib.nfs_destroy_context(self.nfs)
             raise
@@ -202,7 +202,7 @@ class Session:
             raise cannot_open(self.name, f"it leads out of the directory '{directory}', in which alone it is allowed")
         return above or "/", whole.removeprefix(f"{above}/")
 
-    def _open(self, access: Access, create_size: int | None) -> None:
+    def _open(self, access: Access, create_size: int | None, replaces: dict[str, str] | None) -> None:
         lib = self.library.lib
         if self.version_4 and not self.library.writes_version_4:
             why = "libnfs 4 cannot write by NFSv4: leave 'version=4' out, or install libnfs 5 or later"
@@ -215,13 +215,7 @@ class Session:
         if not file.strip("/"):
             raise cannot_open(self.name, "Is a directory")
         if create_size is not None:
-            status = lib.nfs_creat(self.nfs, file.encode(), 0o644, handle)
-            if status == 0:
-                for size in (0, create_size):
-                    status = status or lib.nfs_ftruncate(self.nfs, handle[0], size)
-            if status != 0:
-                raise cannot_create(self.name, _short(text_of(lib.nfs_get_error(self.nfs)), status))
-            self.created = True
+            self._make(file, create_size, replaces, handle)
         else:
             flags = os.O_RDONLY if access is Access.READ else os.O_RDWR
             status = lib.nfs_open(self.nfs, file.encode(), flags, handle)
@@ -254,6 +248,35 @@ class Session:
             self.facts = FileFacts(self.size, self.inode, int(info.nfs_mtime), int(info.nfs_mtime_nsec), self.used)
         self.modified = (int(info.nfs_mtime), int(info.nfs_mtime_nsec))
         lib.nfs_set_timeout(self.nfs, int(request_seconds() * 1000))
+
+    def _make(self, file: str, size: int, replaces: dict[str, str] | None, handle: Any) -> None:
+        """A file of that size, all zeros; one that is there is emptied only when it is the one that was looked at.
+        CREATE itself leaves it as it is.
+        """
+        lib = self.library.lib
+        if replaces:
+            status = lib.nfs_open(self.nfs, file.encode(), os.O_RDWR, handle)
+        else:
+            status = lib.nfs_creat(self.nfs, file.encode(), 0o644, handle)
+        if status == 0 and replaces is not None:
+            info = ffi.new("struct nfs_stat_64 *")
+            self.fh = handle[0]
+            status = lib.nfs_fstat64(self.nfs, self.fh, info)
+            self.inode = int(info.nfs_ino)
+            why = unlike(replaces, self.marks()) if replaces else "it is not empty" if info.nfs_size else None
+            if status == 0 and why is not None:
+                told = f"another one has come in its place ({why}): see who did that, and begin anew"
+                raise cannot_create(self.name, told)
+        for length in (0, size):
+            status = status or lib.nfs_ftruncate(self.nfs, handle[0], length)
+        if status != 0:
+            raise cannot_create(self.name, _short(text_of(lib.nfs_get_error(self.nfs)), status))
+        self.created = True
+
+    def marks(self) -> dict[str, str]:
+        """By what the open file is known again."""
+        told = self.handle()
+        return {"its inode": str(self.inode)} | ({"its file handle": told} if told else {})
 
     def handle(self) -> str:
         """The server's name for the open file, shortened: unlike the inode it never stands for another file later."""
