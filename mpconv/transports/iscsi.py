@@ -117,10 +117,8 @@ class IscsiTransport(Transport):
         if access is Access.WRITE and scsi.parse_write_protected(mode):
             raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
-        names, serial = sorted(self.designators.told), self.designators.serial
-        self.version = tuple(names)
-        own = {"its designators": ", ".join(names), "its serial number": serial}
-        self.marks = {"its block size": str(block)} | {what: name for what, name in own.items() if name}
+        self.version = tuple(sorted(self.designators.told))
+        self.marks = {"its block size": str(block)} | self.designators.marks
         provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))
         means = means_for(block, self._tells_status, limits, provisioning)
         self.traits = Traits(scsi.parse_product(told), capacity, limits, provisioning, tuple(means))
