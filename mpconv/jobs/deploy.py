@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from mpconv.options import Options
 from mpconv.sharing import anywhere
 from mpconv.target import Left, Target, check_other, open_raw, too_small
 from mpconv.transports.base import Access
+from mpconv.transports.beneath import realpath
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.units import human
 from mpconv.workers.launch.local import LocalWorkers
@@ -158,7 +158,7 @@ async def _look(outcome: Outcome, source: Image, options: Options) -> set[tuple[
     """By what one knows a target that is named twice. UsageError when it is the source, or too small."""
     place = outcome.place
     local = transports.is_local(place.url)
-    named: tuple[object, ...] = ("name", os.path.realpath(place.url.removeprefix("file:")) if local else place.url)
+    named: tuple[object, ...] = ("name", realpath(place.url.removeprefix("file:")) if local else place.url)
     try:
         store = await transports.open_place(place, Access.WRITE)
     except NoSuchImage as error:
