@@ -21,16 +21,24 @@ from mpconv.formats.qcow2.writer import Writer
 from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
-from mpconv.target import Left, Target, check_other, open_store, too_small
-from mpconv.transports.base import Access, Opening, Transport, cannot_open
-from mpconv.transports.retrying import Tell
+from mpconv.target import Left, Target, check_apart, open_store, too_small
+from mpconv.transports.base import Access, Judge, Opening, Transport, cannot_open
+from mpconv.transports.retrying import Retry, Tell
 from mpconv.units import SECTOR, align_down, align_up
 
 
 async def make(
-    source: Image, place: Place, options: Options, made: Qcow2Options, tell: Tell, left: Left | None = None
+    source: Image,
+    place: Place,
+    options: Options,
+    made: Qcow2Options,
+    tell: Tell,
+    left: Left | None = None,
+    *,
+    begun: bool = False,
 ) -> Target:
-    """A new image, or one that an earlier run began."""
+    """A new image, or one that an earlier run began. `begun`: as open_store's."""
+    begun = begun or left is not None
     if left is not None:
         options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=_reserved(made), growing=True)
@@ -44,13 +52,15 @@ async def make(
             opened.push_async_callback(base.close)
         layout = Layout(source.size, made, backing_size=backing_size)
         data_file = made.data_file is not None
-        store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening, tell)
+        reserved = 0 if data_file else layout.reserved
+        also = await _judge(source, place, options, opened, begun=begun)
+        store = await open_store(source, place, options, reserved, opening, tell, begun=begun, also=also)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
-            data = await open_store(source, workers_place, options, source.size, opening, tell)
+            data = await open_store(source, workers_place, options, source.size, opening, tell, begun=begun, also=also)
             opened.push_async_callback(data.close)
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
@@ -74,11 +84,12 @@ async def make(
     return target
 
 
-async def existing(source: Image, place: Place, options: Options, tell: Tell) -> Target:
+async def existing(source: Image, place: Place, options: Options, tell: Tell, *, begun: bool = False) -> Target:
     """An image that is there already (`-n`)."""
     opening = Opening(direct=place.direct, locked=not place.shared, growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0, opening, tell)
+        also = await _judge(source, place, options, opened, begun=begun)
+        store = await open_store(source, place, options, 0, opening, tell, begun=begun, also=also)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         metadata = await read_metadata(store)
@@ -89,7 +100,7 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
         workers_place = place
         if header.external_data:
             workers_place = data_place(place.marked(store.marks), header.data_file, options.trust, written=True)
-            data = await _open_data(source, store, workers_place)
+            data = await _open_data(source, store, workers_place, options)
             opened.push_async_callback(data.close)
         zeros, durable = options.target_is_zero, options.cache.flushes
         writer = await load(store, metadata, source.size, reads_as_zeros=zeros, durable=durable)
@@ -109,16 +120,45 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
     return target
 
 
-async def _open_data(source: Image, store: Transport, place: Place) -> Transport:
+async def _judge(source: Image, place: Place, options: Options, opened: AsyncExitStack, *, begun: bool) -> Judge | None:
+    """Refuses a store that is a part of the backing file that was named. UsageError already here when such a part, or
+    what is read otherwise, is to be the data file.
+    """
+    made = options.qcow2
+    if made is None or (made.backing_file is None and made.data_file is None):
+        return None
+    from mpconv import lineage  # noqa: PLC0415  (few need it)
+
+    allowed = options.allow_same_image
+    layers: list[Transport] = []
+    if made.backing_file is not None:
+        backing = Place(url=combined(place.url, made.backing_file), format=made.backing_fmt)
+        layers = await lineage.layers_of(backing, place, opened)
+
+    async def judge(store: Transport) -> None:
+        await lineage.check(store, layers, allowed=allowed, begun=begun)
+
+    if made.data_file is not None and options.create:
+        data = Place(url=combined(place.url, made.data_file))
+        there = await lineage.check_data_file(place, data, allowed=allowed, begun=begun)
+        if there is not None:
+            opened.push_async_callback(there.close)
+            await check_apart(source, there, options, begun=begun)
+            await judge(there)
+    return judge
+
+
+async def _open_data(source: Image, store: Transport, place: Place, options: Options) -> Transport:
     """The data file of the image in `store`, to be written into."""
     data = await transports.open_place(place, Access.READ)
     try:
         if data.identity == store.identity:
             raise cannot_open(store.name, f"the image names itself as its data file: '{data.name}'", ImageError)
-        check_other(source, data)
+        await check_apart(source, data, options)
     finally:
         await data.close()
-    data = await transports.open_place(place.marked(data.marks), Access.WRITE, locked=True)
+    retry = Retry(options.retry_for)
+    data = await transports.open_place(place.marked(data.marks), Access.WRITE, locked=True, retry=retry)
     if data.fixed_size and data.writable < source.size:
         await data.close()
         raise too_small(data, data.size, source)

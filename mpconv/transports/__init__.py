@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from functools import partial
 
@@ -35,6 +36,13 @@ def is_local(url: str) -> bool:
     return module_of(url) == f"{__name__}.file"
 
 
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are one, as far as names tell: links of this host are followed."""
+    if is_local(one) and is_local(other):
+        one, other = (os.path.realpath(url.removeprefix("file://").removeprefix("file:")) for url in (one, other))
+    return one == other
+
+
 async def connect(
     url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
 ) -> Transport:
@@ -42,6 +50,11 @@ async def connect(
     module = importlib.import_module(module_of(url))
     transport: Transport = await module.connect(url, access, create_size=create_size, opening=opening)
     return transport
+
+
+def patience_of(retry: Retry) -> float:
+    """For how many seconds what a server puts off is asked again, where its absence may last as long as that."""
+    return max(LEAST_PATIENCE, retry.seconds)
 
 
 async def _proved(place: Place, access: Access, opening: Opening) -> Transport:
@@ -84,7 +97,7 @@ async def open_place(
     """The store at a place that exists. `growing`: as Opening's. `retry`: a server's absence is to be survived: what is
     read is read again on a new connection, and `tell` hears of it; who writes must see to the rest himself.
     """
-    patience = max(LEAST_PATIENCE, retry.seconds if retry is not None else 0.0)
+    patience = patience_of(retry) if retry is not None else LEAST_PATIENCE
     opening = Opening(
         direct=place.direct,
         locked=locked and not place.shared,

@@ -17,6 +17,7 @@ from mpconv.extent import Extent
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
+    LEAST_PATIENCE,
     Access,
     Buffer,
     Fingerprint,
@@ -28,9 +29,10 @@ from mpconv.transports.base import (
 )
 from mpconv.transports.bindings.libnfs import ffi
 from mpconv.transports.blocking import beside
+from mpconv.transports.identity import Facts, File
 from mpconv.transports.nfs4 import Deallocator, HoleMap
 from mpconv.transports.nfs4 import connect as connect_hole_map
-from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, text_of
+from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, Step, file_of, text_of
 from mpconv.transports.nfs_status import meaning
 from mpconv.transports.nfs_verifier import Verifiers
 from mpconv.transports.nfs_writing import Refused, SyncWriting, Writing
@@ -72,12 +74,14 @@ class NfsTransport(Transport):
         self._verifiers = Verifiers()
         self._awaited = 0
         self.where = session.where
+        self._handle = session.stamp.handle
         self._fingerprint = Fingerprint(
-            {"its inode": str(session.inode), "its file handle": session.handle()},
+            {"its inode": str(session.inode), "its file handle": self._handle},
             {"its size": str(session.size), "modified at": moment(*session.modified)},
         )
         self.marks = session.marks()
         self.facts = session.facts
+        self.stamp = session.stamp
         self._holes: asyncio.Task[HoleMap | None] | None = None
         self._deallocator = Deallocator(
             session.where, size=session.size, fileid=session.inode, read=self.read_into, write=self._mark
@@ -292,6 +296,23 @@ class NfsTransport(Transport):
         """As it was when it was opened."""
         return self._fingerprint
 
+    async def known_by(self) -> Facts:
+        found: list[File] = []
+        await self._served(partial(self._queue_look, found), "asking what it is", None)
+        return Facts(self.identity, files=tuple(found), size=self.size)
+
+    def _queue_look(self, found: list[File], batch: Batch) -> None:
+        def finish(status: int, data: Any) -> MpconvError | None:
+            if status < 0:
+                return self._fail("asking what it is", None, status)
+            found.append(file_of(ffi.cast("struct nfs_stat_64 *", data), self._handle))
+            return None
+
+        tag = self._tag(batch, finish, None)
+        started = self._library.lib.nfs_fstat64_async(self._nfs, self._fh, self._on_answer, tag)
+        self._started(batch, tag, started, "asking what it is", None)
+        self._pump.kick()
+
     async def flush(self) -> None:
         """COMMIT of all of the file. Servers do an fsync for it, which covers the holes that were made too; the Linux
         kernel's has written those down before it answered DEALLOCATE.
@@ -354,7 +375,7 @@ async def connect(
     """Mount the directory of `url` and open its last component; `create_size` makes or replaces the file."""
     session = Session(url, opening.beneath)
     try:
-        await _opened(session, access, create_size, opening.replaces)
+        await _opened(session, access, create_size, opening.patience, opening.replaces)
     except TimeoutError as error:
         raise cannot_open(url, "the server does not answer", Unreachable) from error
     store = NfsTransport(url, session, opening.patience)
@@ -371,8 +392,32 @@ async def directory(url: str, seconds: float) -> tuple[int | None, bool]:
 
 
 async def _opened(
-    session: Session, access: Access, create_size: int | None, replaces: dict[str, str] | None = None
+    session: Session,
+    access: Access,
+    create_size: int | None,
+    seconds: float = LEAST_PATIENCE,
+    replaces: dict[str, str] | None = None,
 ) -> None:
-    """TimeoutError when it takes too long; a session that comes about afterwards is closed."""
-    seconds = CONNECT_SECONDS + 5
-    await beside(lambda: session.open(access, create_size, replaces), seconds=seconds, undo=lambda _: session.close())
+    """TimeoutError when it takes too long; a session that comes about afterwards is closed. `seconds`: for how long it
+    is tried when the server puts it off. `replaces`: as Opening's.
+    """
+    patience = Patience(seconds)
+    for step in session.steps(access, create_size, replaces):
+        while not await _done(step, session):
+            try:
+                again = await patience.wait()
+            except BaseException:
+                session.close()
+                raise
+            if not again:
+                session.close()
+                raise cannot_open(session.name, f"the server asks to try again later, for {seconds:g} seconds", Gone)
+
+
+async def _done(step: Step, session: Session) -> bool:
+    """False: the server asks for patience."""
+    try:
+        await beside(step, seconds=CONNECT_SECONDS + 5, undo=lambda _: session.close())
+    except Busy:
+        return False
+    return True

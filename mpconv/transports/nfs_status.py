@@ -16,6 +16,8 @@ _NAMED = re.compile(r"NFS[34]ERR_([A-Z_]+)(?:\((-?\d+)\))?")
 _REASON = re.compile(r"\(-(\d+)\)")
 
 _PUT_OFF = {"JUKEBOX", "DELAY", "GRACE", "RESOURCE"}
+_PUT_OFF_MOUNT = "unknown mount stat(10008)"
+"""NFS3ERR_JUKEBOX, from a server that says it where MOUNT has no such status."""
 _FORGOTTEN = {
     "ADMIN_REVOKED",
     "BADSESSION",
@@ -77,7 +79,7 @@ def meaning(status: int, text: str) -> tuple[type[MpconvError], str]:
         return Retryable, "the server did not answer in time"
     named = _NAMED.search(text)
     name = named[1] if named else ""
-    if name in _PUT_OFF:
+    if name in _PUT_OFF or _PUT_OFF_MOUNT in text:
         return Busy, "the server asks to try again later"
     if name in _FORGOTTEN:
         return Retryable, f"the server answers {named[0].partition('(')[0] if named else ''}"
