@@ -101,6 +101,7 @@ class Coordinator(Staff, Reception, Room):
             job.size,
             order=_order(job, several=count > 1 or listening is not None),
             zero_initialised=job.zero_initialised,
+            zeros_from=job.clusters.zeros_end if job.clusters is not None else None,
             durable=job.durable,
             writes_zeros=not job.sparse_size or job.clusters is not None,
             leaves_unallocated=job.clusters is not None,
