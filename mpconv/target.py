@@ -171,7 +171,8 @@ async def _open_store(place: Place, options: Options, size: int, opening: Openin
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
-    opening = replace(opening, judge=judge, patience=transports.patience_of(retry))
+    seen = existing.marks if existing is not None else {}
+    opening = replace(opening, judge=judge, replaces=seen, patience=transports.patience_of(retry))
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 

@@ -18,7 +18,7 @@ from mpconv.extent import Extent, Kind
 from mpconv.inspection.info import info
 from mpconv.job import Place
 from mpconv.options import Options
-from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.base import Access, Transport
 from mpconv.tuning import workers_for
 from mpconv.units import human
 
@@ -94,7 +94,7 @@ async def _examine(found: Examination, url: str, examiner: Examine, how: How) ->
         what = f"the device is in use: {found.busy}. A copy of it may be half old and half new"
         found.advise("in-use", what, "copy a snapshot of it, or unmount it first")
     try:
-        found.opened, found.identity, found.size = True, store.identity, store.size
+        found.opened, found.identity, found.marks, found.size = True, store.identity, store.marks, store.size
         found.guest_size, found.answer = store.guest_size, store.round_trip
         found.fixed, found.ordered = not store.creatable, store.ordered
         found.fact("size", store.size, size_words(store.size))
@@ -124,7 +124,7 @@ async def _overwrite(before: list[Examination], found: Examination, url: str, ho
 
     store: Transport | None = None
     try:
-        store = await transports.connect(url, Access.WRITE, opening=Opening(locked=True))
+        store = await transports.open_place(Place(url=url, marks=found.marks), Access.WRITE, locked=True)
         async with asyncio.timeout(how.seconds + _WRITING_SECONDS):
             await write_test.run(found, store, how.seconds)
     except TimeoutError:
@@ -159,7 +159,7 @@ async def _format(found: Examination, url: str, how: How) -> None:
     tell = found.problem if found.role == "source" else found.advise
     try:
         async with asyncio.timeout(_OPENING_SECONDS):
-            told = await info(Place(url=url, format=how.format))
+            told = await info(Place(url=url, format=how.format, marks=found.marks))
     except Fatal as error:
         tell("format", error.reason or error.why, "give -f raw to copy its bytes as they are")
         return

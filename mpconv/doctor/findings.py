@@ -53,7 +53,8 @@ class Examination(Struct):
     `opened`: it could be read. `creatable`: it is not there, and can be made; `busy`: what else uses it; `fixed`: of a
     size that nothing changes. `free`: bytes of room where it lies; `used`: what it takes up. `guest_size`: bytes of the
     disk in it; `data_size`: of those that are no zeros, as far as is known. `identity`: of the store, equal for two
-    names of one. `round_trip`: seconds to connect; `answer`: of the first small request.
+    names of one; `marks`: by what it is known when it is opened again. `round_trip`: seconds to connect; `answer`: of
+    the first small request.
     """
 
     url: str
@@ -72,6 +73,7 @@ class Examination(Struct):
     format: str = "raw"
     why_not_writable: str = ""
     identity: tuple[object, ...] = ()
+    marks: dict[str, str] = {}
     round_trip: float | None = None
     answer: float = 0.0
     facts: list[Fact] = []

@@ -18,7 +18,7 @@ from mpconv.errors import ImageError
 from mpconv.job import Place, Trust
 from mpconv.transports import is_local, module_of, redacted
 from mpconv.transports.base import cannot_open
-from mpconv.transports.beneath import rest
+from mpconv.transports.beneath import realpath, rest
 from mpconv.transports.file import path_of
 from mpconv.transports.file_facts import is_marked
 
@@ -53,7 +53,7 @@ def with_data_file(trust: Trust, url: str, name: str) -> Trust:
     known = trust.data_file if isinstance(trust.data_file, list) else []
     made = combined(url, name)
     if is_local(made):  # a link that the user named may lead anywhere
-        made = os.path.realpath(path_of(made))
+        made = realpath(path_of(made))
     return replace(trust, data_file=[*known, _directory(made)])
 
 
@@ -93,7 +93,7 @@ def _directory(url: str) -> str:
 
 def _resolved(directory: str) -> str:
     """A local one without links, so that who moves them later changes nothing."""
-    return os.path.realpath(path_of(directory)) if is_local(directory) else directory
+    return realpath(path_of(directory)) if is_local(directory) else directory
 
 
 def _own_directory(place: Place) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from mpconv.options import Options
 from mpconv.sharing import anywhere
 from mpconv.target import Left, Target, check_apart, check_end, check_source, open_raw, too_small
 from mpconv.transports.base import Access
+from mpconv.transports.beneath import realpath
 from mpconv.transports.identity import Facts, Verdict, suspects
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.transports.sameness import ALLOW, verdict_of
@@ -199,7 +199,7 @@ async def _look(outcome: Outcome, source: Image, options: Options, *, begun: boo
     """
     place = outcome.place
     local = transports.is_local(place.url)
-    named = os.path.realpath(place.url.removeprefix("file:")) if local else place.url
+    named = realpath(place.url.removeprefix("file:")) if local else place.url
     try:
         store = await transports.open_place(place, Access.WRITE, retry=Retry(options.retry_for))
     except NoSuchImage as error:

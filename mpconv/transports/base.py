@@ -72,6 +72,7 @@ class Opening(Struct, frozen=True):
     them. `preallocation`: "off", "falloc" or "full", of what is created. `growing`: writes may go past the end, where
     that makes the store longer. `patience`: for how many seconds a request is made again that the server puts off.
     `beneath`: as Place's. `judge`: of what is made or replaced: called with what is there, before any of it is lost.
+    `replaces`: the same for who cannot call: the marks of what was there, none when there was nothing; None: whatever.
     """
 
     direct: bool = False
@@ -81,6 +82,7 @@ class Opening(Struct, frozen=True):
     patience: float = LEAST_PATIENCE
     beneath: str | None = None
     judge: Judge | None = None
+    replaces: dict[str, str] | None = None
 
 
 AS_USUAL = Opening()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from contextlib import suppress
 
 _OPENAT2 = 437
 _NO_MAGIC, _NO_LINKS, _BENEATH = 0x02, 0x04, 0x08
@@ -47,8 +48,16 @@ def open_beneath(directory: str, path: str, flags: int) -> int:
 
 def rest(directory: str, path: str) -> str | None:
     """The name of a file as seen from the directory, without links; None: it lies elsewhere."""
-    real, start = os.path.realpath(path), directory.rstrip("/") + "/"
+    real, start = realpath(path), directory.rstrip("/") + "/"
     return real.removeprefix(start) if real.startswith(start) else None
+
+
+def realpath(path: str) -> str:
+    """As os.path.realpath, which gives up when a link is swapped for a file between two of its looks."""
+    for _ in range(_TRIES):
+        with suppress(OSError):
+            return os.path.realpath(path)
+    return os.path.abspath(path)
 
 
 def _opened(folder: int, name: str, flags: int, resolve: int) -> int:

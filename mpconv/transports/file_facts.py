@@ -14,18 +14,21 @@ _EMPTY_PATH, _BIRTH = 0x1000, 0x800
 _STATX_BYTES = 256
 _MASK_AT, _BIRTH_AT = 0, 80
 """Where struct statx has what the kernel filled in, and stx_btime."""
+_FINER = len("789 UTC")
 _NAMES = ("wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "loop/backing_file")
 """Files below /sys/dev/block/MAJOR:MINOR, the most certain first."""
 
 
 def marks(fd: int) -> dict[str, str]:
-    """By what it is known again while this host runs, and by processes of others."""
+    """By what it is known again while this host runs, and by processes of others: some file systems tell these of times
+    in steps of 100 ns, so microseconds count.
+    """
     info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
         return device(fd).same | {"its number": _number(info.st_rdev)}
     born = _born(fd)
     found = {"its inode": str(info.st_ino), "its device": _number(info.st_dev)}
-    return found | ({"made at": born} if born else {})
+    return found | ({"made at": f"{born[:-_FINER]} UTC"} if born else {})
 
 
 def is_marked(path: str, known: dict[str, str]) -> bool:

@@ -41,6 +41,16 @@ class Designators(Struct, frozen=True):
     serial: str = ""
     told: tuple[str, ...] = ()
 
+    @property
+    def marks(self) -> dict[str, str]:
+        """By what whoever opens it again knows it: as Transport's. Ports may differ in names that are not worldwide, so
+        these count only where there are no others.
+        """
+        if self.worldwide:
+            return {"its worldwide names": ", ".join(sorted(self.worldwide))}
+        found = {"its designators": ", ".join(sorted(self.told)), "its serial number": self.serial}
+        return {what: name for what, name in found.items() if name}
+
     def same(self, other: Designators) -> bool | None:
         """Whether both name one LUN. None: they agree, but strangers may; or nothing is told."""
         if self.worldwide and other.worldwide:

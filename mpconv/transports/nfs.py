@@ -79,7 +79,7 @@ class NfsTransport(Transport):
             {"its inode": str(session.inode), "its file handle": self._handle},
             {"its size": str(session.size), "modified at": moment(*session.modified)},
         )
-        self.marks = {what: told for what, told in self._fingerprint.same.items() if told}
+        self.marks = session.marks()
         self.facts = session.facts
         self.stamp = session.stamp
         self._holes: asyncio.Task[HoleMap | None] | None = None
@@ -375,7 +375,7 @@ async def connect(
     """Mount the directory of `url` and open its last component; `create_size` makes or replaces the file."""
     session = Session(url, opening.beneath)
     try:
-        await _opened(session, access, create_size, opening.patience)
+        await _opened(session, access, create_size, opening.patience, opening.replaces)
     except TimeoutError as error:
         raise cannot_open(url, "the server does not answer", Unreachable) from error
     store = NfsTransport(url, session, opening.patience)
@@ -391,12 +391,18 @@ async def directory(url: str, seconds: float) -> tuple[int | None, bool]:
     return await beside(session.directory, seconds=seconds)
 
 
-async def _opened(session: Session, access: Access, create_size: int | None, seconds: float = LEAST_PATIENCE) -> None:
+async def _opened(
+    session: Session,
+    access: Access,
+    create_size: int | None,
+    seconds: float = LEAST_PATIENCE,
+    replaces: dict[str, str] | None = None,
+) -> None:
     """TimeoutError when it takes too long; a session that comes about afterwards is closed. `seconds`: for how long it
-    is tried when the server puts it off.
+    is tried when the server puts it off. `replaces`: as Opening's.
     """
     patience = Patience(seconds)
-    for step in session.steps(access, create_size):
+    for step in session.steps(access, create_size, replaces):
         while not await _done(step, session):
             try:
                 again = await patience.wait()

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from mpconv.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSuchImage, Retryable, Unreachable
-from mpconv.transports.base import Access, cannot_create, cannot_open
+from mpconv.transports.base import Access, cannot_create, cannot_open, unlike
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.identity import File
 from mpconv.transports.nfs4 import FileFacts, Where
@@ -61,7 +61,7 @@ class Session:
     def _mount_above(self, directory: str) -> None:
         """That directory, and not the one that the file lies in."""
         above = parse(f"{directory.rstrip('/')}/file").directory.rstrip("/")
-        if not self._address.path.startswith(f"{above}/"):
+        if not self._address.path.startswith(f"{above}/") or ".." in self._address.path.split("/"):
             raise cannot_open(self.name, f"it leads out of the directory '{directory}', in which alone it is allowed")
         self._directory, self._file = above or "/", self._address.path.removeprefix(f"{above}/")
 
@@ -113,15 +113,17 @@ class Session:
             why = f"the server refused the request: it may serve only ports below 1024 ({_PRIVILEGED})"
         return cannot_open(self.name, why or _short(text, status), Unreachable)
 
-    def steps(self, access: Access, create_size: int | None) -> list[Step]:
+    def steps(self, access: Access, create_size: int | None, replaces: dict[str, str] | None = None) -> list[Step]:
         """All that is to be done until the file is open. One that raises `Busy` may be done again; after any other
-        error the session is closed.
+        error the session is closed. `replaces`: as Opening's.
         """
         self._check(access, create_size)
         if create_size is None:
             steps: list[Step] = [lambda: self._open(access)]
         else:
-            steps = [self._create, lambda: self._truncate(0), lambda: self._truncate(create_size)]
+            steps = [self._create if not replaces else lambda: self._open(Access.WRITE)]
+            steps += [lambda: self._compare(replaces)] if replaces is not None else []
+            steps += [lambda: self._truncate(0), lambda: self._truncate(create_size)]
         return [partial(self._closing, step) for step in (self._mount, *steps, lambda: self._look(access))]
 
     def _closing(self, step: Step) -> None:
@@ -194,16 +196,28 @@ class Session:
         status = self.library.lib.nfs_creat(self.nfs, self._path, 0o666 & ~_umask(), handle)
         if status != 0:
             raise self._not_created(status)
-        self.created = True
         self.fh = handle[0]
         if self.version_4:
             self.library.lib.nfs_close(self.nfs, self.fh)
             self._open(Access.WRITE)
 
+    def _compare(self, replaces: dict[str, str]) -> None:
+        """Before it is emptied: whether it is the file that was looked at, or new. CREATE leaves one that is there."""
+        info = ffi.new("struct nfs_stat_64 *")
+        status = self.library.lib.nfs_fstat64(self.nfs, self.fh, info)
+        if status != 0:
+            raise self._not_created(status)
+        self.inode = int(info.nfs_ino)
+        why = unlike(replaces, self.marks()) if replaces else "it is not empty" if info.nfs_size else None
+        if why is not None:
+            told = f"another one has come in its place ({why}): see who did that, and begin anew"
+            raise cannot_create(self.name, told)
+
     def _truncate(self, size: int) -> None:
         status = self.library.lib.nfs_ftruncate(self.nfs, self.fh, size)
         if status != 0:
             raise self._not_created(status)
+        self.created = True
 
     @property
     def _path(self) -> bytes:
@@ -240,6 +254,11 @@ class Session:
         self.modified = (int(info.nfs_mtime), int(info.nfs_mtime_nsec))
         self.stamp = file_of(info, self.handle())
         lib.nfs_set_timeout(self.nfs, int(request_seconds() * 1000))
+
+    def marks(self) -> dict[str, str]:
+        """By what the open file is known again."""
+        told = self.handle()
+        return {"its inode": str(self.inode)} | ({"its file handle": told} if told else {})
 
     def handle(self) -> str:
         """The server's name for the open file, shortened: unlike the inode it never stands for another file later."""

@@ -10,6 +10,8 @@ import errno
 import os
 import stat
 
+from mpconv.transports.beneath import realpath
+
 _MOST_LINKS = 40
 _PROC = "/proc"
 
@@ -23,7 +25,7 @@ def settled(path: str) -> str:
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISBLK(found.st_mode):
         return path  # no image: who opens it says so
-    name = os.path.realpath(path)
+    name = realpath(path)
     try:
         there = os.stat(name)
     except OSError:

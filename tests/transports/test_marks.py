@@ -15,7 +15,7 @@ from mpconv.job import Place
 from mpconv.protocol.keys import Keys, Listening
 from mpconv.sharing import anywhere
 from mpconv.transports import beneath
-from mpconv.transports.base import LEAST_PATIENCE, Access, unlike
+from mpconv.transports.base import LEAST_PATIENCE, Access, Opening, unlike
 from mpconv.transports.retrying import Retry
 
 MiB = 1 << 20
@@ -167,3 +167,29 @@ class TestBeneath:
             opened(Place(url=f"{folder}/outer", beneath=str(folder)))
         told = f"it leads out of the directory '{folder}', in which alone it is allowed"
         assert str(caught.value) == f"Could not open '{folder}/outer': {told}"
+
+
+def test_a_file_on_a_server_is_emptied_only_if_it_is_the_one_that_was_looked_at(nfs):
+    """Names on a server are swapped, too, between the look at what is there and the making of it."""
+    for name in ("made-one.raw", "made-other.raw"):
+        nfs.path(name).write_bytes(b"\1" * MiB)
+    one, other = (nfs.url(name) for name in ("made-one.raw", "made-other.raw"))
+
+    def make(url: str, replaces: dict[str, str] | None) -> tuple[int, bool]:
+        async def run() -> tuple[int, bool]:
+            opening = Opening(replaces=replaces)
+            store = await transports.connect(url, Access.WRITE, create_size=4096, opening=opening)
+            await store.close()
+            return store.size, store.zero_initialised
+
+        return asyncio.run(run())
+
+    marks = opened(Place(url=one))
+    for replaces, why in ((marks, "its"), ({}, "it is not empty")):
+        with pytest.raises(MpconvError, match=f"another one has come in its place \\({why}"):
+            make(other, replaces)
+    assert nfs.path("made-other.raw").read_bytes() == b"\1" * MiB
+    for url, name, replaces in ((one, "made-one.raw", marks), (nfs.url("made-new.raw"), "made-new.raw", {})):
+        assert make(url, replaces) == (4096, True)
+        assert nfs.path(name).read_bytes() == bytes(4096)
+    assert make(other, None) == (4096, True)
