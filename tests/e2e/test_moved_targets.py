@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,7 @@ from mpconv.transports.retrying import Retry
 from mpconv.units import MiB
 from tests.conftest import IQN, identical, mpconv
 from tests.support import namespaces
-from tests.support.faulty_target import FaultyTarget
+from tests.support.faulty_target import FaultyTarget, wait_for
 from tests.support.faulty_target.hooks import redirecting
 from tests.support.faulty_target.target import Answer, Refusal
 from tests.support.servers import IscsiServer
@@ -173,3 +174,29 @@ def test_a_lun_without_a_name_of_its_own_is_known_by_its_contents(
         else:
             with pytest.raises(Gone, match="is not the image it was"):
                 asyncio.run(run())
+
+
+def test_a_real_target_that_is_restarted_with_twenty_luns(source: Path, tmp_path: Path) -> None:
+    """Its LUNs come one by one, and each that comes is news to who reads the first."""
+    out = tmp_path / "out.raw"
+    with IscsiServer(tmp_path / "tgt") as server:
+        iqn = server.add_target(IQN)
+        for number in range(20):
+            backing = source if not number else tmp_path / f"lun{number}.img"
+            if number:
+                backing.write_bytes(bytes(MiB))
+            server.add_lun(iqn, backing)
+        words = ["convert", "-f", "raw", "-O", "raw", "-W", "-r", "4M", server.url(iqn, 1), out]
+        copy = subprocess.Popen([sys.executable, "-m", "mpconv", *map(str, words)], stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for(lambda: server.connections(iqn) >= 2, "the workers' sessions")
+            server.restart()
+            for number in range(20, 40):
+                backing = tmp_path / f"lun{number}.img"
+                backing.write_bytes(bytes(MiB))
+                server.add_lun(iqn, backing)
+            _, said = copy.communicate(timeout=60)
+        finally:
+            copy.kill()
+    assert copy.returncode == 0, said
+    assert identical(source, out)
