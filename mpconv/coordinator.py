@@ -318,8 +318,8 @@ class Coordinator(Staff, Reception, Room):
             case messages.Said(of, text) if of == job and text not in self._told:
                 self._told.add(text)
                 self._observer.said(text)
-            case messages.Crowded(of, image, why) if of == job:
-                self._no_room(name, image, why)
+            case messages.Crowded(of, image, why, certain) if of == job:
+                self._no_room(name, image, why, certain=certain)
             case messages.Trouble(of, text) if of == job:
                 if self._listener is not None:
                     self._listener.trouble(name)
@@ -400,9 +400,10 @@ class Coordinator(Staff, Reception, Room):
         each, more = divmod(self._job.requests, self._most)
         return each + (number < more)
 
-    def _open_again(self, name: str) -> None:
+    def _open_again(self, name: str, *, insist: bool = False) -> None:
         fence = self._listening.fence if name.startswith(GUEST) and self._listening is not None else 0.0
-        self._send(name, messages.Open(msgspec.structs.replace(self._job, dropped=sorted(self._dropped)), fence))
+        job = msgspec.structs.replace(self._job, dropped=sorted(self._dropped))
+        self._send(name, messages.Open(job, fence, insist))
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
         if name.startswith(GUEST):

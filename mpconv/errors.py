@@ -124,6 +124,15 @@ class Unreachable(Fatal):
 class Crowded(Unreachable):
     """It answers, and has no room for another connection at present."""
 
+    certain = True
+    """Whether it says that this is the reason."""
+
+
+class Unavailable(Crowded):
+    """It answers, and lets nobody in at present: some say so for want of room."""
+
+    certain = False
+
 
 class Absent(Fatal):
     """A server answers, and has nothing under that name: one that is just starting may have it a moment later."""

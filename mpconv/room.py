@@ -50,11 +50,11 @@ class Room:
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
         raise NotImplementedError
 
-    def _open_again(self, name: str) -> None:
+    def _open_again(self, name: str, *, insist: bool = False) -> None:
         """The job, to the last worker, which has all buffers."""
         raise NotImplementedError
 
-    def _no_room(self, name: str, image: str, why: str) -> None:
+    def _no_room(self, name: str, image: str, why: str, *, certain: bool) -> None:
         """A worker was not let in."""
         if self._crew.count + len(self._guests) > 1:
             if not self._crowded:
@@ -63,12 +63,16 @@ class Room:
             self._turn_away(name, image, why)
             return
         self._refusals += 1
-        if self._holds is None or self._refusals > len(_PAUSES):
+        if self._refusals > len(_PAUSES) or (certain and self._holds is None):
             needed = self._needed(image)
             sessions = f"{needed} sessions" if needed > 1 else "a session"
-            self._fail(Fatal(f"Could not open '{image}': {why}: this needs {sessions} at a time", image=image))
+            if certain:
+                self._fail(Fatal(f"Could not open '{image}': {why}: this needs {sessions} at a time", image=image))
+                return
+            self._observer.warn(f"'{image}': {why}: this needs {sessions} at a time, if that is the reason")
+            self._open_again(name, insist=True)
             return
-        task = self._loop.create_task(self._make_room(name, self._holds))
+        task = self._loop.create_task(self._make_room(name, self._holds or ()))
         self._letting_go.add(task)
         task.add_done_callback(self._letting_go.discard)
 

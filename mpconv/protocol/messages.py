@@ -131,11 +131,14 @@ class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
 
 
 class Crowded(msgspec.Struct, frozen=True, tag="crowded"):
-    """A server has no room for another session: what the worker had opened is closed, and it waits for another open."""
+    """A server has no room for another session: what the worker had opened is closed, and it waits for another open.
+    `certain`: the server says that this is the reason.
+    """
 
     job: Number
     image: str
     why: str
+    certain: bool = True
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):

@@ -11,14 +11,15 @@ import asyncio
 import contextlib
 import copy
 import mmap
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from typing import TypeVar
 
 from msgspec import Struct
 
 from mpconv.errors import Absent, Fatal, Gone, Retryable, Unreachable
 from mpconv.extent import Extent, Kind
-from mpconv.transports import iscsi_identity, scsi
+from mpconv.transports import iscsi_identity, iscsi_resets, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.identity import Disk, Facts
@@ -29,6 +30,7 @@ from mpconv.transports.iscsi_login import Address, Session, login, parse
 from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
 from mpconv.units import MiB, align_down, align_up
 
+_T = TypeVar("_T")
 _STATUS_BYTES = 64 * 1024
 """4095 descriptors: tgt walks the rest of the file for each answer, however short."""
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 512, PIECE
@@ -63,7 +65,7 @@ class IscsiTransport(Transport):
         self.designators = Designators()
         self._copying = Copying(self._commands)
         self._tells_status = False
-        self._part_blocks = asyncio.Lock()
+        self._part_blocks, self._one_by_one = asyncio.Lock(), asyncio.Lock()
         # Not by the LUN's own designator (VPD page 83), which `known_by` tells: tgt makes it of target and LUN numbers,
         # so that those of different servers are the same.
         self.identity = ("iscsi", *self._commands.peer, address.target.lower(), address.lun)
@@ -191,10 +193,30 @@ class IscsiTransport(Transport):
         await self._transfer("reading", first, whole, reads=True)
         buffer[:] = whole[offset - first : offset - first + len(buffer)]
 
+    async def _kept(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """What `work`, which writes, returns; see iscsi_resets."""
+        resets = self._commands.resets
+        if not resets.careful:
+            resets.begins()
+            try:
+                return await work()
+            finally:
+                resets.ends()
+        async with self._one_by_one:  # or the resets of all would count for each
+            for _ in range(iscsi_resets.TRIES):
+                heard = resets.heard
+                done = await work()
+                await self.flush()
+                if heard == resets.heard:
+                    return done
+        raise self.error(Gone, "writing", None, iscsi_resets.AGAIN)
+
     async def write(self, offset: int, buffer: Buffer) -> None:
         self._check("writing", offset, len(buffer))
-        if not buffer:
-            return
+        if buffer:
+            await self._kept(lambda: self._write(offset, buffer))
+
+    async def _write(self, offset: int, buffer: Buffer) -> None:
         if offset % self._block == 0 and len(buffer) % self._block == 0:
             await self._transfer("writing", offset, buffer, reads=False)
             return
@@ -213,11 +235,15 @@ class IscsiTransport(Transport):
         first, end = align_up(offset, self._block), align_down(offset + length, self._block)
         if first >= end:
             return not length
+        return await self._kept(lambda: self._zero(offset, length, first, end))
+
+    async def _zero(self, offset: int, length: int, first: int, end: int) -> bool:
         with self._explained("writing"):
             if not await self._zeroing.zero(first // self._block, (end - first) // self._block):
                 return False
         for start, stop in ((offset, first), (end, offset + length)):
-            await self.write(start, memoryview(bytes(stop - start)))
+            if start < stop:
+                await self._write(start, memoryview(bytes(stop - start)))
         return True
 
     async def release(self) -> bool:
@@ -260,9 +286,13 @@ class IscsiTransport(Transport):
         source._check("reading", source_offset, length)
         if source._block != self._block or any(place % self._block for place in (source_offset, offset, length)):
             return False
-        places = (place // self._block for place in (source_offset, offset, length))
-        with self._explained("writing", offset):
-            return await self._copying.copy(source._commands, *places)
+        places = [place // self._block for place in (source_offset, offset, length)]
+
+        async def copy() -> bool:
+            with self._explained("writing", offset):
+                return await self._copying.copy(source._commands, *places)
+
+        return await self._kept(copy)
 
     async def fingerprint(self) -> Fingerprint:
         """What the LUN calls itself. Nothing tells whether its bytes were changed."""
@@ -317,6 +347,11 @@ class IscsiTransport(Transport):
 
     async def flush(self) -> None:
         self._check("flushing", None, 0)
+        mark = self._commands.resets.mark()
+        await self._flush()
+        self._commands.resets.flushed(mark)
+
+    async def _flush(self) -> None:
         for cdb in (scsi.synchronize_cache16(), scsi.synchronize_cache10()):
             with self._explained("flushing"):
                 try:

@@ -21,7 +21,7 @@ from typing import Any
 from msgspec import Struct
 
 from mpconv.errors import Gone, MpconvError, Retryable
-from mpconv.transports import scsi
+from mpconv.transports import iscsi_resets, scsi
 from mpconv.transports.base import CLOSED, Buffer
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
@@ -120,6 +120,7 @@ class Commands:
         self.news = self._looked_at = 0
         self.look: Callable[[], Awaitable[None]] | None = None
         self.over: Gone | None = None
+        self.resets = iscsi_resets.Resets(session.address.place)
         self._looking = asyncio.Lock()
         self._timed_out = False
         with socket.socket(fileno=os.dup(library.iscsi_get_fd(context))) as connection:
@@ -248,6 +249,12 @@ class Commands:
         if not how.news:
             return
         self.news += 1
+        if self.resets.hear(how.ascq) and self.lost_why is None:
+            self._pump.stop()
+            self.lost_why = iscsi_resets.WORDS
+            self._requests.fail_all(Retryable(self.lost_why))
+        if self.lost_why is not None:
+            raise Refused(Refusal(scsi.CANCELLED, 0, 0, how.at))
         if not heeds or self.look is None:
             return
         mine = self.news

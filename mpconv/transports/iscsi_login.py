@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpconv.errors import Absent, Crowded, Denied, Fatal, Unreachable
+from mpconv.errors import Absent, Crowded, Denied, Fatal, Unavailable, Unreachable
 from mpconv.transports.base import cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
@@ -51,8 +51,8 @@ _LOGIN_KINDS: dict[int, type[Fatal]] = {
     _NO_TARGET: Absent,
     _REMOVED: Absent,
     _TOO_MANY: Crowded,
-    _TARGET_ERROR: Crowded,
-    _UNAVAILABLE: Crowded,
+    _TARGET_ERROR: Unavailable,
+    _UNAVAILABLE: Unavailable,
     _NO_RESOURCES: Crowded,
 }
 

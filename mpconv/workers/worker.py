@@ -40,6 +40,7 @@ class _NoRoom(Exception):
         super().__init__(str(error))
         self.image = error.image
         self.why = error.reason or error.why
+        self.certain = error.certain
 
 
 class Worker(Reports):
@@ -210,7 +211,7 @@ class Worker(Reports):
                 lambda: self._opened(job), Retry(job.retry_for), self._trouble, self._outage
             )
         except _NoRoom as full:
-            self._send(messages.Crowded(self._id, full.image, full.why))
+            self._send(messages.Crowded(self._id, full.image, full.why, full.certain))
             return
         for _ in range(job.requests):
             self._spawn(self._copier.run(), self._working)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mpconv.units import MiB
 from tests.conftest import identical, make_image, mpconv
 from tests.support.faulty_target import FaultyTarget
 from tests.support.faulty_target.hooks import most_sessions
+from tests.support.faulty_target.target import Refusal
 
 SIZE = 24 * MiB
 REFUSALS = [(3, 2), (2, 6), (3, 0), (3, 1)]
@@ -129,3 +131,19 @@ def test_a_target_that_somebody_else_uses(source: Path, tmp_path: Path) -> None:
     with FaultyTarget(path=source, on_login=lambda target, s, keys: (3, 2, {}) if target.logins else None) as target:
         done = mpconv("convert", *RAW, target.url(), tmp_path / "out.raw")
     at_once(done, "a session")
+
+
+def test_a_target_that_is_away_for_a_moment(source: Path, tmp_path: Path) -> None:
+    """It says that it is not available, which may be for want of room, and it is not: it is tried again."""
+    until: list[float] = []
+
+    def hook(target: FaultyTarget, session: object, keys: dict[str, str]) -> Refusal | None:
+        if target.logins and not until:
+            until.append(time.monotonic() + 6)
+        return (3, 1, {}) if until and time.monotonic() < until[0] else None
+
+    with FaultyTarget(path=source, on_login=hook) as target:
+        done = mpconv("convert", *RAW, target.url(), tmp_path / "out.raw")
+    assert done.returncode == 0, done.stderr
+    assert "this needs a session at a time, if that is the reason" in done.stderr
+    assert identical(source, tmp_path / "out.raw")

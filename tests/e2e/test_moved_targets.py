@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,7 @@ from mpconv.transports.retrying import Retry
 from mpconv.units import MiB
 from tests.conftest import IQN, identical, mpconv
 from tests.support import namespaces
-from tests.support.faulty_target import FaultyTarget
+from tests.support.faulty_target import FaultyTarget, wait_for
 from tests.support.faulty_target.hooks import redirecting
 from tests.support.faulty_target.target import Answer, Refusal
 from tests.support.servers import IscsiServer
@@ -46,8 +47,9 @@ def ends_at(count: int, name: str, then: Callable[[FaultyTarget], None]) -> Call
     return hook
 
 
-def refused(target: FaultyTarget, session: Any, keys: dict[str, str]) -> Refusal | None:
-    return (3, 1, {}) if target.counts["READ16"] >= 6 or target.counts["WRITE16"] >= 6 else None
+def over_when(moved: Callable[[], bool]) -> Callable[..., Refusal | None]:
+    """A node that lets nobody in once it has moved."""
+    return lambda target, session, keys: (3, 1, {}) if moved() else None
 
 
 @pytest.mark.parametrize("status", [(1, 1), (1, 2)])
@@ -64,7 +66,8 @@ def test_a_portal_that_sends_to_another_node(
     with ExitStack() as opened:
         later = opened.enter_context(FaultyTarget(path=served, serial=other))
         moves = ends_at(6, "WRITE16" if as_target else "READ16", lambda target: where.append(f"{later.portal},1"))
-        first = opened.enter_context(FaultyTarget(path=served, on_command=moves, on_login=refused))
+        over = over_when(lambda: len(where) > 1)
+        first = opened.enter_context(FaultyTarget(path=served, on_command=moves, on_login=over))
         where.append(f"{first.portal},1")
         portal = opened.enter_context(FaultyTarget(path=served, on_login=redirecting(lambda: where[-1], status=status)))
         images = ["-n", source, portal.url()] if as_target else [portal.url(), out]
@@ -121,15 +124,21 @@ def names(tmp_path: Path) -> Iterator[Callable[[str], None]]:
 def test_a_name_that_resolves_anew(other: bytes, names: Callable[[str], None], source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.raw"
     with ExitStack() as opened:
-        moves = ends_at(6, "READ16", lambda target: names("127.0.0.9"))
-        first = opened.enter_context(FaultyTarget(path=source, on_command=moves, on_login=refused))
+        moved: list[bool] = []
+
+        def move(target: FaultyTarget) -> None:
+            names("127.0.0.9")
+            moved.append(True)
+
+        moves, over = ends_at(6, "READ16", move), over_when(lambda: bool(moved))
+        first = opened.enter_context(FaultyTarget(path=source, on_command=moves, on_login=over))
         opened.enter_context(FaultyTarget(path=source, host="127.0.0.9", port=first.port, serial=other))
         done = mpconv("convert", "-f", "raw", "-O", "raw", first.url(host="moving.invalid"), out)
     assert (done.returncode == 0) is (other == b"SER0001"), done.stderr
     if done.returncode == 0:
         assert identical(source, out)
     else:
-        assert "is not the image it was when the copy began" in done.stderr and done.stderr.count("\n") <= 2
+        assert "another one has come in its place" in done.stderr and done.stderr.count("\n") <= 2
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -165,3 +174,29 @@ def test_a_lun_without_a_name_of_its_own_is_known_by_its_contents(
         else:
             with pytest.raises(Gone, match="is not the image it was"):
                 asyncio.run(run())
+
+
+def test_a_real_target_that_is_restarted_with_twenty_luns(source: Path, tmp_path: Path) -> None:
+    """Its LUNs come one by one, and each that comes is news to who reads the first."""
+    out = tmp_path / "out.raw"
+    with IscsiServer(tmp_path / "tgt") as server:
+        iqn = server.add_target(IQN)
+        for number in range(20):
+            backing = source if not number else tmp_path / f"lun{number}.img"
+            if number:
+                backing.write_bytes(bytes(MiB))
+            server.add_lun(iqn, backing)
+        words = ["convert", "-f", "raw", "-O", "raw", "-W", "-r", "4M", server.url(iqn, 1), out]
+        copy = subprocess.Popen([sys.executable, "-m", "mpconv", *map(str, words)], stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for(lambda: server.connections(iqn) >= 2, "the workers' sessions")
+            server.restart()
+            for number in range(20, 40):
+                backing = tmp_path / f"lun{number}.img"
+                backing.write_bytes(bytes(MiB))
+                server.add_lun(iqn, backing)
+            _, said = copy.communicate(timeout=60)
+        finally:
+            copy.kill()
+    assert copy.returncode == 0, said
+    assert identical(source, out)

@@ -74,7 +74,7 @@ from_worker = {
     m.Ready: st.builds(m.Ready, numbers, numbers, per_cluster, per_cluster),
     m.Done: st.builds(m.Done, numbers, numbers, numbers),
     m.Failed: st.builds(m.Failed, numbers, texts, texts, texts, st.none() | numbers),
-    m.Crowded: st.builds(m.Crowded, numbers, texts, texts),
+    m.Crowded: st.builds(m.Crowded, numbers, texts, texts, st.booleans()),
     m.TargetFailed: st.builds(m.TargetFailed, numbers, numbers, texts, texts, texts, st.none() | numbers),
     m.Lost: st.builds(m.Lost, numbers, st.lists(st.tuples(numbers, numbers), max_size=5), texts),
     m.Differs: st.builds(m.Differs, numbers, numbers),

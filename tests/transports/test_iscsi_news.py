@@ -21,7 +21,8 @@ from tests.support.faulty_target.hooks import OnCommand, news
 from tests.support.faulty_target.target import BUSY, TASK_SET_FULL, Answer, Status
 
 LUNS_CHANGED, CAPACITY, INQUIRY_DATA, NAMES = (0x3F, 0x0E), (0x2A, 0x09), (0x3F, 0x03), (0x3F, 0x05)
-MODES, RESET, MEDIUM = (0x2A, 0x01), (0x29, 0x00), (0x28, 0x00)
+MODES, RESET, MEDIUM, NEXUS_LOST = (0x2A, 0x01), (0x29, 0x00), (0x28, 0x00), (0x29, 0x07)
+POWER_ON = (0x29, 0x01)
 BECOMING_READY = (2, sense(2, 0x04, 0x01))
 IMPATIENT = Opening(patience=0.3)
 
@@ -87,7 +88,7 @@ def told_at(names: set[str], statuses: list[Status], *, again: int = 0) -> OnCom
 ALL = {"READ16", "WRITE16", "WS16", "UNMAP", "SYNC16", "GLBA", "RC16", "MODESENSE", "TUR"}
 
 
-@pytest.mark.parametrize("status", [unit_attention(*LUNS_CHANGED), unit_attention(*RESET), (BUSY, b"")])
+@pytest.mark.parametrize("status", [unit_attention(*LUNS_CHANGED), unit_attention(*NEXUS_LOST), (BUSY, b"")])
 @pytest.mark.parametrize("names", [ALL, ALL | {"INQUIRY"}])
 def test_every_kind_of_command_is_sent_again(status: Status, names: set[str], disk: Path) -> None:
     number = 1 if status[0] == BUSY else 20
@@ -151,7 +152,7 @@ def unthinned(target: FaultyTarget) -> None:
 CHANGES = [
     (grown, CAPACITY, "has changed its size from 2097152 to 3145728 bytes"),
     (shrunk, CAPACITY, "has changed its size from 2097152 to 1048576 bytes"),
-    (shrunk, RESET, "has changed its size"),
+    (shrunk, NEXUS_LOST, "has changed its size"),
     (replaced, NAMES, "another LUN has come in its place"),
     (replaced, INQUIRY_DATA, "another LUN has come in its place"),
     (replaced, LUNS_CHANGED, "another LUN has come in its place"),
@@ -246,3 +247,46 @@ def test_a_target_that_is_protected_under_a_copy(disk: Path, tmp_path: Path) -> 
     with FaultyTarget(path=disk, size=16 * MiB, on_command=changing(protected, MODES, "WRITE16", 5)) as target:
         done = mpconv("convert", "-n", "-f", "raw", "-O", "raw", source, target.url())
     assert done.returncode == 1 and "write protected" in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["-W"], ["--workers", "1", "-S", "0"]])
+@pytest.mark.parametrize("told", [RESET, POWER_ON])
+@pytest.mark.parametrize("at", [5, 14])
+def test_a_target_that_lost_its_cache_behind_a_living_session(
+    told: tuple[int, int], at: int, options: list[str], disk: Path, tmp_path: Path
+) -> None:
+    """What was written and not flushed is gone, and each session is told so at its next command."""
+    source = tmp_path / "source.raw"
+    source.write_bytes(os.urandom(16 * MiB))
+    heard: set[Any] = set()
+    lost: list[bool] = []
+
+    def hook(target: FaultyTarget, session: Any, name: str, cdb: bytes, n: int) -> Answer:
+        if name == "WRITE16" and n == at:
+            os.pwrite(target.fd, bytes(16 * MiB), 0)
+            heard.update(target.sessions)
+            lost.append(True)
+        if session in heard and name != "INQUIRY":
+            heard.discard(session)
+            return unit_attention(*told)
+        return None
+
+    with FaultyTarget(path=disk, size=16 * MiB, on_command=hook) as target:
+        done = mpconv("convert", "-n", "-f", "raw", "-O", "raw", *options, source, target.url())
+    assert done.returncode == 0, done.stderr
+    assert lost and identical(source, disk)
+
+
+@pytest.mark.parametrize("period", [5, 11])
+def test_a_target_that_is_reset_all_the_time(period: int, disk: Path, tmp_path: Path) -> None:
+    """Slow, but right, and with an end."""
+    source = tmp_path / "source.raw"
+    make_image(source, 16 * MiB)
+
+    def hook(target: FaultyTarget, session: Any, name: str, cdb: bytes, n: int) -> Answer:
+        return unit_attention(*RESET) if name in {"WRITE16", "WS16", "SYNC16"} and n % period == 0 else None
+
+    with FaultyTarget(path=disk, size=16 * MiB, on_command=hook) as target:
+        done = mpconv("convert", "-n", "-f", "raw", "-O", "raw", source, target.url())
+    assert done.returncode == 0, done.stderr
+    assert identical(source, disk)
