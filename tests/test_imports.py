@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "units": BOTTOM,
     "digest": BOTTOM,
     "core": BOTTOM,
-    "protocol": BOTTOM,
+    "protocol": BOTTOM | {"limits"},
     "transports": BOTTOM,
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "leftovers": set(),
+    "limits": BOTTOM,
     "outages": BOTTOM,
     "guests": BOTTOM,
     "staff": BOTTOM | {"core", "crew", "observer", "workers"},
@@ -44,12 +45,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
-    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
+    | {
+        "core",
+        "limits",
+        "protocol",
+        "transports",
+        "formats",
+        "workers",
+        "journal",
+        "observer",
+        "interruption",
+        "crew",
+        "outages",
+    }
     | {"placing", "reception", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},
-    "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
+    "watch": BOTTOM | {"core", "limits", "observer", "journal", "jobs"},
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM
@@ -68,6 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interruption",
         "jobs",
         "leftovers",
+        "limits",
         "journal",
         "observer",
         "options",

@@ -127,5 +127,5 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     observer = watched(watch, report, into, source=source, target=into)
     copy = copying.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=observer)
     with report:
-        run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
+        run(copy, display.dump, verbose=options["verbose"], images=1 + len(sources), placement=placement, watch=watch)
     return 0

@@ -84,7 +84,9 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
             observer = watched(watch, report, name, source=begun.source, target=begun.target, targets=targets)
             copy = copying.resume(path, effort, local=local, observer=observer, deployment=deployment)
-            resumed = run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
+            resumed = run(
+                copy, display.dump, verbose=options["verbose"], images=1 + targets, placement=placement, watch=watch
+            )
         if resumed.was_finished and not options["quiet"] and options["progress_kind"] != "json":
             print(f"The copy that the journal '{path}' tells of is finished.")
     except MpconvError as error:
