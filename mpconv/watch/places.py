@@ -15,6 +15,8 @@ _QUEUE = 4096
 _DEFERRED = 3600
 _PATIENCE = 5.0
 """Seconds in which a client says what it wants."""
+_PRESSED = 1.0
+"""The same when all places are taken."""
 _LOOK = 0.25
 _AT_ONCE = 16
 """Connections taken between two other things."""
@@ -61,7 +63,7 @@ class Places:
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(_LOOK, self._look)
-        old = self._loop.time() - _PATIENCE
+        old = self._loop.time() - (_PATIENCE if self._free > 0 else _PRESSED)
         for transport, since in list(self._silent.items()):
             if transport.is_closing() or since < old:
                 del self._silent[transport]
