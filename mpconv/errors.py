@@ -119,6 +119,10 @@ class Busy(Retryable):
     """The server asks for patience: the same request may be tried again on the same connection."""
 
 
+class Restarted(Retryable):
+    """The server has begun anew, and may have lost what was written and not made durable."""
+
+
 class StatusWithdrawn(Retryable):
     """What block status said before was wrong: everything must be read."""
 
@@ -133,6 +137,10 @@ class ImageError(Fatal):
 
 class Unreachable(Fatal):
     """Nobody answers there at present."""
+
+
+class Crowded(Unreachable):
+    """It answers, and has no room for another connection at present."""
 
 
 class Absent(Fatal):

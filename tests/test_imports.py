@@ -11,7 +11,7 @@ import mpconv
 
 ROOT = Path(mpconv.__file__).parent
 
-BOTTOM = {"extent", "job", "errors", "units", "digest"}
+BOTTOM = {"extent", "job", "errors", "units", "digest", "names"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": BOTTOM
     | {"api", "blocking", "cache", "doctor", "fanout", "formats", "inspection", "jobs", "many", "options", "ui"},
@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": BOTTOM,
     "units": BOTTOM,
     "digest": BOTTOM,
+    "names": BOTTOM,
     "core": BOTTOM,
     "protocol": BOTTOM | {"limits"},
     "transports": BOTTOM,
@@ -31,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuning": BOTTOM,
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
-    "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
+    "lineage": BOTTOM | {"formats", "transports"},
+    "qcow2_target": BOTTOM | {"formats", "lineage", "transports", "options", "target"},
     "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
@@ -39,26 +41,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "limits": BOTTOM,
     "outages": BOTTOM,
     "guests": BOTTOM,
+    "room": BOTTOM | {"core", "crew", "guests", "observer", "protocol", "transports"},
     "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
     "placing": BOTTOM | {"protocol", "formats"},
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
-    | {
-        "core",
-        "limits",
-        "protocol",
-        "transports",
-        "formats",
-        "workers",
-        "journal",
-        "observer",
-        "interruption",
-        "crew",
-        "outages",
-    }
-    | {"placing", "reception", "staff", "walk"},
+    | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
+    | {"limits", "placing", "reception", "room", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},
@@ -93,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"transports", "ui", "watch", "workers", ""},
     "fanout": BOTTOM
     | {
+        "formats",
         "guests",
         "interruption",
         "jobs",
@@ -120,6 +112,7 @@ MUST_NOT: dict[str, set[str]] = {
     "errors": SHELL | {"click"},
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
+    "names": SHELL | {"click"},
     "crew": SHELL | {"click"},
     "outages": SHELL | {"click"},
     "guests": SHELL | {"click"},

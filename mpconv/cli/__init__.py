@@ -14,7 +14,7 @@ import click
 from mpconv import __version__
 from mpconv.cli import streams
 from mpconv.cli.passwords import hide_passwords
-from mpconv.errors import Absent, Denied, MpconvError, Unreachable, short_of
+from mpconv.errors import Absent, Denied, MpconvError, Unreachable, one_line, short_of
 from mpconv.limits import raise_descriptors
 
 _COMMANDS = {
@@ -106,7 +106,7 @@ def main() -> int:
         error.show()
         return 1
     except click.ClickException as error:
-        print(f"mpconv: {' '.join(error.format_message().split())}", file=sys.stderr)
+        print(f"mpconv: {one_line(' '.join(error.format_message().split()))}", file=sys.stderr)
         return 1
     except MpconvError as error:
         print(f"mpconv: {error}{_hint(error)}", file=sys.stderr)

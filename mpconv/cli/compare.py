@@ -51,7 +51,7 @@ def compare(
     workers: int | None,
     image_opts: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     retry_for: float,
     progress: bool,
     progress_kind: str | None,
@@ -88,6 +88,7 @@ def compare(
     display = display_of({"progress": progress, "progress_kind": progress_kind, "quiet": quiet})
     options = Options(
         strict=strict,
+        shared=force_share,
         requests=parallel,
         workers=workers,
         trust=trust_of(allow_backing, allow_data_file),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpconv import leftovers, limits
 from mpconv.cli.image_command import show
-from mpconv.errors import Deserted
+from mpconv.errors import Deserted, one_line
 from mpconv.interruption import interruptible
 from mpconv.jobs.heard import Heard
 from mpconv.ui.progress import Display, make_display
@@ -156,12 +156,12 @@ class Report(Heard):
 
     def said(self, text: str) -> None:
         if self._verbose:
-            print(f"mpconv: {text}", file=sys.stderr)
+            print(f"mpconv: {one_line(text)}", file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """A line for people. As in qemu-img, -q does not silence it. A broken stderr does not end the job."""
         with contextlib.suppress(OSError, ValueError):
-            print(f"mpconv: warning: {text}", file=sys.stderr)
+            print(f"mpconv: warning: {one_line(text)}", file=sys.stderr)
 
 
 def _share(some: int, of_all: int) -> str:

@@ -13,7 +13,7 @@ import click
 from mpconv.cli.image_command import ImageCommand
 from mpconv.cli.keys import key_file_option, keys_of
 from mpconv.cli.params import Duration
-from mpconv.errors import UsageError
+from mpconv.errors import UsageError, one_line
 from mpconv.protocol.keys import check_endpoint
 
 _MOST_WORKERS = 8
@@ -58,7 +58,7 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
     def tell(text: str) -> None:
         if not options["quiet"]:
             with contextlib.suppress(OSError):  # whoever read it may be gone
-                print(f"mpconv: {text}", file=sys.stderr, flush=True)
+                print(f"mpconv: {one_line(text)}", file=sys.stderr, flush=True)
 
     async def serve() -> None:
         count = options["workers"] or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
