@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
-from mpconv import transports
+from mpconv import limits, transports
 from mpconv.core import coordination as core
 from mpconv.core import events
 from mpconv.core.digests import Sums
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 30.0
 """So much is written again at most when a target is lost or a worker dies."""
 _TICK = 1.0
+_DESCRIPTORS = 16
+"""What links need, besides one for each worker process; twice as many with those of other hosts."""
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 
@@ -138,6 +140,7 @@ class Coordinator(Staff, Reception, Room):
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._outcome: asyncio.Future[None] = loop.create_future()
+        limits.need(_DESCRIPTORS * (1 if self._listening is None else 2) + self._most)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._endpoint = endpoint = f"ipc://@mpconv-{secrets.token_hex(16)}"
         self._link = Link(context, zmq.ROUTER, self._receive)

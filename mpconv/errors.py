@@ -6,6 +6,7 @@ the one line a user reads; it follows qemu-img's words where qemu-img has them.
 
 from __future__ import annotations
 
+import errno
 import signal
 
 
@@ -92,8 +93,25 @@ class Fatal(MpconvError):
     """Trying again would fail again: bad credentials, no space, no such image."""
 
 
+def short_of(error: BaseException) -> str | None:
+    """What this process has run out of, and what to do; None: it is another error."""
+    number = getattr(error, "errno", None)
+    if number == errno.EMFILE:
+        return "too many open files: allow more (ulimit -n), or use fewer images or --workers"
+    if number == errno.ENFILE:
+        return "too many open files on this host: see sysctl fs.file-max"
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return "not enough memory: allow more (ulimit -v), or use fewer --workers"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return "no thread can be started: allow more memory or processes (ulimit -v, ulimit -u), or use fewer --workers"
+    return None
+
+
 def internal(error: BaseException, where: str) -> Fatal:
-    """A defect of ours ends the job: nobody would notice the part that it stopped."""
+    """A defect of ours ends the job: nobody would notice the part that it stopped. Shortage is none."""
+    short = short_of(error)
+    if short is not None:
+        return Fatal(short)
     return Fatal(f"internal error in {where}: {type(error).__name__}: {error}; please report it")
 
 

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "digest": BOTTOM,
     "names": BOTTOM,
     "core": BOTTOM,
-    "protocol": BOTTOM,
+    "protocol": BOTTOM | {"limits"},
     "transports": BOTTOM,
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interruption": BOTTOM,
     "crew": BOTTOM,
     "leftovers": set(),
+    "limits": BOTTOM,
     "outages": BOTTOM,
     "guests": BOTTOM,
     "room": BOTTOM | {"core", "crew", "guests", "observer", "protocol", "transports"},
@@ -48,11 +49,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
-    | {"placing", "reception", "room", "staff", "walk"},
+    | {"limits", "placing", "reception", "room", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},
-    "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
+    "watch": BOTTOM | {"core", "limits", "observer", "journal", "jobs"},
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM
@@ -82,6 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "interruption",
         "jobs",
         "leftovers",
+        "limits",
         "journal",
         "observer",
         "options",

@@ -14,7 +14,8 @@ import click
 from mpconv import __version__
 from mpconv.cli import streams
 from mpconv.cli.passwords import hide_passwords
-from mpconv.errors import Absent, Denied, MpconvError, Unreachable, one_line
+from mpconv.errors import Absent, Denied, MpconvError, Unreachable, one_line, short_of
+from mpconv.limits import raise_descriptors
 
 _COMMANDS = {
     name: name
@@ -83,6 +84,7 @@ def run() -> NoReturn:
     """The program. It ends without taking the interpreter apart, which takes longer than a small copy."""
     gc.set_threshold(_IMPORTED)
     streams.prepare()
+    raise_descriptors()
     os._exit(streams.output(main))
 
 
@@ -109,6 +111,12 @@ def main() -> int:
     except MpconvError as error:
         print(f"mpconv: {error}{_hint(error)}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, OSError, RuntimeError) as error:
+        short = short_of(error)
+        if short is None:
+            raise
+        print(f"mpconv: {short}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, click.Abort):
         print("mpconv: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -139,5 +139,5 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
         observer=observer,
     )
     with report:
-        run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
+        run(copy, display.dump, verbose=options["verbose"], images=1 + len(sources), placement=placement, watch=watch)
     return 0

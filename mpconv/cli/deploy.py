@@ -193,9 +193,17 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         deployment=deployment,
     )
     ended: MpconvError | None = None
+    images = 1 + len(targets)
     try:
         with report:
-            run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
+            run(
+                copy,
+                display.dump,
+                verbose=options["verbose"],
+                images=images,
+                placement=placement,
+                watch=watch,
+            )
     except MpconvError as error:
         ended = error
     return told(deployment, ended, as_json=as_json, among_lines=options["progress_kind"] == "json")

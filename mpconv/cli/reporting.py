@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpconv import leftovers
+from mpconv import leftovers, limits
 from mpconv.cli.image_command import show
 from mpconv.errors import Deserted, one_line
 from mpconv.interruption import interruptible
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 _MINUTE = 60.0
+_DESCRIPTORS = 20
+"""Without these no job gets far, and it had better not begin."""
 
 
 class Report(Heard):
@@ -177,15 +179,22 @@ def run(
     dump: Callable[[], None],
     *,
     verbose: bool,
+    images: int = 2,
     placement: Placement | None = None,
     watch: Watch | None = None,
 ) -> _Result:
     """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT, SIGTERM and
-    SIGHUP end it with Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
+    SIGHUP end it with Interrupted. `images`: how many it opens at once; `placement`: places workers meanwhile;
+    `watch`: is served meanwhile.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
+    try:
+        limits.need(_DESCRIPTORS + images)
+    except BaseException:
+        job.close()
+        raise
     leftovers.remove()
 
     async def watched() -> _Result:

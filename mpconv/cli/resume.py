@@ -98,7 +98,9 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
             copy = copying.resume(
                 path, effort, trust_journal=trusted, local=local, observer=observer, deployment=deployment
             )
-            resumed = run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
+            resumed = run(
+                copy, display.dump, verbose=options["verbose"], images=1 + targets, placement=placement, watch=watch
+            )
         if resumed.was_finished and not options["quiet"] and options["progress_kind"] != "json":
             show([f"The copy that the journal '{path}' tells of is finished."])
     except MpconvError as error:

@@ -58,6 +58,8 @@ _LOCKS = {
     Sharing.ALL: file_locks.LOOKED_AT,
 }
 
+_LONGEST = (1 << 63) - (1 << 30)
+"""Bytes: qemu-img opens no longer one."""
 _T = TypeVar("_T")
 
 
@@ -323,6 +325,8 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
             raise cannot_open(url, _NOT_A_STORE)
         if stat.S_ISBLK(mode) and flags & os.O_RDWR and _read_only(fd):
             raise cannot_open(url, f"The device is not writable: {os.strerror(errno.EACCES)}")
+        if os.fstat(fd).st_size > _LONGEST:
+            raise cannot_open(url, f"Could not refresh total sector count: {os.strerror(errno.EFBIG)}")
         if opening.locked:
             _lock(fd, url, access, create_size)
         direct = -1
