@@ -21,16 +21,24 @@ from mpconv.formats.qcow2.writer import Writer
 from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
-from mpconv.target import Left, Target, check_other, open_store, too_small
-from mpconv.transports.base import Access, Opening, Transport, cannot_open
+from mpconv.target import Left, Target, check_apart, open_store, too_small
+from mpconv.transports.base import Access, Judge, Opening, Transport, cannot_open
 from mpconv.transports.retrying import Retry, Tell
 from mpconv.units import SECTOR, align_down, align_up
 
 
 async def make(
-    source: Image, place: Place, options: Options, made: Qcow2Options, tell: Tell, left: Left | None = None
+    source: Image,
+    place: Place,
+    options: Options,
+    made: Qcow2Options,
+    tell: Tell,
+    left: Left | None = None,
+    *,
+    begun: bool = False,
 ) -> Target:
-    """A new image, or one that an earlier run began."""
+    """A new image, or one that an earlier run began. `begun`: as open_store's."""
+    begun = begun or left is not None
     if left is not None:
         options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=_reserved(made), growing=True)
@@ -44,22 +52,26 @@ async def make(
             opened.push_async_callback(base.close)
         layout = Layout(source.size, made, backing_size=backing_size)
         data_file = made.data_file is not None
-        store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening, tell)
+        reserved = 0 if data_file else layout.reserved
+        also = await _judge(source, place, options, opened, begun=begun)
+        store = await open_store(source, place, options, reserved, opening, tell, begun=begun, also=also)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
-            data = await open_store(source, workers_place, options, source.size, opening, tell)
+            data = await open_store(source, workers_place, options, source.size, opening, tell, begun=begun, also=also)
             opened.push_async_callback(data.close)
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
+        zeros_end: int | None = None
         stores_zeros = (
-            (made.version == 2 and backing_size is not None)
-            or not options.sparse_size
+            not options.sparse_size
             or made.preallocation == "full"
             or ((layout.preallocated or data is not None) and not written.zero_initialised)
         )
+        if made.version == 2 and backing_size is not None and not stores_zeros:
+            stores_zeros, zeros_end = True, align_up(backing_size, made.cluster_size)
         if left is not None:
             stores_zeros = not left.zero_initialised
             KeptEntries(layout).restore(left.parts, left.done, left.places)
@@ -69,16 +81,26 @@ async def make(
             await store.insist(writer.begin)
         else:
             whole = await writer.is_finished()
-        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros, whole=whole, base=base)
+        target = _target(
+            workers_place,
+            data,
+            writer,
+            options,
+            stores_zeros=stores_zeros,
+            zeros_end=zeros_end,
+            whole=whole,
+            base=base,
+        )
         opened.pop_all()
     return target
 
 
-async def existing(source: Image, place: Place, options: Options, tell: Tell) -> Target:
+async def existing(source: Image, place: Place, options: Options, tell: Tell, *, begun: bool = False) -> Target:
     """An image that is there already (`-n`)."""
     opening = Opening(direct=place.direct, locked=not place.shared, growing=True)
     async with AsyncExitStack() as opened:
-        store = await open_store(source, place, options, 0, opening, tell)
+        also = await _judge(source, place, options, opened, begun=begun)
+        store = await open_store(source, place, options, 0, opening, tell, begun=begun, also=also)
         opened.push_async_callback(store.close)
         data: Transport | None = None
         metadata = await read_metadata(store)
@@ -97,7 +119,8 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
         tail = await _tail(
             place.marked(store.marks), options, source.size, min(size, align_up(source.size, header.cluster_size))
         )
-        if tail is not None:
+        writer.data = data
+        if tail is not None and (data is not None or any(tail.content)):
             writer.tail = tail
             writer.layout.kept = tail.start // header.cluster_size
         stores_zeros = (
@@ -109,13 +132,41 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
     return target
 
 
+async def _judge(source: Image, place: Place, options: Options, opened: AsyncExitStack, *, begun: bool) -> Judge | None:
+    """Refuses a store that is a part of the backing file that was named. UsageError already here when such a part, or
+    what is read otherwise, is to be the data file.
+    """
+    made = options.qcow2
+    if made is None or (made.backing_file is None and made.data_file is None):
+        return None
+    from mpconv import lineage  # noqa: PLC0415  (few need it)
+
+    allowed = options.allow_same_image
+    layers: list[Transport] = []
+    if made.backing_file is not None:
+        backing = Place(url=combined(place.url, made.backing_file), format=made.backing_fmt)
+        layers = await lineage.layers_of(backing, place, opened)
+
+    async def judge(store: Transport) -> None:
+        await lineage.check(store, layers, allowed=allowed, begun=begun)
+
+    if made.data_file is not None and options.create:
+        data = Place(url=combined(place.url, made.data_file))
+        there = await lineage.check_data_file(place, data, allowed=allowed, begun=begun)
+        if there is not None:
+            opened.push_async_callback(there.close)
+            await check_apart(source, there, options, begun=begun)
+            await judge(there)
+    return judge
+
+
 async def _open_data(source: Image, store: Transport, place: Place, options: Options) -> Transport:
     """The data file of the image in `store`, to be written into."""
     data = await transports.open_place(place, Access.READ)
     try:
         if data.identity == store.identity:
             raise cannot_open(store.name, f"the image names itself as its data file: '{data.name}'", ImageError)
-        check_other(source, data)
+        await check_apart(source, data, options)
     finally:
         await data.close()
     retry = Retry(options.retry_for)
@@ -139,6 +190,7 @@ def _target(
     options: Options,
     *,
     stores_zeros: bool,
+    zeros_end: int | None = None,
     whole: bool = False,
     base: Image | None = None,
 ) -> Target:
@@ -150,6 +202,7 @@ def _target(
         compression=made.compression_type if options.compress else None,
         level=options.compression_level,
         stores_zeros=stores_zeros,
+        zeros_end=zeros_end,
         unit=layout.unit,
         in_place=layout.preallocated or data is not None,
     )
@@ -166,7 +219,7 @@ def _target(
 
 
 async def _tail(place: Place, options: Options, start: int, end: int) -> Tail | None:
-    """None when there is nothing but zeros."""
+    """None when the copy ends with a cluster, or with the disk."""
     if start >= end:
         return None
     content = bytearray(end - start)
@@ -175,7 +228,7 @@ async def _tail(place: Place, options: Options, start: int, end: int) -> Tail | 
         await image.read_into(start, memoryview(content))
     finally:
         await image.close()
-    return Tail(start, bytes(content)) if any(content) else None
+    return Tail(start, bytes(content))
 
 
 def _reserved(made: Qcow2Options) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -13,7 +14,8 @@ from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
-from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports import sameness
+from mpconv.transports.base import Access, Judge, Opening, Transport
 from mpconv.transports.retrying import Retry, Tell
 
 if TYPE_CHECKING:
@@ -91,12 +93,14 @@ class Target(Struct, frozen=True, kw_only=True):
             await self.base.close()
 
 
-async def open_raw(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
+async def open_raw(
+    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, begun: bool = False
+) -> Target:
     """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself."""
     if left is not None:
         options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
-    store = await open_store(source, place, options, source.size, opening, tell)
+    store = await open_store(source, place, options, source.size, opening, tell, begun=begun or left is not None)
     if store.fixed_size and store.writable < source.size:
         await store.close()
         raise too_small(store, store.size, source)
@@ -112,25 +116,35 @@ def too_small(store: Transport, size: int, source: Image) -> UsageError:
 
 
 async def open_store(
-    source: Image, place: Place, options: Options, size: int, opening: Opening, tell: Tell
+    source: Image,
+    place: Place,
+    options: Options,
+    size: int,
+    opening: Opening,
+    tell: Tell,
+    *,
+    begun: bool = False,
+    also: Judge | None = None,
 ) -> Transport:
     """The store at a place, made anew with `size` bytes unless `create` is off; refused when it is a source itself.
-    `tell` hears when it does not answer later.
+    `tell` hears when it does not answer later. `begun`: as check_apart's. `also`: what else may refuse it.
     """
-    store = await _open_store(source, place, options, size, opening)
+
+    async def judge(store: Transport) -> None:
+        """As with qemu-img, nothing onto itself is right."""
+        if source.size or not options.shared:
+            await check_apart(source, store, options, begun=begun)
+        if also is not None:
+            await also(store)
+
+    store = await _open_store(place, options, size, replace(opening, judge=judge), judge)
     return transports.remade(
         store, place.marked(store.marks), growing=opening.growing, retry=Retry(options.retry_for), tell=tell
     )
 
 
-async def _open_store(source: Image, place: Place, options: Options, size: int, opening: Opening) -> Transport:
-
-    async def judge(store: Transport) -> None:
-        """What is there now may be another one than a moment ago. As with qemu-img, nothing onto itself is right."""
-        same = _same(source, store)
-        if same is not None and (source.size or not options.shared):
-            raise same
-
+async def _open_store(place: Place, options: Options, size: int, opening: Opening, judge: Judge) -> Transport:
+    """What is there is judged before it is written to, and again when it is replaced: it may be another one by then."""
     existing: Transport | None = None
     retry = Retry(options.retry_for)
     try:
@@ -140,10 +154,10 @@ async def _open_store(source: Image, place: Place, options: Options, size: int, 
             raise
     except InUse:
         existing = await transports.open_place(place, Access.WRITE)
-        same = _same(source, existing)
-        await existing.close()
-        if same is not None:
-            raise same from None
+        try:
+            await judge(existing)
+        finally:
+            await existing.close()
         raise
     except Fatal:
         if not options.create or not transports.is_local(place.url):
@@ -161,15 +175,37 @@ async def _open_store(source: Image, place: Place, options: Options, size: int, 
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 
-def check_other(source: Image, target: Transport) -> None:
-    """UsageError when the target is the source, or one of the files that it is made of."""
-    error = _same(source, target)
-    if error is not None:
-        raise error
+async def check_apart(source: Image, target: Transport, options: Options, *, begun: bool = False) -> None:
+    """UsageError when the target is the source, or one of the files that it is made of, under whatever name. `begun`:
+    an earlier run began to copy the one to the other, so that it counts for nothing that their contents are the same.
+    """
+    await sameness.check_apart(source.stores, target, allowed=options.allow_same_image, begun=begun)
 
 
-def _same(source: Image, target: Transport) -> UsageError | None:
-    for store in source.stores:
-        if store.identity == target.identity:
-            return UsageError(f"source and target are the same image: '{store.name}'")
-    return None
+async def check_source(source: Image, targets: Sequence[Transport], options: Options) -> None:
+    """Once the targets are made: Fatal when that changed the source, of which they are another name then. A source that
+    somebody writes to (-U) may have changed by itself: of that one only what it is now counts.
+    """
+    if options.shared and not source.size:
+        return
+    for target in targets:
+        await check_apart(source, target, options, begun=True)
+    if options.shared:
+        return
+    found = await sameness.changed(source.stores, exactly=True)
+    if found is not None:
+        names = " or ".join(f"'{target.name}'" for target in targets[:3])
+        why = f"the source '{found.name}' changed when the target was made: {names} may be another name of it"
+        raise Fatal(f"{why}, or somebody writes to it (-U takes that)")
+
+
+async def check_end(source: Image, options: Options, warn: Callable[[str], None]) -> None:
+    """When all is copied: Fatal when the source is not what it was. With -U that is expected, and told."""
+    found = await sameness.changed(source.stores)
+    if found is None:
+        return
+    why = f"the source '{found.name}' was changed while it was copied: the copy may be half old and half new"
+    if options.shared:
+        warn(why)
+        return
+    raise Fatal(f"{why}: see who writes to it, and begin anew (-U takes a source that is written to)")

@@ -19,6 +19,7 @@ from mpconv.cli.copy_options import (
     quiet_option,
     rate_option,
     salvage_option,
+    same_image_option,
     snapshot_option,
     sparse_option,
     target_cache_option,
@@ -60,6 +61,7 @@ _NONE = 1
 @rate_option("to each target")
 @salvage_option
 @click.option("-U", "--force-share", is_flag=True, help="The source may be in use: by a running guest, say.")
+@same_image_option
 @retry_option
 @click.option(
     "--drop-after",
@@ -172,6 +174,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         drop_after=options["drop_after"],
         digest=options["digest"],
         verify=options["verify"],
+        allow_same_image=options["allow_same_image"],
     )
     deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)

@@ -98,6 +98,7 @@ class Effort(Struct, frozen=True, kw_only=True):
     rate: int | None = None
     retry_for: float | None = None
     listening: Listening | None = None
+    allow_same_image: bool | None = None
 
     def applied(self, options: Options) -> Options:
         """The options that count now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from functools import partial
 
@@ -33,6 +34,13 @@ def module_of(url: str) -> str:
 def is_local(url: str) -> bool:
     """Whether it names a file or a device of this host."""
     return module_of(url) == f"{__name__}.file"
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are one, as far as names tell: links of this host are followed."""
+    if is_local(one) and is_local(other):
+        one, other = (os.path.realpath(url.removeprefix("file://").removeprefix("file:")) for url in (one, other))
+    return one == other
 
 
 async def connect(

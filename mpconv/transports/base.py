@@ -36,6 +36,7 @@ from msgspec import Struct
 
 from mpconv.errors import Fatal, MpconvError
 from mpconv.extent import Extent
+from mpconv.transports.identity import Facts, File
 from mpconv.transports.redaction import redacted
 from mpconv.units import SECTOR, MiB, align_up
 
@@ -115,6 +116,8 @@ class Transport(abc.ABC):
     version: tuple[object, ...] = ()
     """Another one when somebody has changed what is stored, or put something else in its place, as far as that is cheap
     to see. It is that of the moment when the store was opened."""
+    stamp: File | None = None
+    """Of a regular file: what it was when it was opened. It is another one when somebody has changed it since."""
     marks: dict[str, str] = {}  # noqa: RUF012  (never changed in place)
     """By what whoever opens it again knows it, in another process or on another host too: as a Fingerprint's `same`."""
     limits: Limits = Limits()
@@ -137,9 +140,27 @@ class Transport(abc.ABC):
     creatable: bool = True
     """False: nothing is made under such a URL; what is there is written into (LUNs, devices, null:)."""
 
+    async def release(self) -> bool:
+        """Give back, until it is needed again, what a server may have little of. False: that would be for good."""
+        return True
+
+    @property
+    def vague(self) -> bool:
+        """Whether `continues` may not know."""
+        return False
+
     @property
     def origin(self) -> Transport:
         """The connection itself, which is another one whenever it was made again."""
+        return self
+
+    def continues(self, before: Transport) -> bool | None:
+        """Whether an earlier connection of the same name led to this store. None: only what is in it tells."""
+        return self.identity == before.identity
+
+    @property
+    def whole(self) -> Transport:
+        """All of the store, where this is a part of it."""
         return self
 
     @property
@@ -184,6 +205,10 @@ class Transport(abc.ABC):
     async def fingerprint(self) -> Fingerprint:
         """As it is now. Nothing where nothing can be told: then it counts as the same for ever."""
         return Fingerprint({}, {})
+
+    async def known_by(self) -> Facts:
+        """What it is, whatever its name, as it is now."""
+        return Facts(self.identity, size=self.size)
 
     async def disk_size(self) -> int | None:
         """Bytes that the store takes up where it lies; None: nobody tells."""

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSuchImage, Retryable
 from mpconv.extent import Extent, Kind
-from mpconv.transports import file_facts, file_locks
+from mpconv.transports import file_facts, file_layers, file_locks
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
@@ -38,6 +38,7 @@ from mpconv.transports.base import (
 from mpconv.transports.beneath import Outside, open_beneath
 from mpconv.transports.file_io import BLOCK, OpenFile
 from mpconv.transports.file_zero import UNSUPPORTED, Zeroing
+from mpconv.transports.identity import Facts
 from mpconv.units import MiB, align_down, align_up
 
 _SHRUNK = "the file ends here: it has shrunk; see who writes to it, and begin anew"
@@ -78,6 +79,7 @@ class FileTransport(Transport):
         self.limits = Limits(BLOCK if direct >= 0 else 1, largest_read=16 * MiB, largest_write=16 * MiB)
         self.creatable = self.grows = not self.device
         self._zeroing = Zeroing(fd, device=self.device)
+        self.stamp = None if self.device else file_layers.file_of(fd)
         self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
 
@@ -165,6 +167,9 @@ class FileTransport(Transport):
         return await self._run(
             what, None, lambda: file_facts.device(self._fd) if self.device else file_facts.file(self._fd)
         )
+
+    async def known_by(self) -> Facts:
+        return await self._run("asking what it is", None, lambda: file_layers.facts_of(self._fd, self.size))
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)

@@ -21,6 +21,7 @@ from mpconv.extent import Extent, Kind
 from mpconv.transports import iscsi_identity, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
+from mpconv.transports.identity import Disk, Facts
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
 from mpconv.transports.iscsi_identity import Designators
@@ -54,6 +55,7 @@ class IscsiTransport(Transport):
 
     def __init__(self, address: Address, session: Session, patience: float) -> None:
         self.name = address.name
+        self._address = address
         self._patience = patience
         self._commands = Commands(session, address.wire_lun, patience)
         self._zeroing = Zeroing(self._commands, [])
@@ -62,8 +64,8 @@ class IscsiTransport(Transport):
         self._copying = Copying(self._commands)
         self._tells_status = False
         self._part_blocks = asyncio.Lock()
-        # Not by the LUN's own designator (VPD page 83): tgt makes it of target and LUN numbers, so that those of
-        # different servers are the same, and a copy between two servers would be refused.
+        # Not by the LUN's own designator (VPD page 83), which `known_by` tells: tgt makes it of target and LUN numbers,
+        # so that those of different servers are the same.
         self.identity = ("iscsi", *self._commands.peer, address.target.lower(), address.lun)
 
     async def discover(self, access: Access) -> None:
@@ -117,10 +119,8 @@ class IscsiTransport(Transport):
         if access is Access.WRITE and scsi.parse_write_protected(mode):
             raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
-        told = sorted(self.designators.told)
-        self.version = tuple(told)
-        own = {"its designators": ", ".join(told)} if told else {}
-        self.marks = {"its block size": str(block)} | own
+        own = ", ".join(sorted(self.designators.worldwide or self.designators.told))
+        self.marks = {"its block size": str(block)} | ({"its designators": own} if own else {})
         provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))
         means = means_for(block, self._tells_status, limits, provisioning)
         self.traits = Traits(scsi.parse_product(told), capacity, limits, provisioning, tuple(means))
@@ -220,6 +220,21 @@ class IscsiTransport(Transport):
             await self.write(start, memoryview(bytes(stop - start)))
         return True
 
+    async def release(self) -> bool:
+        return False
+
+    @property
+    def vague(self) -> bool:
+        return not self.designators.worldwide
+
+    def continues(self, before: Transport) -> bool | None:
+        """By its designators, at whatever portal it is now. Where strangers may have the same, as tgt's do, only at the
+        same one."""
+        same = self.designators.same(before.designators) if isinstance(before, IscsiTransport) else False
+        if same is None and self.identity == before.identity:
+            return True
+        return same
+
     @property
     def zeroing(self) -> str:
         return self._zeroing.words or super().zeroing
@@ -260,6 +275,18 @@ class IscsiTransport(Transport):
             "its designators": ", ".join(named.told),
         }
         return Fingerprint(same, {"its size": str(self.size)})
+
+    async def known_by(self) -> Facts:
+        """As it was told when it was opened."""
+        disk = Disk(
+            self.size,
+            self.designators,
+            peer=self._commands.peer[0],
+            target=self._address.target.lower(),
+            lun=self._address.lun,
+            here=self._commands.here,
+        )
+        return Facts(self.identity, disk=disk, size=self.size)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)

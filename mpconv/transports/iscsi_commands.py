@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -90,6 +91,11 @@ class Refused(Exception):
         self.how = how
 
 
+def is_here(peer: str, own: str) -> bool:
+    """Whether who is talked to is this host itself."""
+    return peer == own or ipaddress.ip_address(peer.partition("%")[0]).is_loopback
+
+
 class Commands:
     """One session and one LUN. OSError when the target has ended the connection already.
 
@@ -118,6 +124,7 @@ class Commands:
         self._timed_out = False
         with socket.socket(fileno=os.dup(library.iscsi_get_fd(context))) as connection:
             self.peer: tuple[str, int] = connection.getpeername()[:2]
+            self.here = is_here(self.peer[0], connection.getsockname()[0])
         self._pump = Pump(
             library.iscsi_get_fd(context),
             partial(library.iscsi_which_events, context),

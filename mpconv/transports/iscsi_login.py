@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpconv.errors import Absent, Denied, Fatal, Unreachable
+from mpconv.errors import Absent, Crowded, Denied, Fatal, Unreachable
 from mpconv.transports.base import cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
@@ -44,14 +44,16 @@ _FORM = "not of the form iscsi://[user[%password]@]host[:port]/target-iqn/lun"
 _LOGIN_STATUS = re.compile(r"Status: (.*)\((\d+)\)")
 _INITIATOR_ERROR = 0x0200
 _AUTHENTICATION_FAILED, _FORBIDDEN, _NO_TARGET, _REMOVED = 0x0201, 0x0202, 0x0203, 0x0204
-_UNAVAILABLE, _NO_RESOURCES = 0x0301, 0x0302
-_LOGIN_KINDS = {
+_TOO_MANY, _TARGET_ERROR, _UNAVAILABLE, _NO_RESOURCES = 0x0206, 0x0300, 0x0301, 0x0302
+_LOGIN_KINDS: dict[int, type[Fatal]] = {
     _AUTHENTICATION_FAILED: Denied,
     _FORBIDDEN: Denied,
     _NO_TARGET: Absent,
     _REMOVED: Absent,
-    _UNAVAILABLE: Unreachable,
-    _NO_RESOURCES: Unreachable,
+    _TOO_MANY: Crowded,
+    _TARGET_ERROR: Crowded,
+    _UNAVAILABLE: Crowded,
+    _NO_RESOURCES: Crowded,
 }
 
 
@@ -278,11 +280,13 @@ def _login_words(address: Address, status: int, text: str) -> str:
             " or set LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD"
         )
     words = {
-        _INITIATOR_ERROR: f"The target refuses how this host logs in ({status:#06x}): it may ask for data digests,"
-        " which libiscsi does not know",
+        _INITIATOR_ERROR: "The target refuses how this host logs in (0x0200):"
+        " it may ask for data digests, which libiscsi does not know",
         _FORBIDDEN: f"Permission denied: the target is not open to this host, whose name is {initiator_name()}",
         _NO_TARGET: f"No such target '{address.target}', or it is not open to this host, {initiator_name()}",
         _REMOVED: f"The target '{address.target}' has been removed",
+        _TOO_MANY: "The target allows no more connections",
+        _TARGET_ERROR: "The target has an error of its own (0x0300)",
         _UNAVAILABLE: "The target is not available at present",
         _NO_RESOURCES: "The target has no room for another session",
     }

@@ -29,9 +29,10 @@ from mpconv.transports.base import (
 )
 from mpconv.transports.bindings.libnfs import ffi
 from mpconv.transports.blocking import beside
+from mpconv.transports.identity import Facts, File
 from mpconv.transports.nfs4 import Deallocator, HoleMap
 from mpconv.transports.nfs4 import connect as connect_hole_map
-from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, Step, text_of
+from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, Step, file_of, text_of
 from mpconv.transports.nfs_status import meaning
 from mpconv.transports.nfs_verifier import Verifiers
 from mpconv.transports.nfs_writing import Refused, SyncWriting, Writing
@@ -73,12 +74,14 @@ class NfsTransport(Transport):
         self._verifiers = Verifiers()
         self._awaited = 0
         self.where = session.where
+        self._handle = session.stamp.handle
         self._fingerprint = Fingerprint(
-            {"its inode": str(session.inode), "its file handle": session.handle()},
+            {"its inode": str(session.inode), "its file handle": self._handle},
             {"its size": str(session.size), "modified at": moment(*session.modified)},
         )
         self.marks = {what: told for what, told in self._fingerprint.same.items() if told}
         self.facts = session.facts
+        self.stamp = session.stamp
         self._holes: asyncio.Task[HoleMap | None] | None = None
         self._deallocator = Deallocator(
             session.where, size=session.size, fileid=session.inode, read=self.read_into, write=self._mark
@@ -292,6 +295,23 @@ class NfsTransport(Transport):
     async def fingerprint(self) -> Fingerprint:
         """As it was when it was opened."""
         return self._fingerprint
+
+    async def known_by(self) -> Facts:
+        found: list[File] = []
+        await self._served(partial(self._queue_look, found), "asking what it is", None)
+        return Facts(self.identity, files=tuple(found), size=self.size)
+
+    def _queue_look(self, found: list[File], batch: Batch) -> None:
+        def finish(status: int, data: Any) -> MpconvError | None:
+            if status < 0:
+                return self._fail("asking what it is", None, status)
+            found.append(file_of(ffi.cast("struct nfs_stat_64 *", data), self._handle))
+            return None
+
+        tag = self._tag(batch, finish, None)
+        started = self._library.lib.nfs_fstat64_async(self._nfs, self._fh, self._on_answer, tag)
+        self._started(batch, tag, started, "asking what it is", None)
+        self._pump.kick()
 
     async def flush(self) -> None:
         """COMMIT of all of the file. Servers do an fsync for it, which covers the holes that were made too; the Linux

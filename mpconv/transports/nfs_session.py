@@ -19,6 +19,7 @@ from typing import Any
 from mpconv.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSuchImage, Retryable, Unreachable
 from mpconv.transports.base import Access, cannot_create, cannot_open
 from mpconv.transports.bindings.libnfs import Library, ffi
+from mpconv.transports.identity import File
 from mpconv.transports.nfs4 import FileFacts, Where
 from mpconv.transports.nfs_status import meaning
 from mpconv.transports.nfs_url import parse
@@ -237,6 +238,7 @@ class Session:
         if access is Access.READ:
             self.facts = FileFacts(self.size, self.inode, int(info.nfs_mtime), int(info.nfs_mtime_nsec), self.used)
         self.modified = (int(info.nfs_mtime), int(info.nfs_mtime_nsec))
+        self.stamp = file_of(info, self.handle())
         lib.nfs_set_timeout(self.nfs, int(request_seconds() * 1000))
 
     def handle(self) -> str:
@@ -260,6 +262,17 @@ def _umask() -> int:
             if line.startswith("Umask:"):
                 return int(line.split()[1], 8)
     return 0o022
+
+
+def file_of(info: Any, handle: str) -> File:
+    """What the server tells of a file."""
+    return File(
+        int(info.nfs_ino),
+        int(info.nfs_size),
+        int(info.nfs_mtime) * 10**9 + int(info.nfs_mtime_nsec),
+        int(info.nfs_ctime) * 10**9 + int(info.nfs_ctime_nsec),
+        handle,
+    )
 
 
 def text_of(pointer: Any) -> str:

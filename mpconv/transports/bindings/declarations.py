@@ -45,6 +45,7 @@ int nfs_get_fd(struct nfs_context *);
 struct nfs_fh *nfs_get_fh(struct nfsfh *);
 int nfs_which_events(struct nfs_context *);
 int nfs_service(struct nfs_context *, int);
+int nfs_fstat64_async(struct nfs_context *, struct nfsfh *, nfs_cb, void *);
 int nfs_fsync_async(struct nfs_context *, struct nfsfh *, nfs_cb, void *);
 int nfs_set_retrans(struct nfs_context *, int);
 void nfs_set_readmax(struct nfs_context *, size_t);
