@@ -158,7 +158,8 @@ IMAGES = [
     (
         "nfs://HOST/EXPORT/FILE",
         "a file on an NFS server; nothing is mounted. Behind a `?`: `nfsport=N&mountport=N` (then no portmapper is "
-        "asked), `uid=N`, `gid=N`",
+        "asked), `uid=N`, `gid=N`, `version=3` or `4`. In the path %XX stands for a byte, as with qemu-img: a `?` is "
+        "written %3F, a `%` %25",
     ),
     (
         "iscsi://[USER[%PASSWORD]@]HOST[:PORT]/TARGET/LUN",
