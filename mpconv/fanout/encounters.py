@@ -18,8 +18,8 @@ from mpconv.fanout.spec import Spec, server_of
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import Place
 from mpconv.transports.base import Access
-from mpconv.transports.identity import Facts, Verdict, suspects
-from mpconv.transports.sameness import ALLOW, verdict_of
+from mpconv.transports.identity import ALLOW, Facts, Verdict, suspects
+from mpconv.transports.sameness import verdict_of
 
 _AT_ONCE = 8
 _SECONDS = 5.0

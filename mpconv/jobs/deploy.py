@@ -28,9 +28,9 @@ from mpconv.options import Options
 from mpconv.sharing import anywhere
 from mpconv.target import Left, Target, check_apart, check_end, check_source, open_raw, too_small
 from mpconv.transports.base import Access
-from mpconv.transports.identity import Facts, Verdict, suspects
+from mpconv.transports.identity import ALLOW, Facts, Verdict, suspects
 from mpconv.transports.retrying import Retry, Sparingly, Tell
-from mpconv.transports.sameness import ALLOW, verdict_of
+from mpconv.transports.sameness import verdict_of
 from mpconv.units import human
 from mpconv.workers.launch.local import LocalWorkers
 

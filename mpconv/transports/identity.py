@@ -18,6 +18,7 @@ from mpconv.transports.iscsi_identity import Designators
 from mpconv.units import SECTOR, align_up
 
 Key = tuple[object, ...]
+ALLOW = "--allow-same-image"
 END = 1 << 63
 """Of something whose length is not asked for."""
 _TGT = "t10.IET     "

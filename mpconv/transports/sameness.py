@@ -10,7 +10,7 @@ from mpconv.errors import MpconvError, UsageError
 from mpconv.extent import Extent, Kind
 from mpconv.transports.base import Transport
 from mpconv.transports.file_layers import is_used
-from mpconv.transports.identity import Facts, Verdict, holds, judge, suspects
+from mpconv.transports.identity import ALLOW, Facts, Verdict, holds, judge, suspects
 
 _SAMPLE = 4096
 _ANYWHERE, _IN_DATA = 512, 256
@@ -19,7 +19,6 @@ wherever one of the two tells its data's places, by the others.
 """
 _AT_A_TIME = 32
 _MAP_CALLS = 16
-ALLOW = "--allow-same-image"
 
 
 async def verdict_of(one: Transport, other: Transport, *, begun: bool = False) -> Verdict:
