@@ -72,8 +72,9 @@ class Clusters(msgspec.Struct, frozen=True, kw_only=True):
 
     `size`: of a cluster in bytes; `part`: the smallest piece of it that is told apart from zeros, a cluster as a rule.
     `compression`: zlib or zstd, None for none, at `level`, None for the usual. `stores_zeros`: zeros are stored like
-    data. `unit`: compressed clusters that are written together are padded to a multiple of it. `in_place`: every place
-    is as far from the guest's byte as any other, and reads as zeros: of a cluster only the data is written.
+    data, up to guest byte `zeros_end`, None for the disk's end: behind it they are left out. `unit`: compressed
+    clusters that are written together are padded to a multiple of it. `in_place`: every place is as far from the
+    guest's byte as any other, and reads as zeros: of a cluster only the data is written.
     """
 
     size: int
@@ -81,6 +82,7 @@ class Clusters(msgspec.Struct, frozen=True, kw_only=True):
     compression: str | None = None
     level: int | None = None
     stores_zeros: bool = False
+    zeros_end: int | None = None
     unit: int = 512
     in_place: bool = False
 

@@ -23,7 +23,7 @@ from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.target import Left, Target, check_apart, open_store, too_small
 from mpconv.transports.base import Access, Judge, Opening, Transport, cannot_open
-from mpconv.transports.retrying import Tell
+from mpconv.transports.retrying import Retry, Tell
 from mpconv.units import SECTOR, align_down, align_up
 
 
@@ -64,12 +64,14 @@ async def make(
             opened.push_async_callback(data.close)
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
+        zeros_end: int | None = None
         stores_zeros = (
-            (made.version == 2 and backing_size is not None)
-            or not options.sparse_size
+            not options.sparse_size
             or made.preallocation == "full"
             or ((layout.preallocated or data is not None) and not written.zero_initialised)
         )
+        if made.version == 2 and backing_size is not None and not stores_zeros:
+            stores_zeros, zeros_end = True, align_up(backing_size, made.cluster_size)
         if left is not None:
             stores_zeros = not left.zero_initialised
             KeptEntries(layout).restore(left.parts, left.done, left.places)
@@ -79,7 +81,16 @@ async def make(
             await store.insist(writer.begin)
         else:
             whole = await writer.is_finished()
-        target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros, whole=whole, base=base)
+        target = _target(
+            workers_place,
+            data,
+            writer,
+            options,
+            stores_zeros=stores_zeros,
+            zeros_end=zeros_end,
+            whole=whole,
+            base=base,
+        )
         opened.pop_all()
     return target
 
@@ -108,7 +119,8 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell, *,
         tail = await _tail(
             place.marked(store.marks), options, source.size, min(size, align_up(source.size, header.cluster_size))
         )
-        if tail is not None:
+        writer.data = data
+        if tail is not None and (data is not None or any(tail.content)):
             writer.tail = tail
             writer.layout.kept = tail.start // header.cluster_size
         stores_zeros = (
@@ -157,7 +169,8 @@ async def _open_data(source: Image, store: Transport, place: Place, options: Opt
         await check_apart(source, data, options)
     finally:
         await data.close()
-    data = await transports.open_place(place.marked(data.marks), Access.WRITE, locked=True)
+    retry = Retry(options.retry_for)
+    data = await transports.open_place(place.marked(data.marks), Access.WRITE, locked=True, retry=retry)
     if data.fixed_size and data.writable < source.size:
         await data.close()
         raise too_small(data, data.size, source)
@@ -177,6 +190,7 @@ def _target(
     options: Options,
     *,
     stores_zeros: bool,
+    zeros_end: int | None = None,
     whole: bool = False,
     base: Image | None = None,
 ) -> Target:
@@ -188,6 +202,7 @@ def _target(
         compression=made.compression_type if options.compress else None,
         level=options.compression_level,
         stores_zeros=stores_zeros,
+        zeros_end=zeros_end,
         unit=layout.unit,
         in_place=layout.preallocated or data is not None,
     )
@@ -204,7 +219,7 @@ def _target(
 
 
 async def _tail(place: Place, options: Options, start: int, end: int) -> Tail | None:
-    """None when there is nothing but zeros."""
+    """None when the copy ends with a cluster, or with the disk."""
     if start >= end:
         return None
     content = bytearray(end - start)
@@ -213,7 +228,7 @@ async def _tail(place: Place, options: Options, start: int, end: int) -> Tail | 
         await image.read_into(start, memoryview(content))
     finally:
         await image.close()
-    return Tail(start, bytes(content)) if any(content) else None
+    return Tail(start, bytes(content))
 
 
 def _reserved(made: Qcow2Options) -> str:

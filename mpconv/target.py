@@ -146,8 +146,9 @@ async def open_store(
 async def _open_store(place: Place, options: Options, size: int, opening: Opening, judge: Judge) -> Transport:
     """What is there is judged before it is written to, and again when it is replaced: it may be another one by then."""
     existing: Transport | None = None
+    retry = Retry(options.retry_for)
     try:
-        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)
+        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing, retry=retry)
     except NoSuchImage:
         if not options.create:
             raise
@@ -170,6 +171,7 @@ async def _open_store(place: Place, options: Options, size: int, opening: Openin
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
+    opening = replace(opening, judge=judge, patience=transports.patience_of(retry))
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 
@@ -177,7 +179,11 @@ async def check_apart(source: Image, target: Transport, options: Options, *, beg
     """UsageError when the target is the source, or one of the files that it is made of, under whatever name. `begun`:
     an earlier run began to copy the one to the other, so that it counts for nothing that their contents are the same.
     """
-    await sameness.check_apart(source.stores, target, allowed=options.allow_same_image, begun=begun)
+    [*stores] = source.stores
+    plain = len(stores) == 1 and source.format == "raw" and stores[0].whole is stores[0] and target.whole is target
+    harmless = plain and options.target_format == "raw" and not options.probe_target
+    allowed = options.allow_same_image
+    await sameness.check_apart(stores, target, allowed=allowed, begun=begun, harmless=harmless)
 
 
 async def check_source(source: Image, targets: Sequence[Transport], options: Options) -> None:

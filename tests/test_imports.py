@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
     "journal": BOTTOM | {"core"},
-    "workers": BOTTOM | {"protocol", "transports", "formats"},
+    "workers": BOTTOM | {"interruption", "protocol", "transports", "formats"},
     "cache": set(),
     "tuning": BOTTOM,
     "options": BOTTOM | {"cache", "formats", "protocol"},
@@ -37,8 +37,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "leftovers": set(),
     "outages": BOTTOM,
     "guests": BOTTOM,
+    "room": BOTTOM | {"core", "crew", "guests", "observer", "protocol", "transports"},
     "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
@@ -46,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
-    | {"placing", "reception", "staff", "walk"},
+    | {"placing", "reception", "room", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},
@@ -68,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inspection",
         "interruption",
         "jobs",
+        "leftovers",
         "journal",
         "observer",
         "options",

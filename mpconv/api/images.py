@@ -58,7 +58,7 @@ async def map(
     from mpconv.inspection.block_map import block_map  # noqa: PLC0415
 
     place = place_of(image, image_format)
-    async with _opened(place, trust) as found:
+    async with _opened(place, trust, on_warning) as found:
         return await block_map(found, start, length, on_warning or _silently, place.offset)
 
 
@@ -71,9 +71,10 @@ async def measure(
     snapshot: str | None = None,
     trust: Trust = NO_TRUST,
     refusal: str | None = None,
+    on_warning: OnWarning | None = None,
 ) -> Measure:
     """How many bytes a copy of an image takes up, or an empty disk of so many bytes. `qcow2`: how one is made; None: as
-    qemu-img does. `refusal`: why it cannot be, said once the image is open.
+    qemu-img does. `refusal`: why it cannot be, said once the image is open. `on_warning` hears of anything else.
     """
     from mpconv.formats.qcow2.options import Qcow2Options  # noqa: PLC0415
 
@@ -83,7 +84,7 @@ async def measure(
     if isinstance(image, int):
         return await _measured(image, target_format, options, refusal)
     place = place_of(image, image_format)
-    async with _opened(replace(place, snapshot=snapshot or place.snapshot), trust) as found:
+    async with _opened(replace(place, snapshot=snapshot or place.snapshot), trust, on_warning) as found:
         return await _measured(found, target_format, options, refusal)
 
 
@@ -170,11 +171,11 @@ def _silently(_: object) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _opened(place: Place, trust: Trust) -> AsyncIterator[Image]:
+async def _opened(place: Place, trust: Trust, on_warning: OnWarning | None) -> AsyncIterator[Image]:
     """One image, open for reading while the context lasts."""
     from mpconv.formats.opening import How, open_source  # noqa: PLC0415
 
-    image = await open_source([place], How(looking=True, trust=trust))
+    image = await open_source([place], How(looking=True, trust=trust, tell=on_warning or _silently))
     try:
         yield image
     finally:

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from mpconv import __version__
+from mpconv.cli import streams
 from mpconv.cli.passwords import hide_passwords
 from mpconv.errors import Absent, Denied, MpconvError, Unreachable, one_line
 
@@ -81,14 +82,8 @@ def cli() -> None:
 def run() -> NoReturn:
     """The program. It ends without taking the interpreter apart, which takes longer than a small copy."""
     gc.set_threshold(_IMPORTED)
-    code = main()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError):
-            code = code or 1
-    os._exit(code)
+    streams.prepare()
+    os._exit(streams.output(main))
 
 
 def _hint(error: MpconvError) -> str:

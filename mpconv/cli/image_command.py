@@ -127,8 +127,6 @@ def show(lines: Iterable[str]) -> None:
 
 def show_text(text: str) -> None:
     """Print what consists of lines already. A reader who leaves is no error."""
-    if sys.stdout is None:  # closed by who started us
-        return
     try:
         with open(sys.stdout.fileno(), "wb", closefd=False) as out:
             out.write(os.fsencode(text))

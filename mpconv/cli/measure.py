@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, image_options, is_json, show, show_text, trust_of, trust_options
+from mpconv.cli.image_command import (
+    ImageCommand,
+    image_options,
+    is_json,
+    show,
+    show_text,
+    trust_of,
+    trust_options,
+    warn,
+)
 from mpconv.cli.params import Size
 from mpconv.errors import UsageError
 
@@ -66,7 +75,9 @@ def measure(
     from mpconv.api import images  # noqa: PLC0415
 
     trust = trust_of(allow_backing, allow_data_file)
-    found = asyncio.run(images.measure(image, target_format, options, snapshot=snapshot, trust=trust, refusal=refusal))
+    found = asyncio.run(
+        images.measure(image, target_format, options, snapshot=snapshot, trust=trust, refusal=refusal, on_warning=warn)
+    )
     if as_json:
         show_text(json_text(found.facts()) + "\n")
     else:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mpconv import leftovers
 from mpconv.cli.image_command import show
 from mpconv.errors import Deserted, one_line
 from mpconv.interruption import interruptible
@@ -179,11 +180,13 @@ def run(
     placement: Placement | None = None,
     watch: Watch | None = None,
 ) -> _Result:
-    """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT and SIGTERM
-    end it with Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
+    """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT, SIGTERM and
+    SIGHUP end it with Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
+
+    leftovers.remove()
 
     async def watched() -> _Result:
         for number in filter(None, (signal.SIGUSR1, getattr(signal, "SIGINFO", None))):

@@ -34,7 +34,7 @@ _WAIT = 300.0
 def worker(names: tuple[str, ...], **options: Any) -> int:
     """Take part in the copy of a coordinator on another host, until it is over.
 
-    On SIGTERM or SIGINT what is being written ends first, and is flushed; the second time it ends at once.
+    On SIGTERM, SIGHUP or SIGINT what is being written ends first, and is flushed; the second time it ends at once.
     """
     if names:
         raise UsageError(f"unexpected argument '{names[0]}'")
@@ -51,7 +51,7 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415 - --help does without
 
     preload = ["mpconv.workers.remote", "mpconv.transports.nfs", "mpconv.transports.iscsi"]
-    local = click.get_current_context().with_resource(LocalWorkers(preload, patient=True))
+    local = click.get_current_context().with_resource(LocalWorkers(preload))
 
     from mpconv.workers.launch.host import Host  # noqa: PLC0415
 

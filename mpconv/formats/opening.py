@@ -79,7 +79,7 @@ async def _open(place: Place, how: How, above: tuple[tuple[object, ...], ...]) -
     """`above`: the identities of the stores whose backing file this one is, directly or not."""
     store = await how.store(place)
     try:
-        fmt = place.format or await found_format(store)
+        fmt = place.format or await found_format(store, None if how.alone else how.tell)
         if fmt == "raw":
             _no_snapshot(place)
             how.look(store, place, Sharing.ALL)
@@ -156,22 +156,30 @@ def _all_known(store: Transport, header: Header, data: Place | None, backing: Pl
             )
 
 
-async def probed(place: Place) -> Place:
+async def probed(place: Place, tell: Tell) -> Place:
     """The place with the format that its first bytes tell, and with what lies there."""
     store = await transports.open_place(place, Access.READ)
     try:
-        return place.resolved(await found_format(store), store.marks)
+        return place.resolved(await found_format(store, tell), store.marks)
     finally:
         await store.close()
 
 
-async def found_format(store: Transport) -> str:
-    """What the first bytes look like: a name of qemu-img's."""
+async def found_format(store: Transport, tell: Tell | None = None) -> str:
+    """What the first bytes look like: a name of qemu-img's. `tell`: for who takes guest bytes out of it, or puts
+    any in: then a LUN or a device is raw until somebody says otherwise, since a guest can write any header into the
+    first sector of its disk, and `tell` hears what it looks like.
+    """
     from mpconv.formats.probe import PROBED, probe  # noqa: PLC0415  (workers do without)
 
     header = memoryview(bytearray(min(PROBED, store.size)))
     await store.read_into(0, header)
     found = probe(bytes(header), store.name, store.size)
+    if tell is not None and found != "raw" and not store.creatable:
+        tell(
+            f"'{store.name}' looks like {found}, but its guest can make it so: it is taken for raw (or say -f {found})"
+        )
+        return "raw"
     if found not in READABLE:
         why = f"it looks like {found}, which mpconv cannot read yet; -f raw copies its bytes as they are"
         raise cannot_open(store.name, why)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from urllib.parse import unquote_to_bytes
 
 from msgspec.structs import replace
 
@@ -113,7 +114,12 @@ def _is_in(url: str, directory: str) -> bool:
         return False
     if is_local(url):
         return rest(directory, path_of(url)) is not None
-    path, inside = url.partition("?")[0], directory.partition("?")[0].rstrip("/") + "/"
+    path, inside = _plain(url), _plain(directory).rstrip("/") + "/"
     if module_of(url) != module_of(directory) or ".." in path.split("/"):
         return False
     return path.startswith(inside)
+
+
+def _plain(url: str) -> str:
+    """As the server hears of it: %2e%2e is a `..` too."""
+    return os.fsdecode(unquote_to_bytes(os.fsencode(url.partition("?")[0])))

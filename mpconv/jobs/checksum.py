@@ -16,6 +16,7 @@ from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
+from mpconv.jobs.convert import held
 from mpconv.observer import Observer
 from mpconv.transports.retrying import Retry, Sparingly
 from mpconv.tuning import Effort, workers_for
@@ -103,6 +104,6 @@ async def read_sums(
         digest=True,
     )
     observer.progress(0, part.size, 0)
-    coordinator = Coordinator(job, part, local, count, observer, tell=how.tell)
+    coordinator = Coordinator(job, part, local, count, observer, tell=how.tell, holds=held(places, image))
     await coordinator.run()
     return coordinator.digests

@@ -17,7 +17,7 @@ from mpconv.formats.pair import Pair
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.status import first_unlike
 from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
-from mpconv.jobs.convert import LEASE, farthest
+from mpconv.jobs.convert import LEASE, farthest, held
 from mpconv.observer import Observer
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.tuning import BUFFER, workers_for
@@ -130,6 +130,6 @@ async def _first_difference(
         buffer_size=BUFFER,
         lease_size=LEASE,
     )
-    coordinator = Coordinator(job, pair, local, count, observer, tell=tell)
+    coordinator = Coordinator(job, pair, local, count, observer, tell=tell, holds=held(places, pair))
     await coordinator.run()
     return coordinator.differs_at

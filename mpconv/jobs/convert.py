@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from mpconv.digest import BLOCK
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, probed
+from mpconv.formats.pair import Pair
 from mpconv.interruption import interruptible
 from mpconv.job import Job, Place
 from mpconv.observer import Observer
@@ -118,7 +120,7 @@ async def copy_once(
 
             place = await check_readable(place, options)
         if options.probe_target:
-            place = await probed(place)
+            place = await probed(place, tell)
         if begin is not None and not options.create and _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet: leave out one of the two")
         target = await open_target(source, place, options, tell, begun=again or not trusting)
@@ -237,6 +239,21 @@ def _round_trips(source: Image, targets: Sequence[Target]) -> tuple[float, float
     return farthest(source.stores), farthest([target.written for target in targets])
 
 
+def held(sources: list[Place], source: Image | Pair, targets: Sequence[Target] = ()) -> list[Transport] | None:
+    """What the coordinator has open and can do without while workers copy; None: of what is not raw it reads or writes
+    tables meanwhile.
+    """
+    if any(place.format != "raw" for place in sources) or any(target.writer is not None for target in targets):
+        return None
+    return [*source.stores, *(store for target in targets for store in target.stores)]
+
+
+async def give_back(*stores: Sequence[Transport]) -> None:
+    """Until they are needed again, for who is to open the same."""
+    for store in itertools.chain(*stores):
+        await store.release()
+
+
 def farthest(stores: Sequence[Transport]) -> float:
     """The longest of their round trips, in seconds."""
     return max((store.origin.round_trip for store in stores), default=0.0)
@@ -279,6 +296,7 @@ async def run(
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else JOURNAL_SECONDS,
         recorder=recorder,
         listening=options.listening,
+        holds=held(sources, source, [target]),
     )
     async with recorder or contextlib.nullcontext():
         try:
@@ -303,4 +321,6 @@ async def run(
         if options.digests:
             from mpconv.jobs.verify import prove  # noqa: PLC0415  (few need it)
 
+            if coordinator.let_go:
+                await give_back(source.stores, target.stores)
             await prove(source.size, coordinator.digests, place, target, options, local, observer)

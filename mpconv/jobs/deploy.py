@@ -22,13 +22,13 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
-from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, plan
+from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.sharing import anywhere
 from mpconv.target import Left, Target, check_apart, check_end, check_source, open_raw, too_small
 from mpconv.transports.base import Access
-from mpconv.transports.identity import ALLOW, Facts, Verdict, suspects
+from mpconv.transports.identity import ALLOW, Facts, Verdict, alike_at_most, suspects
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.transports.sameness import verdict_of
 from mpconv.units import human
@@ -158,6 +158,8 @@ async def _check(
             known |= {} if facts is None else {number: facts}
     numbers = list(known)
     for one, other in suspects([known[number] for number in numbers]):
+        if alike_at_most(known[numbers[one]], known[numbers[other]]):
+            continue
         await _check_pair(left[numbers[one]], left[numbers[other]], options, begun=begun)
     for number, outcome in enumerate(outcomes):
         if outcome.error is not None and outcome in left:
@@ -201,7 +203,7 @@ async def _look(outcome: Outcome, source: Image, options: Options, *, begun: boo
     local = transports.is_local(place.url)
     named = os.path.realpath(place.url.removeprefix("file:")) if local else place.url
     try:
-        store = await transports.open_place(place, Access.WRITE)
+        store = await transports.open_place(place, Access.WRITE, retry=Retry(options.retry_for))
     except NoSuchImage as error:
         if not options.create:
             outcome.error = error
@@ -291,6 +293,7 @@ async def copy(
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else JOURNAL_SECONDS,
         recorder=recorder,
         listening=options.listening,
+        holds=held(sources, source, opened),
     )
     with contextlib.suppress(_NoneLeft):
         async with recorder or contextlib.nullcontext():
@@ -316,6 +319,8 @@ async def copy(
                 await interruptible(_finish(deployment, targets, observer))
             await check_end(source, options, observer.warn)
             if options.verify is not None:
+                if coordinator.let_go:
+                    await give_back(source.stores, [store for target in opened for store in target.stores])
                 for number, outcome in enumerate(outcomes):
                     if outcome.error is None:
                         where = outcome.place.resolved("raw", targets[number].store.marks)

@@ -52,6 +52,11 @@ async def connect(
     return transport
 
 
+def patience_of(retry: Retry) -> float:
+    """For how many seconds what a server puts off is asked again, where its absence may last as long as that."""
+    return max(LEAST_PATIENCE, retry.seconds)
+
+
 async def _proved(place: Place, access: Access, opening: Opening) -> Transport:
     """What is there, which must be what was there when somebody looked before. Gone when it is not."""
     store = await connect(place.url, access, opening=opening)
@@ -92,7 +97,7 @@ async def open_place(
     """The store at a place that exists. `growing`: as Opening's. `retry`: a server's absence is to be survived: what is
     read is read again on a new connection, and `tell` hears of it; who writes must see to the rest himself.
     """
-    patience = max(LEAST_PATIENCE, retry.seconds if retry is not None else 0.0)
+    patience = patience_of(retry) if retry is not None else LEAST_PATIENCE
     opening = Opening(
         direct=place.direct,
         locked=locked and not place.shared,

@@ -140,10 +140,23 @@ class Transport(abc.ABC):
     creatable: bool = True
     """False: nothing is made under such a URL; what is there is written into (LUNs, devices, null:)."""
 
+    async def release(self) -> bool:
+        """Give back, until it is needed again, what a server may have little of. False: that would be for good."""
+        return True
+
+    @property
+    def vague(self) -> bool:
+        """Whether `continues` may not know."""
+        return False
+
     @property
     def origin(self) -> Transport:
         """The connection itself, which is another one whenever it was made again."""
         return self
+
+    def continues(self, before: Transport) -> bool | None:
+        """Whether an earlier connection of the same name led to this store. None: only what is in it tells."""
+        return self.identity == before.identity
 
     @property
     def whole(self) -> Transport:

@@ -119,8 +119,7 @@ class IscsiTransport(Transport):
         if access is Access.WRITE and scsi.parse_write_protected(mode):
             raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
-        self.version = tuple(sorted(self.designators.told))
-        own = ", ".join(sorted(self.designators.told))
+        own = ", ".join(sorted(self.designators.worldwide or self.designators.told))
         self.marks = {"its block size": str(block)} | ({"its designators": own} if own else {})
         provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))
         means = means_for(block, self._tells_status, limits, provisioning)
@@ -220,6 +219,21 @@ class IscsiTransport(Transport):
         for start, stop in ((offset, first), (end, offset + length)):
             await self.write(start, memoryview(bytes(stop - start)))
         return True
+
+    async def release(self) -> bool:
+        return False
+
+    @property
+    def vague(self) -> bool:
+        return not self.designators.worldwide
+
+    def continues(self, before: Transport) -> bool | None:
+        """By its designators, at whatever portal it is now. Where strangers may have the same, as tgt's do, only at the
+        same one."""
+        same = self.designators.same(before.designators) if isinstance(before, IscsiTransport) else False
+        if same is None and self.identity == before.identity:
+            return True
+        return same
 
     @property
     def zeroing(self) -> str:

@@ -1,7 +1,7 @@
 """From an iSCSI URL to a session that is logged in, by libiscsi's blocking calls, and every way to fail in words.
 
 The URL is read as libiscsi and qemu-img read it: the user ends at the first '%', user and password are taken as
-they stand, and of the rest only the target's name is percent-decoded. What follows a '?' is not looked at.
+they stand, and of the rest only the target's name is percent-decoded, to bytes. What follows a '?' is not looked at.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import secrets
 import socket
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
 
-from mpconv.errors import Absent, Denied, Fatal, Unreachable
+from mpconv.errors import Absent, Crowded, Denied, Fatal, Unreachable
 from mpconv.transports.base import cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
 from mpconv.transports.blocking import beside
+from mpconv.transports.percent import decoded
 from mpconv.transports.reach import addresses_of, why_unreachable
 from mpconv.transports.redaction import redacted
 from mpconv.transports.requests import request_seconds
@@ -44,14 +44,16 @@ _FORM = "not of the form iscsi://[user[%password]@]host[:port]/target-iqn/lun"
 _LOGIN_STATUS = re.compile(r"Status: (.*)\((\d+)\)")
 _INITIATOR_ERROR = 0x0200
 _AUTHENTICATION_FAILED, _FORBIDDEN, _NO_TARGET, _REMOVED = 0x0201, 0x0202, 0x0203, 0x0204
-_UNAVAILABLE, _NO_RESOURCES = 0x0301, 0x0302
-_LOGIN_KINDS = {
+_TOO_MANY, _TARGET_ERROR, _UNAVAILABLE, _NO_RESOURCES = 0x0206, 0x0300, 0x0301, 0x0302
+_LOGIN_KINDS: dict[int, type[Fatal]] = {
     _AUTHENTICATION_FAILED: Denied,
     _FORBIDDEN: Denied,
     _NO_TARGET: Absent,
     _REMOVED: Absent,
-    _UNAVAILABLE: Unreachable,
-    _NO_RESOURCES: Unreachable,
+    _TOO_MANY: Crowded,
+    _TARGET_ERROR: Crowded,
+    _UNAVAILABLE: Crowded,
+    _NO_RESOURCES: Crowded,
 }
 
 
@@ -101,8 +103,8 @@ def parse(url: str) -> Address:
     password = password or os.environ.get("LIBISCSI_CHAP_PASSWORD", "")
     if user and not password:
         raise cannot_open(name, f"no password for '{user}': write user%password or set LIBISCSI_CHAP_PASSWORD")
-    target = unquote(match["target"])
-    if any(len(text.encode()) > _LONGEST for text in (user, password, target, match["portal"])):
+    target = decoded(name, match["target"])
+    if any(len(os.fsencode(text)) > _LONGEST for text in (user, password, target, match["portal"])):
         raise cannot_open(name, f"host, target, user and password have {_LONGEST} bytes at most")
     return Address(name, portal["six"] or portal["host"], port, target, lun, user, password)
 
@@ -189,7 +191,7 @@ def _login_at(library: Any, address: Address, number: int, host: str, port: int)
     for numeric in addresses_of(host):
         context = _context(library, address, number)
         portal = f"[{numeric}]:{port}" if ":" in numeric else f"{numeric}:{port}"
-        if library.iscsi_connect_sync(context, portal.encode()) == 0 and library.iscsi_login_sync(context) == 0:
+        if library.iscsi_connect_sync(context, os.fsencode(portal)) == 0 and library.iscsi_login_sync(context) == 0:
             library.iscsi_set_timeout(context, max(1, round(request_seconds())))
             return context
         text = ffi.string(library.iscsi_get_error(context)).decode(errors="replace")
@@ -226,23 +228,23 @@ def initiator_name() -> str:
 
 
 def _context(library: Any, address: Address, number: int) -> Any:
-    context = library.iscsi_create_context(initiator_name().encode())
+    context = library.iscsi_create_context(os.fsencode(initiator_name()))
     if context == ffi.NULL:
         raise MemoryError("libiscsi could not make a context")
     # All connections have one name, so those that are open must differ in their numbers: an equal one ends the other.
     library.iscsi_set_isid_random(context, number, os.getpid() & 0xFFFF)
-    library.iscsi_set_targetname(context, address.target.encode())
+    library.iscsi_set_targetname(context, os.fsencode(address.target))
     library.iscsi_set_session_type(context, libiscsi.NORMAL_SESSION)
     library.iscsi_set_header_digest(context, libiscsi.NO_DIGEST_OR_CRC32C)
     library.iscsi_set_noautoreconnect(context, 1)
     library.iscsi_set_tcp_syncnt(context, _SYN_RETRIES)
     library.iscsi_set_timeout(context, _LOGIN_SECONDS)
     if address.user:
-        library.iscsi_set_initiator_username_pwd(context, address.user.encode(), address.password.encode())
+        library.iscsi_set_initiator_username_pwd(context, os.fsencode(address.user), os.fsencode(address.password))
         back_user = os.environ.get("LIBISCSI_CHAP_TARGET_USERNAME", "")
         back_password = os.environ.get("LIBISCSI_CHAP_TARGET_PASSWORD", "")
         if back_user and back_password:
-            library.iscsi_set_target_username_pwd(context, back_user.encode(), back_password.encode())
+            library.iscsi_set_target_username_pwd(context, os.fsencode(back_user), os.fsencode(back_password))
     return context
 
 
@@ -278,11 +280,13 @@ def _login_words(address: Address, status: int, text: str) -> str:
             " or set LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD"
         )
     words = {
-        _INITIATOR_ERROR: f"The target refuses how this host logs in ({status:#06x}): it may ask for data digests,"
-        " which libiscsi does not know",
+        _INITIATOR_ERROR: "The target refuses how this host logs in (0x0200):"
+        " it may ask for data digests, which libiscsi does not know",
         _FORBIDDEN: f"Permission denied: the target is not open to this host, whose name is {initiator_name()}",
         _NO_TARGET: f"No such target '{address.target}', or it is not open to this host, {initiator_name()}",
         _REMOVED: f"The target '{address.target}' has been removed",
+        _TOO_MANY: "The target allows no more connections",
+        _TARGET_ERROR: "The target has an error of its own (0x0300)",
         _UNAVAILABLE: "The target is not available at present",
         _NO_RESOURCES: "The target has no room for another session",
     }

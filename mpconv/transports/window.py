@@ -39,6 +39,12 @@ class Window(Transport):
         self.rewrites = inner.rewrites if inner.rewrites and start % inner.rewrites == 0 else 0
         self.grows = inner.grows and size is None and start % SECTOR == 0
 
+    async def release(self) -> bool:
+        return await self._inner.release()
+
+    def continues(self, before: Transport) -> bool | None:
+        return self._inner.continues(before._inner if isinstance(before, Window) else before)
+
     @property
     def whole(self) -> Transport:
         return self._inner

@@ -108,19 +108,7 @@ class Display(abc.ABC):
             stream.flush()
         except (OSError, ValueError):
             if stream is self._stream:
-                self._give_up()
-
-    def _give_up(self) -> None:
-        """Show nothing more. What is still buffered goes nowhere, or it would fail again when the process ends."""
-        self._broken = True
-        try:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            try:
-                os.dup2(nowhere, self._stream.fileno())
-            finally:
-                os.close(nowhere)
-        except (OSError, ValueError):
-            return
+                self._broken = True
 
 
 class Silent(Display):

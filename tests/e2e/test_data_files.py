@@ -129,3 +129,21 @@ def test_a_plan_says_it_as_the_command_line_does(places, tmp_path: Path):
         )
         done = mpconv("fanout", plan)
         assert done.returncode == code, done.stderr
+
+
+@pytest.mark.parametrize("extended", ["off", "on"])
+@pytest.mark.parametrize("old", ["write -P 9 64k 64k", "write -z 64k 64k", "discard 64k 64k"])
+def test_the_bytes_behind_a_copy_that_ends_inside_of_a_cluster_stay(places, tmp_path: Path, old: str, extended: str):
+    inside, _ = places
+    disk = image(inside, "disk.data", f"extended_l2={extended}")
+    before, after = tmp_path / "before.raw", tmp_path / "after.raw"
+    subprocess.run(
+        ["qemu-io", "-f", "qcow2", "-d", "unmap", "-c", old, disk], cwd=inside, check=True, capture_output=True
+    )
+    subprocess.run(["qemu-img", "convert", "-O", "raw", disk, before], cwd=inside, check=True)
+    source = tmp_path / "a.raw"
+    source.write_bytes(os.urandom(70_144))
+    done = mpconv("convert", "-n", "-f", "raw", "-O", "qcow2", f"--allow-data-file={inside}", source, disk)
+    assert (done.returncode, done.stderr) == (0, "")
+    subprocess.run(["qemu-img", "convert", "-O", "raw", disk, after], cwd=inside, check=True)
+    assert after.read_bytes() == source.read_bytes() + before.read_bytes()[70_144:]

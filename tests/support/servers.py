@@ -304,6 +304,10 @@ class IscsiServer(Server):
         self._luns[iqn] = 0
         return iqn
 
+    def has_target(self, iqn: str) -> bool:
+        """Whether it was added."""
+        return iqn in self._targets
+
     def add_lun(
         self, iqn: str, backing: Path, *, block_size: int = 512, thin: bool = True, readonly: bool = False
     ) -> int:

@@ -13,6 +13,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from mpconv.errors import Fatal, Unreachable, WorkerLost
+from mpconv.interruption import Wishes
 from mpconv.protocol.keys import Keys
 from mpconv.protocol.link import Link
 from mpconv.protocol.messages import MAX_DEAD
@@ -75,17 +76,17 @@ class Host:
         self._changed = asyncio.Event()
 
     async def serve(self) -> None:
-        """Until the job is over, or by SIGTERM or SIGINT: then what is being written ends first; the second time it
-        ends at once. Fatal when there is no coordinator, or it refuses these workers.
+        """Until the job is over, or by SIGTERM, SIGHUP or SIGINT: then what is being written ends first; the second
+        time it ends at once. Fatal when there is no coordinator, or it refuses these workers.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._leave)
-        loop.add_signal_handler(parent.ENDED, self._leave_soon)
+        wishes = Wishes()
+        wishes.begin(lambda _: self._leave())
+        asyncio.get_running_loop().add_signal_handler(parent.ENDED, self._leave_soon)
         try:
             await self._serve()
         finally:
             await self._local.stop(0 if self._leaving else _GRACE)
+            wishes.end()
 
     async def _serve(self) -> None:
         while not self._leaving:
