@@ -18,8 +18,8 @@ from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.trust import MOST_LAYERS, combined
 from mpconv.job import Place
 from mpconv.transports.base import Access, Transport
-from mpconv.transports.identity import Verdict
-from mpconv.transports.sameness import ALLOW, verdict_of
+from mpconv.transports.identity import ALLOW, Verdict
+from mpconv.transports.sameness import verdict_of
 
 
 async def layers_of(backing: Place, target: Place, opened: AsyncExitStack) -> list[Transport]:

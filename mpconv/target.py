@@ -180,7 +180,11 @@ async def check_apart(source: Image, target: Transport, options: Options, *, beg
     """UsageError when the target is the source, or one of the files that it is made of, under whatever name. `begun`:
     an earlier run began to copy the one to the other, so that it counts for nothing that their contents are the same.
     """
-    await sameness.check_apart(source.stores, target, allowed=options.allow_same_image, begun=begun)
+    [*stores] = source.stores
+    plain = len(stores) == 1 and source.format == "raw" and stores[0].whole is stores[0] and target.whole is target
+    harmless = plain and options.target_format == "raw" and not options.probe_target
+    allowed = options.allow_same_image
+    await sameness.check_apart(stores, target, allowed=allowed, begun=begun, harmless=harmless)
 
 
 async def check_source(source: Image, targets: Sequence[Transport], options: Options) -> None:

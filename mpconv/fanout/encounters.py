@@ -18,8 +18,8 @@ from mpconv.fanout.spec import Spec, server_of
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import Place
 from mpconv.transports.base import Access
-from mpconv.transports.identity import Facts, Verdict, suspects
-from mpconv.transports.sameness import ALLOW, verdict_of
+from mpconv.transports.identity import ALLOW, Facts, Verdict, alike_at_most, suspects
+from mpconv.transports.sameness import verdict_of
 
 _AT_ONCE = 8
 _SECONDS = 5.0
@@ -45,7 +45,8 @@ async def meetings(specs: Sequence[Spec]) -> list[Problem]:
     problems: list[Problem] = []
     for first, second in suspects([one.facts for one in found]):
         one, other = found[first], found[second]
-        if one.spec is other.spec or not (one.written or other.written):
+        unlike = one.spec is other.spec or not (one.written or other.written)
+        if unlike or alike_at_most(one.facts, other.facts):
             continue
         problem = await _meeting(*((one, other) if other.written else (other, one)))
         if problem is not None and problem not in problems:

@@ -28,9 +28,9 @@ from mpconv.sharing import anywhere
 from mpconv.target import Left, Target, check_apart, check_end, check_source, open_raw, too_small
 from mpconv.transports.base import Access
 from mpconv.transports.beneath import realpath
-from mpconv.transports.identity import Facts, Verdict, suspects
+from mpconv.transports.identity import ALLOW, Facts, Verdict, alike_at_most, suspects
 from mpconv.transports.retrying import Retry, Sparingly, Tell
-from mpconv.transports.sameness import ALLOW, verdict_of
+from mpconv.transports.sameness import verdict_of
 from mpconv.units import human
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -158,6 +158,8 @@ async def _check(
             known |= {} if facts is None else {number: facts}
     numbers = list(known)
     for one, other in suspects([known[number] for number in numbers]):
+        if alike_at_most(known[numbers[one]], known[numbers[other]]):
+            continue
         await _check_pair(left[numbers[one]], left[numbers[other]], options, begun=begun)
     for number, outcome in enumerate(outcomes):
         if outcome.error is not None and outcome in left:

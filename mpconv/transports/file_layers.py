@@ -60,16 +60,39 @@ def is_used(key: Key) -> bool:
     """Whether a program that is not this one has the file or device open, or a target of the kernel serves it; as far
     as one may know.
     """
-    for path in _KERNEL_TARGETS.glob("*/*/udev_path"):
-        if _key_at(_text(path)) == key:
-            return True
+    if any(_key_at(path) == key for path in _served_by_the_kernel()):
+        return True
+    return any(_key_at(path) == key for paths in _open_files() for path in paths)
+
+
+def is_served_twice(size: int) -> bool:
+    """The same: whether one program has one file of that size open twice, as a target that serves it twice does."""
+    for paths in (_served_by_the_kernel(), *_open_files()):
+        seen: set[Key] = set()
+        for path in paths:
+            try:
+                info = os.stat(path)
+            except (OSError, ValueError):
+                continue
+            regular = stat.S_ISREG(info.st_mode) and abs(info.st_size - size) < SECTOR
+            if not regular and not stat.S_ISBLK(info.st_mode):
+                continue
+            if _key(info) in seen:
+                return True
+            seen.add(_key(info))
+    return False
+
+
+def _served_by_the_kernel() -> list[str]:
+    return [_text(path) for path in _KERNEL_TARGETS.glob("*/*/udev_path")]
+
+
+def _open_files() -> Iterator[list[str]]:
+    """Of each process but this one."""
     own = str(os.getpid())
-    return any(
-        _key_at(entry.path) == key
-        for process in os.scandir("/proc")
-        if process.name.isdecimal() and process.name != own
-        for entry in _entries(f"{process.path}/fd")
-    )
+    for process in _entries("/proc"):
+        if process.name.isdecimal() and process.name != own:
+            yield [entry.path for entry in _entries(f"{process.path}/fd")]
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:

@@ -18,6 +18,7 @@ from mpconv.transports.iscsi_identity import Designators
 from mpconv.units import SECTOR, align_up
 
 Key = tuple[object, ...]
+ALLOW = "--allow-same-image"
 END = 1 << 63
 """Of something whose length is not asked for."""
 _TGT = "t10.IET     "
@@ -102,13 +103,14 @@ class Facts(Struct, frozen=True):
 
 
 class Verdict(enum.Enum):
-    """Whether two stores are one. The last three: as far as contents at random places tell."""
+    """Whether two stores are one. The last four: as far as contents at random places tell."""
 
     DIFFERENT = "different"
     CERTAIN = "certain"
     PROBABLE = "probable"
     UNLESS_CONTENTS_DIFFER = "probable unless contents differ"
     IF_DATA_IS_THE_SAME = "probable if there is data, and the same"
+    IF_ONE_FILE_IS_BEHIND = "one server's, under other names: probable if one file is behind both"
     IF_SERVED_HERE = "probable unless contents differ, if a server of this host has the file open"
 
 
@@ -124,6 +126,13 @@ def judge(one: Facts, other: Facts, one_again: Facts) -> Verdict:
         if disk.disk is not None and disk.disk.here and file.local and _sectors(disk.size) == _sectors(file.size):
             return Verdict.IF_SERVED_HERE
     return Verdict.DIFFERENT
+
+
+def alike_at_most(one: Facts, other: Facts) -> bool:
+    """Whether they are disks of one server with nothing in common but their size: two targets that one file is behind
+    get the same bytes, or each what is its own.
+    """
+    return judge(one, other, one) in (Verdict.DIFFERENT, Verdict.IF_ONE_FILE_IS_BEHIND)
 
 
 def holds(target: Facts, source: Facts) -> bool:
@@ -153,6 +162,8 @@ def _same_disk(one: Disk, other: Disk) -> Verdict:
     if _sectors(one.size) != _sectors(other.size):
         return Verdict.DIFFERENT
     same = one.named.same(other.named)
+    if same is False and one.peer and one.peer == other.peer:
+        return Verdict.IF_ONE_FILE_IS_BEHIND
     if same is not None:
         return Verdict.UNLESS_CONTENTS_DIFFER if same else Verdict.DIFFERENT
     same_target = bool(one.target) and (one.target, one.lun) == (other.target, other.lun)
@@ -175,7 +186,12 @@ def suspects(found: Sequence[Facts]) -> list[tuple[int, int]]:
         marks |= {file.fileid for file in facts.files}
         marks |= {file.handle for file in facts.files if file.handle}
         if facts.disk is not None:
-            marks |= {("disk", _sectors(facts.disk.size), facts.disk.named.serial), *facts.disk.named.worldwide}
+            size = _sectors(facts.disk.size)
+            marks |= {
+                ("disk", size, facts.disk.named.serial),
+                *facts.disk.named.worldwide,
+                ("peer", size, facts.disk.peer),
+            }
         if facts.local or (facts.disk is not None and facts.disk.here):
             marks.add(("here", _sectors(facts.size)))
         for mark in marks:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from mpconv.errors import MpconvError, UsageError
 from mpconv.extent import Extent, Kind
 from mpconv.transports.base import Transport
-from mpconv.transports.file_layers import is_used
-from mpconv.transports.identity import Facts, Verdict, holds, judge, suspects
+from mpconv.transports.file_layers import is_served_twice, is_used
+from mpconv.transports.identity import ALLOW, Facts, Verdict, holds, judge, suspects
 
 _SAMPLE = 4096
 _ANYWHERE, _IN_DATA = 512, 256
@@ -19,36 +19,41 @@ wherever one of the two tells its data's places, by the others.
 """
 _AT_A_TIME = 32
 _MAP_CALLS = 16
-ALLOW = "--allow-same-image"
 
 
-async def verdict_of(one: Transport, other: Transport, *, begun: bool = False) -> Verdict:
+async def verdict_of(one: Transport, other: Transport, *, begun: bool = False, harmless: bool = False) -> Verdict:
     """CERTAIN, PROBABLE or DIFFERENT. `begun`: that contents are the same is no evidence, since the one was copied to
-    the other, or since somebody knows better.
+    the other, or since somebody knows better. `harmless`: each byte would be written where it is read, so that contents
+    may be the same because it was done before; without, that alone is suspicious in two disks of one server.
     """
     facts, others = await asyncio.gather(one.known_by(), other.known_by())
-    return await _closely(one, other, begun=begun) if suspects([facts, others]) else Verdict.DIFFERENT
+    if not suspects([facts, others]):
+        return Verdict.DIFFERENT
+    return await _closely(one, other, begun=begun, harmless=harmless)
 
 
-async def _closely(one: Transport, other: Transport, *, begun: bool) -> Verdict:
+async def _closely(one: Transport, other: Transport, *, begun: bool, harmless: bool) -> Verdict:
     facts = await one.known_by()
     others = await other.known_by()
     found = judge(facts, others, await one.known_by())
     if found in (Verdict.CERTAIN, Verdict.PROBABLE, Verdict.DIFFERENT):
         return found
-    return Verdict.DIFFERENT if begun else await _by_contents(found, one.whole, other.whole, (facts, others))
-
-
-async def _by_contents(found: Verdict, one: Transport, other: Transport, both: tuple[Facts, Facts]) -> Verdict:
-    differ, data = await _compared(one, other)
-    if differ or (found is Verdict.IF_DATA_IS_THE_SAME and not data):
+    if begun or not await _may_be(found, facts, others, harmless=harmless):
         return Verdict.DIFFERENT
+    differ, data = await _compared(one.whole, other.whole)
+    needs_data = found is Verdict.IF_DATA_IS_THE_SAME or (found is Verdict.IF_ONE_FILE_IS_BEHIND and not harmless)
+    return Verdict.DIFFERENT if differ or (needs_data and not data) else Verdict.PROBABLE
+
+
+async def _may_be(found: Verdict, one: Facts, other: Facts, *, harmless: bool) -> bool:
+    """What else is known where the contents alone would be too little, or cost too much for nothing."""
     if found is Verdict.IF_SERVED_HERE:
-        for facts in both:
-            if facts.local and await asyncio.to_thread(is_used, facts.key):
-                return Verdict.PROBABLE
-        return Verdict.DIFFERENT
-    return Verdict.PROBABLE
+        key = one.key if one.local else other.key
+        return await asyncio.to_thread(is_used, key)
+    if found is Verdict.IF_ONE_FILE_IS_BEHIND and harmless:
+        disk = one.disk
+        return disk is not None and disk.here and await asyncio.to_thread(is_served_twice, disk.size)
+    return True
 
 
 async def _compared(one: Transport, other: Transport) -> tuple[bool, bool]:
@@ -115,14 +120,16 @@ def refusal(found: Verdict, source: str, target: str) -> UsageError | None:
     return None
 
 
-async def check_apart(sources: Sequence[Transport], target: Transport, *, allowed: bool, begun: bool = False) -> None:
+async def check_apart(
+    sources: Sequence[Transport], target: Transport, *, allowed: bool, begun: bool = False, harmless: bool = False
+) -> None:
     """UsageError when the target is one of the sources under another name, or the disk that one of them is a file on.
-    `allowed`: somebody knows that what is probable is not so. `begun`: as verdict_of's.
+    `allowed`: somebody knows that what is probable is not so. `begun`, `harmless`: as verdict_of's.
     """
     *found, its = await asyncio.gather(*(store.known_by() for store in (*sources, target)))
     for source, facts in zip(sources, found, strict=True):
         if suspects([facts, its]):
-            verdict = await _closely(source, target, begun=begun or allowed)
+            verdict = await _closely(source, target, begun=begun or allowed, harmless=harmless)
             error = refusal(verdict, source.name, target.name)
             if error is not None and not (allowed and verdict is Verdict.PROBABLE):
                 raise error

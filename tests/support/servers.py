@@ -196,8 +196,8 @@ class NfsServer(Server):
         for number, name in enumerate(self._inner, 10):
             (self.export / name).mkdir(exist_ok=True)
             settings = "Access_Type = RW; Squash = No_Root_Squash;"
-            pseudo = f"/inner{self.export / name}"
-            text += _EXTRA_EXPORT.format(number=number, path=self.export / name, pseudo=pseudo, settings=settings)
+            export = {"path": self.export / name, "pseudo": self.inner_pseudo(name)}
+            text += _EXTRA_EXPORT.format(number=number, settings=settings, **export)
         config.write_text(text)
         command = [binary("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"), "-F", "-f", str(config)]
         command += ["-L", str(self.directory / "ganesha.log"), "-p", str(self.directory / "ganesha.pid")]
@@ -218,6 +218,10 @@ class NfsServer(Server):
     def unfriendly_export(self, kind: str) -> Path:
         """The folder behind the export of that kind."""
         return self.directory.resolve() / kind
+
+    def inner_pseudo(self, name: str) -> Path:
+        """What NFSv4 calls the inner export, which it knows as a folder of the outer one too."""
+        return Path("/inner") / name
 
     def url(self, name: str, export: Path | None = None) -> str:
         """For mpconv: needs no rpcbind. `export`: another one than the usual."""
@@ -299,6 +303,10 @@ class IscsiServer(Server):
         self._admin("--op", "bind", "--mode", "target", "--tid", tid, "-I", "ALL")
         self._luns[iqn] = 0
         return iqn
+
+    def has_target(self, iqn: str) -> bool:
+        """Whether it was added."""
+        return iqn in self._targets
 
     def add_lun(
         self, iqn: str, backing: Path, *, block_size: int = 512, thin: bool = True, readonly: bool = False
