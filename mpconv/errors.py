@@ -48,11 +48,14 @@ def _rebuild(kind: type[MpconvError], why: str, operation: str, image: str, offs
     return kind(why, operation=operation, image=image, offset=offset)
 
 
+_TOLD: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+
+
 class Interrupted(MpconvError):
-    """Ctrl-C or SIGTERM: the signal's number, and the exit code that shells give for it."""
+    """Ctrl-C, SIGTERM or SIGHUP: the signal's number, and the exit code that shells give for it."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        super().__init__(_TOLD[number])
         self.number = number
         self.exit_code = 128 + number
 
@@ -98,6 +101,10 @@ class Busy(Retryable):
     """The server asks for patience: the same request may be tried again on the same connection."""
 
 
+class Restarted(Retryable):
+    """The server has begun anew, and may have lost what was written and not made durable."""
+
+
 class StatusWithdrawn(Retryable):
     """What block status said before was wrong: everything must be read."""
 
@@ -112,6 +119,10 @@ class ImageError(Fatal):
 
 class Unreachable(Fatal):
     """Nobody answers there at present."""
+
+
+class Crowded(Unreachable):
+    """It answers, and has no room for another connection at present."""
 
 
 class Absent(Fatal):

@@ -20,6 +20,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     `direct`: past the page cache, where there is one. `shared`: whoever else has it open, QEMU's locks are not asked.
     `format`: raw or qcow2, None when nobody said: then its first bytes tell. `snapshot`: the internal one that is
     meant, by id or name. `backing`, `data_file`: the files that the image is made of besides, once that is found out.
+
+    `beneath`: the directory in which alone it may be opened, whatever links there are. `marks`: by what the store is
+    known that somebody opened here before; who opens it again must find the same, as far as it finds anything of it.
     """
 
     url: str
@@ -31,10 +34,18 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: str | None = None
     backing: Place | None = None
     data_file: Place | None = None
+    beneath: str | None = None
+    marks: dict[str, str] = {}
 
-    def resolved(self, fmt: str, *, backing: Place | None = None, data_file: Place | None = None) -> Place:
+    def resolved(
+        self, fmt: str, marks: dict[str, str], *, backing: Place | None = None, data_file: Place | None = None
+    ) -> Place:
         """The same place with what was found out."""
-        return msgspec.structs.replace(self, format=fmt, backing=backing, data_file=data_file)
+        return msgspec.structs.replace(self, format=fmt, marks=marks, backing=backing, data_file=data_file)
+
+    def marked(self, marks: dict[str, str]) -> Place:
+        """The same place, of which it is known now what lies there."""
+        return msgspec.structs.replace(self, marks=marks)
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import mpconv
 
 ROOT = Path(mpconv.__file__).parent
 
-BOTTOM = {"extent", "job", "errors", "units", "digest"}
+BOTTOM = {"extent", "job", "errors", "units", "digest", "names"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": BOTTOM
     | {"api", "blocking", "cache", "doctor", "fanout", "formats", "inspection", "jobs", "many", "options", "ui"},
@@ -20,23 +20,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": BOTTOM,
     "units": BOTTOM,
     "digest": BOTTOM,
+    "names": BOTTOM,
     "core": BOTTOM,
     "protocol": BOTTOM,
     "transports": BOTTOM,
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
     "journal": BOTTOM | {"core"},
-    "workers": BOTTOM | {"protocol", "transports", "formats"},
+    "workers": BOTTOM | {"interruption", "protocol", "transports", "formats"},
     "cache": set(),
     "tuning": BOTTOM,
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
-    "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
+    "lineage": BOTTOM | {"formats", "transports"},
+    "qcow2_target": BOTTOM | {"formats", "lineage", "transports", "options", "target"},
     "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "leftovers": set(),
     "outages": BOTTOM,
     "guests": BOTTOM,
+    "room": BOTTOM | {"core", "crew", "guests", "observer", "protocol", "transports"},
     "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
@@ -44,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
-    | {"placing", "reception", "staff", "walk"},
+    | {"placing", "reception", "room", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},
@@ -66,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inspection",
         "interruption",
         "jobs",
+        "leftovers",
         "journal",
         "observer",
         "options",
@@ -77,6 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"transports", "ui", "watch", "workers", ""},
     "fanout": BOTTOM
     | {
+        "formats",
         "guests",
         "interruption",
         "jobs",
@@ -104,6 +110,7 @@ MUST_NOT: dict[str, set[str]] = {
     "errors": SHELL | {"click"},
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
+    "names": SHELL | {"click"},
     "crew": SHELL | {"click"},
     "outages": SHELL | {"click"},
     "guests": SHELL | {"click"},

@@ -18,6 +18,7 @@ from mpconv.cli.copy_options import (
     quiet_option,
     rate_option,
     salvage_option,
+    same_image_option,
     snapshot_option,
     sparse_option,
     target_cache_option,
@@ -58,6 +59,7 @@ from mpconv.errors import UsageError
 @click.option("-C", "--copy-range-offloading", is_flag=True, help="Have data copied where it lies, where that can be.")
 @salvage_option
 @click.option("-U", "--force-share", is_flag=True, help="The sources may be in use: by a running guest, say.")
+@same_image_option
 @click.option("--image-opts", is_flag=True, help="SOURCEs are driver options: driver=raw,file.filename=X")
 @click.option("--target-image-opts", is_flag=True, help="TARGET is driver options; needs -n.")
 @retry_option

@@ -12,7 +12,7 @@ from mpconv.cli.cluster import placement_of
 from mpconv.cli.image_command import WithProgressKind, is_json
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.watching import watch_of, watch_options
-from mpconv.errors import Interrupted, UsageError
+from mpconv.errors import Interrupted, UsageError, one_line
 
 if TYPE_CHECKING:
     from mpconv.fanout.spec import Fanout
@@ -54,7 +54,7 @@ def fanout(names: tuple[str, ...], **options: Any) -> int:
     plan, problems = resolved(text_of(names[0]), options["journal"], listening, **limits)
     if problems:
         for problem in problems:
-            print(f"mpconv: {names[0]}: {problem}", file=sys.stderr)
+            print(f"mpconv: {one_line(f'{names[0]}: {problem}')}", file=sys.stderr)
         return _NONE
     if options["check"]:
         from mpconv.cli.fanout_check import check  # noqa: PLC0415  (few need it)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from mpconv.cli.params import Duration
-from mpconv.errors import Fatal, UsageError
+from mpconv.errors import Fatal, UsageError, one_line
 from mpconv.job import RETRY_SECONDS, Trust
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -121,12 +121,15 @@ def is_json(output: str) -> bool:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Print lines. A name that is no UTF-8 comes out as it went in; a reader who leaves is no error."""
-    if sys.stdout is None:  # closed by who started us
-        return
+    """Print lines. A name that is no UTF-8 comes out as it went in, without control characters."""
+    show_text("".join(f"{one_line(line)}\n" for line in lines))
+
+
+def show_text(text: str) -> None:
+    """Print what consists of lines already. A reader who leaves is no error."""
     try:
         with open(sys.stdout.fileno(), "wb", closefd=False) as out:
-            out.writelines(os.fsencode(f"{line}\n") for line in lines)
+            out.write(os.fsencode(text))
     except BrokenPipeError:
         return
     except OSError as error:
@@ -135,4 +138,4 @@ def show(lines: Iterable[str]) -> None:
 
 def warn(text: str) -> None:
     """A line for people."""
-    print(f"mpconv: warning: {text}", file=sys.stderr)
+    print(f"mpconv: warning: {one_line(text)}", file=sys.stderr)

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mpconv import leftovers
 from mpconv.cli.image_command import show
-from mpconv.errors import Deserted
+from mpconv.errors import Deserted, one_line
 from mpconv.interruption import interruptible
 from mpconv.jobs.heard import Heard
 from mpconv.ui.progress import Display, make_display
@@ -153,12 +154,12 @@ class Report(Heard):
 
     def said(self, text: str) -> None:
         if self._verbose:
-            print(f"mpconv: {text}", file=sys.stderr)
+            print(f"mpconv: {one_line(text)}", file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """A line for people. As in qemu-img, -q does not silence it. A broken stderr does not end the job."""
         with contextlib.suppress(OSError, ValueError):
-            print(f"mpconv: warning: {text}", file=sys.stderr)
+            print(f"mpconv: warning: {one_line(text)}", file=sys.stderr)
 
 
 def _share(some: int, of_all: int) -> str:
@@ -179,11 +180,13 @@ def run(
     placement: Placement | None = None,
     watch: Watch | None = None,
 ) -> _Result:
-    """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT and SIGTERM
-    end it with Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
+    """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT, SIGTERM and
+    SIGHUP end it with Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
+
+    leftovers.remove()
 
     async def watched() -> _Result:
         for number in filter(None, (signal.SIGUSR1, getattr(signal, "SIGINFO", None))):

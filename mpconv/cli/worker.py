@@ -13,7 +13,7 @@ import click
 from mpconv.cli.image_command import ImageCommand
 from mpconv.cli.keys import key_file_option, keys_of
 from mpconv.cli.params import Duration
-from mpconv.errors import UsageError
+from mpconv.errors import UsageError, one_line
 from mpconv.protocol.keys import check_endpoint
 
 _MOST_WORKERS = 8
@@ -34,7 +34,7 @@ _WAIT = 300.0
 def worker(names: tuple[str, ...], **options: Any) -> int:
     """Take part in the copy of a coordinator on another host, until it is over.
 
-    On SIGTERM or SIGINT what is being written ends first, and is flushed; the second time it ends at once.
+    On SIGTERM, SIGHUP or SIGINT what is being written ends first, and is flushed; the second time it ends at once.
     """
     if names:
         raise UsageError(f"unexpected argument '{names[0]}'")
@@ -51,14 +51,14 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415 - --help does without
 
     preload = ["mpconv.workers.remote", "mpconv.transports.nfs", "mpconv.transports.iscsi"]
-    local = click.get_current_context().with_resource(LocalWorkers(preload, patient=True))
+    local = click.get_current_context().with_resource(LocalWorkers(preload))
 
     from mpconv.workers.launch.host import Host  # noqa: PLC0415
 
     def tell(text: str) -> None:
         if not options["quiet"]:
             with contextlib.suppress(OSError):  # whoever read it may be gone
-                print(f"mpconv: {text}", file=sys.stderr, flush=True)
+                print(f"mpconv: {one_line(text)}", file=sys.stderr, flush=True)
 
     async def serve() -> None:
         count = options["workers"] or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))

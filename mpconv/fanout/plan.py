@@ -77,6 +77,7 @@ class JobTable(Struct, frozen=True, kw_only=True):
     copy_range_offloading: Switch = UNSET
     salvage: Switch = UNSET
     force_share: Switch = UNSET
+    allow_same_image: Switch = UNSET
     compress: Switch = UNSET
     compression_level: Number = UNSET
     backing: Text = UNSET

@@ -32,13 +32,18 @@ _FEWEST_ZEROS = 64
 """Regions of zeros that a sample has where there is hardly any data."""
 
 
-async def check_readable(place: Place, options: Options) -> None:
-    """UsageError, or another, when the target could not be read back: better now than when all is written."""
+async def check_readable(place: Place, options: Options) -> Place:
+    """UsageError, or another, when the target could not be read back: better now than when all is written. The place,
+    with what lies there.
+    """
     if place.url.startswith("null:"):
         raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back: leave out --verify")
     if not options.create:
         where = msgspec.structs.replace(place, format=None if options.probe_target else options.target_format)
-        await (await open_source([where], How(trust=_trust(place, options)))).close()
+        image = await open_source([where], How(trust=_trust(place, options)))
+        await image.close()
+        return place.marked(image.stores[0].marks)
+    return place
 
 
 def _trust(place: Place, options: Options) -> Trust:
@@ -52,7 +57,7 @@ async def prove(
 ) -> None:
     """Everything is written: now what was asked for to believe it. `sums`: of the `size` bytes that were read."""
     if options.verify is not None:
-        where = msgspec.structs.replace(place, format="raw" if target.writer is None else "qcow2")
+        where = place.resolved("raw" if target.writer is None else "qcow2", target.store.marks)
         await verify(where, size, sums, options.verify, options, local, observer)
     if options.digest:
         observer.digest(text(size, sums.total), transports.redacted(place.url))

@@ -84,6 +84,7 @@ class RemoteWorker(Worker):
         """Until hello is answered. Each try has a name of its own: one that is not answered may be known there."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         until = loop.time() + _PATIENCE
         while not self._over.is_set():
             self._link = Link(context, zmq.DEALER, self._receive)

@@ -13,7 +13,7 @@ from mpconv.doctor.speed import Places
 from mpconv.doctor.texts import lines, summary
 from mpconv.errors import Absent, Denied, Unreachable
 from mpconv.extent import Extent, Kind
-from mpconv.transports.nfs_session import parse
+from mpconv.transports.nfs_url import parse
 
 MiB = 1 << 20
 

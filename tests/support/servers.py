@@ -131,7 +131,7 @@ EXPORT {{ Export_Id = 1; Path = "{path}"; Pseudo = "{path}"; Access_Type = RW; S
   SecType = sys; Protocols = {protocols}; Transports = TCP; FSAL {{ Name = VFS; }} }}
 """
 _EXTRA_EXPORT = """
-EXPORT {{ Export_Id = {number}; Path = "{path}"; Pseudo = "{path}"; {settings}
+EXPORT {{ Export_Id = {number}; Path = "{path}"; Pseudo = "{pseudo}"; {settings}
   SecType = sys; Protocols = 3,4; Transports = TCP; FSAL {{ Name = VFS; }} }}
 """
 _UNFRIENDLY = {
@@ -146,6 +146,7 @@ class NfsServer(Server):
 
     `unfriendly`: it also exports `unfriendly_export(kind)`, for kind "readonly", "squashed" (root is nobody there) and
     "privileged" (only ports below 1024 are served). `protocols` and `minor_versions`: all it offers, in its own words.
+    `inner`: folders of the export that are exports themselves.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class NfsServer(Server):
         address: str = LOOPBACK,
         protocols: str = "3,4",
         minor_versions: str = "0,1,2",
+        inner: tuple[str, ...] = (),
     ) -> None:
         super().__init__(directory, daemon=daemon)
         self.address = address
@@ -165,6 +167,7 @@ class NfsServer(Server):
         self.export = (export or directory / "export").resolve()
         self.export.mkdir(parents=True, exist_ok=True)
         self._unfriendly = unfriendly
+        self._inner = inner
         self.rpcbind: RpcBind | None = None
         self.port, self.mount_port = free_port(), free_port()
 
@@ -189,7 +192,12 @@ class NfsServer(Server):
         for number, (kind, settings) in enumerate(_UNFRIENDLY.items() if self._unfriendly else (), 2):
             path = self.unfriendly_export(kind)
             path.mkdir(parents=True, exist_ok=True)
-            text += _EXTRA_EXPORT.format(number=number, path=path, settings=settings)
+            text += _EXTRA_EXPORT.format(number=number, path=path, pseudo=path, settings=settings)
+        for number, name in enumerate(self._inner, 10):
+            (self.export / name).mkdir(exist_ok=True)
+            settings = "Access_Type = RW; Squash = No_Root_Squash;"
+            pseudo = f"/inner{self.export / name}"
+            text += _EXTRA_EXPORT.format(number=number, path=self.export / name, pseudo=pseudo, settings=settings)
         config.write_text(text)
         command = [binary("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"), "-F", "-f", str(config)]
         command += ["-L", str(self.directory / "ganesha.log"), "-p", str(self.directory / "ganesha.pid")]

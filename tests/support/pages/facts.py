@@ -39,7 +39,7 @@ class Facts(msgspec.Struct, frozen=True):
         return self.paragraphs[0].partition(". ")[0].rstrip(".")
 
 
-_INTERRUPTED = [("130, 143", "it was ended by Ctrl-C (SIGINT) or by SIGTERM; it says what is incomplete now")]
+_INTERRUPTED = [("129, 130, 143", "it was ended by SIGHUP, Ctrl-C (SIGINT) or SIGTERM; it says what is incomplete now")]
 _FAILED = "an error, or a mistake on the command line: one line on stderr says what, where, and why"
 _USUAL = [("0", "it is done"), ("1", _FAILED)]
 _READ = [("0", "all that was asked for was told"), ("1", _FAILED)]
