@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -130,7 +131,9 @@ def _measure(verdict: Verdict, folder: Path, words: list[str]) -> None:
         if pid:
             break
         if time.monotonic() - began > _HUNG:
-            os.killpg(child, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has no group of its own yet
+                os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             verdict.wrong = "hung"
             return
