@@ -56,10 +56,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM
-    | {"doctor", "formats", "inspection", "interruption", "jobs", "options", "protocol", "soundness", "transports"}
+    | {
+        "doctor",
+        "formats",
+        "inspection",
+        "interruption",
+        "jobs",
+        "journal",
+        "options",
+        "protocol",
+        "soundness",
+        "transports",
+    }
     | {"ui", "workers"},
     "soundness": BOTTOM | {"cache", "formats", "options"},
-    "many": BOTTOM | {"api", "cli", "fanout", "interruption", "observer", "protocol", "workers"},
+    "many": BOTTOM | {"api", "cli", "fanout", "interruption", "journal", "observer", "protocol", "workers"},
     "blocking": {"api", "many"},
     "cli": BOTTOM
     | {

@@ -22,6 +22,7 @@ from mpconv.cli.copy_options import (
     snapshot_option,
     sparse_option,
     target_cache_option,
+    trust_journal_option,
     verbose_option,
     verify_option,
     workers_option,
@@ -80,6 +81,7 @@ from mpconv.errors import UsageError
 @verify_option("the target")
 @trust_options
 @journal_option
+@trust_journal_option
 @watch_options
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: refused so far.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
@@ -127,7 +129,15 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     chosen = options_of(options, to_place, made, unusable, target, listening)
     source, into = (", ".join(transports.redacted(place.url) for place in some) for some in (from_places, [to_place]))
     observer = watched(watch, report, into, source=source, target=into)
-    copy = copying.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=observer)
+    copy = copying.convert(
+        from_places,
+        to_place,
+        chosen,
+        journal=options["journal"],
+        trust_journal=options["trust_journal"],
+        local=local,
+        observer=observer,
+    )
     with report:
         run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
     return 0

@@ -58,6 +58,9 @@ digest_option = click.option(
 journal_option = click.option(
     "--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on."
 )
+trust_journal_option = click.option(
+    "--trust-journal", is_flag=True, help="Believe a journal although others own it or may write to it."
+)
 
 
 def rate_option(whose: str) -> Callable[[_Decorated], _Decorated]:

@@ -23,6 +23,7 @@ from mpconv.cli.copy_options import (
     snapshot_option,
     sparse_option,
     target_cache_option,
+    trust_journal_option,
     verbose_option,
     verify_option,
     workers_option,
@@ -81,6 +82,7 @@ _NONE = 1
 @click.option("--output", default="human", metavar="human|json", help="What became of each target, for programs.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
 @journal_option
+@trust_journal_option
 @watch_options
 @click.argument("names", nargs=-1, metavar="SOURCE [TARGET...]")
 def deploy(names: tuple[str, ...], **options: Any) -> int:
@@ -181,7 +183,14 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     name, into = transports.redacted(source.url), ", ".join(outcome.name for outcome in deployment.outcomes)
     observer = watched(watch, report, name, source=name, target=into, targets=len(targets))
     copy = copying.deploy(
-        source, targets, chosen, journal=options["journal"], local=local, observer=observer, deployment=deployment
+        source,
+        targets,
+        chosen,
+        journal=options["journal"],
+        trust_journal=options["trust_journal"],
+        local=local,
+        observer=observer,
+        deployment=deployment,
     )
     ended: MpconvError | None = None
     try:

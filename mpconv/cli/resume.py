@@ -9,12 +9,13 @@ import click
 from msgspec.structs import replace
 
 from mpconv.cli.cluster import placement_of
-from mpconv.cli.copy_options import same_image_option
+from mpconv.cli.copy_options import same_image_option, trust_journal_option
 from mpconv.cli.image_command import WithProgressKind, show
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Duration, Requests, Size, last_of
 from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import MpconvError, UsageError
+from mpconv.journal import ownership
 
 if TYPE_CHECKING:
     from mpconv.jobs.course import Course
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--retry-for", type=Duration(), metavar="TIME", help="The same.")
 @same_image_option
+@trust_journal_option
 @watch_options
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
@@ -50,12 +52,18 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         raise UsageError("Expecting one journal: mpconv resume FILE")
     [path] = names
     listening = listening_of(options)
+    trusted = options["trust_journal"]
     if os.path.isdir(path):
+        if not trusted:
+            ownership.check_directory(path)
         return _fanout(path, options, listening)
     placement = placement_of(options, listening)
 
     if options["jobs"] is not None or options["as_json"]:
         raise UsageError("--jobs and --json are for the journal of a fan-out")
+
+    if not trusted:
+        ownership.check(path)
 
     from mpconv.jobs import course as courses  # noqa: PLC0415 - --help does without
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
@@ -87,7 +95,9 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     try:
         with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
             observer = watched(watch, report, name, source=begun.source, target=begun.target, targets=targets)
-            copy = copying.resume(path, effort, local=local, observer=observer, deployment=deployment)
+            copy = copying.resume(
+                path, effort, trust_journal=trusted, local=local, observer=observer, deployment=deployment
+            )
             resumed = run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
         if resumed.was_finished and not options["quiet"] and options["progress_kind"] != "json":
             show([f"The copy that the journal '{path}' tells of is finished."])

@@ -79,6 +79,7 @@ class Journal:
         with told(path, "opening"):
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                os.fchmod(fd, 0o600)  # whatever the umask takes away; what SQLite makes beside it gets the same
             except FileExistsError:
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         journal = cls._taken(path, fd, fresh=os.fstat(fd).st_size == 0)

@@ -106,7 +106,7 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
             "from an NFS server to a LUN, as fast as it goes",
         ),
         (
-            "mpconv convert -p -c -W -O qcow2 iscsi://10.0.0.5/iqn.2020-01.org.example:disk/1 backup.qcow2",
+            "mpconv convert -f raw -p -c -W -O qcow2 iscsi://10.0.0.5/iqn.2020-01.org.example:disk/1 backup.qcow2",
             "a compressed backup of a LUN",
         ),
         (
@@ -125,7 +125,7 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
     ],
     "compare": [
         (
-            "mpconv compare nfs://10.0.0.9/export/backup.raw iscsi://10.0.0.5/iqn.2020-01.org.example:disk/1",
+            "mpconv compare -f raw -F raw nfs://10.0.0.9/export/backup.raw iscsi://10.0.0.5/iqn.2020-01.org.example:disk/1",
             "whether a backup is equal to its LUN",
         ),
     ],
