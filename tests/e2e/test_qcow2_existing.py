@@ -176,6 +176,24 @@ def test_damage_is_refused_before_anything_is_written(tmp_path: Path, name: str)
     refused(noise(tmp_path / "s.raw", CLUSTER), target, words)
 
 
+def test_a_refcount_block_that_is_cut_off_is_refused_before_anything_is_written(tmp_path: Path):
+    """What is lost of it are zeros, so no check minds."""
+    target = made(tmp_path / "t.qcow2", 4 * CLUSTER)
+
+    def move(image: bytearray) -> None:
+        """The block to the end of the file."""
+        _, _, block = tables(image)
+        del image[4 * CLUSTER :]
+        image += bytes(4 * CLUSTER - len(image)) + image[block : block + 512]
+        put(image, 4 * CLUSTER + 2 * (block // CLUSTER), 0, "H")
+        put(image, 4 * CLUSTER + 2 * 4, 1, "H")
+        put(image, word(image, 48), 4 * CLUSTER)
+
+    patched(target, move)
+    sound(target)
+    refused(noise(tmp_path / "s.raw", CLUSTER), target, "refcount block at byte 262144 is not in the file")
+
+
 @pytest.mark.parametrize(
     "options",
     [(), ("compat=0.10",), ("cluster_size=512", "refcount_bits=64"), ("extended_l2=on",), ("refcount_bits=4",)],

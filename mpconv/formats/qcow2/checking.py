@@ -124,11 +124,12 @@ class _Checking:
         stored, per_block = self._accounts.stored, self._accounts.per_block
         blocks: list[tuple[int, int]] = []
         most = max(1, min(_MOST_AT_ONCE, _AT_ONCE >> self._header.cluster_bits))
-        for index in range(min(len(table), -(-stored.clusters // per_block))):
+        # By their places, so that the store is asked once for each of its holes.
+        for index in sorted(range(min(len(table), -(-stored.clusters // per_block))), key=table.__getitem__):
             offset = table[index] & ~REFCOUNT_RESERVED
             if offset % self._header.cluster_size or offset + self._header.cluster_size > _LARGEST_OFFSET:
                 self._accounts.unreadable_block(index)
-            elif 0 < offset < self._store.size:
+            elif 0 < offset < self._store.size and not await self._is_hole(offset):
                 blocks.append((index, offset))
                 if len(blocks) == most:
                     await self._load(blocks)

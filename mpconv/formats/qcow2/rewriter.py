@@ -44,6 +44,9 @@ async def load(store: Transport, metadata: Metadata, size: int, *, reads_as_zero
     table = entries.table(await read(store, found.refcount_table_offset, found.refcount_table_clusters * cluster))
     while table and not table[-1]:
         table.pop()
+    for entry in table:
+        if entry:
+            _check(store, "refcount block", entry & refcounts.PLACE, cluster)
     tables: dict[int, array[int]] = {}
     per_table = found.l2_entries * cluster
     for number in range(-(-size // per_table)):
