@@ -18,7 +18,7 @@ from mpconv.extent import Extent, Kind
 from mpconv.inspection.info import info
 from mpconv.job import Place
 from mpconv.options import Options
-from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.base import Access, Transport
 from mpconv.transports.identity import Verdict, suspects
 from mpconv.transports.sameness import verdict_of
 from mpconv.tuning import workers_for
