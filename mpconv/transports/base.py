@@ -283,6 +283,6 @@ def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
     return error
 
 
-def cannot_create(name: str, why: str, path: str | None = None) -> Fatal:
+def cannot_create(name: str, why: str, path: str | None = None, kind: type[Fatal] = Fatal) -> Fatal:
     """qemu-img's words for a store that cannot be made. `path`: as the file system knows it."""
-    return Fatal(f"{name}: error while converting raw: Could not create '{name if path is None else path}': {why}")
+    return kind(f"{name}: error while converting raw: Could not create '{name if path is None else path}': {why}")
