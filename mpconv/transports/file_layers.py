@@ -15,7 +15,6 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from mpconv.transports import iscsi_identity
 from mpconv.transports.identity import END, Disk, Facts, File, Key, Part
 from mpconv.units import SECTOR
 
@@ -186,6 +185,8 @@ def _files(number: int) -> Iterator[File]:
 
 def _disk(number: int, size: int) -> Disk:
     """What a disk calls itself, as a LUN does: it may be one, logged in to by the kernel."""
+    from mpconv.transports import iscsi_identity  # noqa: PLC0415  (files are opened sooner without)
+
     device = _where(number) / "device"
     named = iscsi_identity.parse(_bytes(device / "vpd_pg83"), _bytes(device / "vpd_pg80"))
     told = {_text(directory / "wwid") for directory in (device, _where(number))}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from mpconv.transports.identity import Disk, Facts, File, Part, Verdict, holds, judge, suspects
-from mpconv.transports.iscsi_identity import Designators
+from mpconv.transports.identity import Designators, Disk, Facts, File, Part, Verdict, holds, judge, suspects
 
 FILE = File(fileid=7, size=4096, modified=10, changed=11, handle="ab")
 NAA = Designators(frozenset({"naa.6001405a"}), told=("3:6001405a",))
