@@ -148,8 +148,10 @@ def _below(number: int, part: Part, depth: int = 0) -> Iterator[Part]:
 
 
 def _of_disk(where: Path, part: Part) -> list[Part]:
+    if not (where / "partition").exists():
+        return []
     disk = _device(where.resolve().parent)
-    if disk is None or not (where / "partition").exists():
+    if disk is None:
         return []
     start, length = (_number(where / name) * SECTOR for name in ("start", "size"))
     return [Part(("device", disk), start + part.start, start + min(part.end, length), part.whole)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 from msgspec import Struct
 
@@ -212,12 +212,17 @@ def _sectors(size: int) -> int:
 
 
 def suspects(found: Sequence[Facts]) -> list[tuple[int, int]]:
-    """Pairs, by their places, that have anything in common: all others are different. For many, of which few have."""
+    """Pairs, by their places, that have anything in common: all others are different. For many, of which few have: the
+    files of one disk have nothing in common by that.
+    """
     groups: dict[object, list[int]] = {}
+    sides: dict[object, tuple[list[int], list[int]]] = {}
     for number, facts in enumerate(found):
-        marks: set[object] = {part.key for part in (*facts.lies_in, *facts.holders)}
-        marks |= {file.fileid for file in facts.files}
-        marks |= {file.handle for file in facts.files if file.handle}
+        lies_in: set[object] = {part.key for part in facts.lies_in}
+        marks = lies_in | {file.fileid for file in facts.files} | {file.handle for file in facts.files if file.handle}
+        file_on: set[object] = {part.key for part in facts.holders}
+        if facts.local:
+            file_on.add(("served here", _sectors(facts.size)))
         if facts.disk is not None:
             size = _sectors(facts.disk.size)
             marks |= {
@@ -225,8 +230,14 @@ def suspects(found: Sequence[Facts]) -> list[tuple[int, int]]:
                 *facts.disk.named.worldwide,
                 ("peer", size, facts.disk.peer),
             }
-        if facts.local or (facts.disk is not None and facts.disk.here):
-            marks.add(("here", _sectors(facts.size)))
+            if facts.disk.here:
+                lies_in.add(("served here", size))
         for mark in marks:
             groups.setdefault(mark, []).append(number)
-    return sorted({pair for group in groups.values() for pair in combinations(group, 2)})
+        for side, its in enumerate((file_on, lies_in)):
+            for mark in its:
+                sides.setdefault(mark, ([], []))[side].append(number)
+    pairs = {pair for group in groups.values() for pair in combinations(group, 2)}
+    for files, disks in sides.values():
+        pairs |= {(min(pair), max(pair)) for pair in product(files, disks) if pair[0] != pair[1]}
+    return sorted(pairs)
