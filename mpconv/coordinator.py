@@ -9,7 +9,6 @@ import asyncio
 import copy
 import math
 import os
-import secrets
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -143,7 +142,7 @@ class Coordinator(Staff, Reception, Room):
         self._outcome: asyncio.Future[None] = loop.create_future()
         limits.need(_DESCRIPTORS * (1 if self._listening is None else 2) + self._most)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._endpoint = endpoint = f"ipc://@mpconv-{secrets.token_hex(16)}"
+        self._endpoint = endpoint = f"ipc://@mpconv-{os.urandom(16).hex()}"
         self._link = Link(context, zmq.ROUTER, self._receive)
         self._link.socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())  # nobody else is let in
         self._link.socket.bind(endpoint)

@@ -22,10 +22,9 @@ from mpconv.extent import Extent, Kind
 from mpconv.transports import iscsi_identity, iscsi_resets, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
-from mpconv.transports.identity import Disk, Facts
+from mpconv.transports.identity import Designators, Disk, Facts
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
-from mpconv.transports.iscsi_identity import Designators
 from mpconv.transports.iscsi_login import Address, Session, login, parse
 from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
 from mpconv.units import MiB, align_down, align_up
