@@ -8,6 +8,17 @@ _PLANES = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0x
 _NONCHARACTER = re.compile(f"[\ufdd0-\ufdef{_PLANES}]")
 
 
+def unusable(name: str) -> str | None:
+    """Why nothing can have that name; None: it is one."""
+    if "\0" in name:
+        return "a name cannot have a NUL character in it"
+    try:
+        name.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        return f"a name cannot have U+{ord(name[error.start]):04X} in it, which is half a character"
+    return None
+
+
 def readable(text: str) -> str:
     """As QEMU shows such a name in JSON: bytes that are no UTF-8 become U+FFFD, and what Unicode keeps for nothing."""
     if text.isascii():
