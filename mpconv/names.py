@@ -8,6 +8,10 @@ _PLANES = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0x
 _NONCHARACTER = re.compile(f"[\ufdd0-\ufdef{_PLANES}]")
 
 
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Surrogates that stand for no byte."""
+
+
 def unusable(name: str) -> str | None:
     """Why nothing can have that name; None: it is one."""
     if "\0" in name:
@@ -23,7 +27,9 @@ def readable(text: str) -> str:
     """As QEMU shows such a name in JSON: bytes that are no UTF-8 become U+FFFD, and what Unicode keeps for nothing."""
     if text.isascii():
         return text
-    return _NONCHARACTER.sub("\ufffd", text.encode(errors="surrogateescape").decode(errors="replace"))
+    return _NONCHARACTER.sub(
+        "\ufffd", _HALF.sub("\ufffd", text).encode(errors="surrogateescape").decode(errors="replace")
+    )
 
 
 def readable_values(value: object) -> object:
