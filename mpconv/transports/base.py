@@ -260,10 +260,10 @@ LOCAL_MARKS = frozenset(("its device", "its number"))
 
 
 def unlike(then: dict[str, str], now: dict[str, str]) -> str | None:
-    """What tells that it is not the same store, by the marks of both."""
-    for what in then.keys() & now.keys():
-        if then[what] != now[what]:
-            return f"{what} is {now[what]}, and was {then[what]}"
+    """What tells that it is not the same store: the first mark that both have and that differs."""
+    for what, was in then.items():
+        if now.get(what, was) != was:
+            return f"{what} is {now[what]}, and was {was}"
     return None
 
 
