@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSpace, NoSuchImage, Retryable
+from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSpace, NoSuchImage, Retryable, UsageError
 from mpconv.extent import Extent, Kind
 from mpconv.transports import file_facts, file_layers, file_locks
 from mpconv.transports.base import (
@@ -58,6 +58,8 @@ _KINDS_OF_OPENING: dict[int, type[Fatal]] = {
     errno.EACCES: Denied,
     errno.EPERM: Denied,
 }
+_NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""No file can be made under that name."""
 _KINDS: dict[int, type[MpconvError]] = {**_KINDS_OF_OPENING, errno.EINTR: Retryable, errno.EAGAIN: Retryable}
 
 _LOCKS = {
@@ -308,7 +310,7 @@ def _explained(error: OSError, url: str, create_size: int | None) -> Fatal:
     why = str(error.strerror) if isinstance(error, Outside) else os.strerror(error.errno or 0)
     kind = _KINDS_OF_OPENING.get(error.errno or 0, Fatal)
     if create_size is not None:
-        return cannot_create(url, why, path_of(url), kind)
+        return cannot_create(url, why, path_of(url), UsageError if error.errno in _NO_PLACE else kind)
     return cannot_open(url, why, NoSuchImage if error.errno == errno.ENOENT else kind)
 
 
@@ -319,7 +321,7 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
         if not stat.S_ISDIR(mode):
             raise cannot_open(url, _NOT_A_STORE)
         if create_size is not None:
-            raise cannot_create(url, os.strerror(errno.EISDIR), path)
+            raise cannot_create(url, os.strerror(errno.EISDIR), path, UsageError)
         if access is Access.WRITE:
             raise cannot_open(url, os.strerror(errno.EISDIR))
         if opening.direct:
