@@ -25,7 +25,7 @@ from mpconv.job import Place
 from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, plan
 from mpconv.observer import Observer
 from mpconv.options import Options
-from mpconv.sharing import anywhere
+from mpconv.sharing import anywhere, for_workers
 from mpconv.target import Left, Target, check_other, open_raw, too_small
 from mpconv.transports.base import Access
 from mpconv.transports.retrying import Retry, Sparingly, Tell
@@ -229,7 +229,7 @@ async def copy(
     outcomes = deployment.outcomes
     job = msgspec.structs.replace(
         job,
-        targets=[outcome.place for outcome in outcomes],
+        targets=[for_workers(outcome.place, options.listening) for outcome in outcomes],
         reads_zeros=[n in targets and targets[n].zero_initialised for n in range(len(outcomes))],
         dropped=[n for n in range(len(outcomes)) if n not in targets],
     )

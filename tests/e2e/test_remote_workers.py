@@ -330,6 +330,25 @@ def test_files_of_one_host_are_refused_unless_they_are_shared(tmp_path, keys):
     assert identical(source, target)
 
 
+@pytest.mark.parametrize("command", ["convert", "deploy"])
+def test_workers_are_told_names_that_do_not_depend_on_where_they_stand(tmp_path, keys, command):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "b.raw").write_bytes(b"\xa5" * 3 * MiB)
+    (here / "a.raw").write_bytes(os.urandom(3 * MiB))
+    (there / "a.raw").write_bytes(os.urandom(3 * MiB))
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    at = [sys.executable, "-m", "mpconv", "worker", "--connect", endpoint, "--key-file", str(keys), "--workers", "1"]
+    worker = subprocess.Popen(at, cwd=there, stderr=subprocess.PIPE)
+    listening = ["--listen", endpoint, "--key-file", keys, "--shared-files", "--workers", "0"]
+    done = mpconv(command, *listening, "-f", "raw", "-n", "a.raw", "b.raw", cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ended(worker) == 0
+    assert identical(here / "a.raw", here / "b.raw")
+    assert (there / "b.raw").read_bytes() == b"\xa5" * 3 * MiB
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
