@@ -23,7 +23,7 @@ class Options(Struct, frozen=True, kw_only=True):
     that does not answer is tried again, 0 for not at all. `drop_after`: the same of one of several targets, while the
     others wait for it. `digest`: tell that of what was read. `verify`: the share of the target that is read back and
     compared, above 0 and at most 1, or None. `listening`: where workers of other hosts may join;
-    then `workers` may be 0.
+    then `workers` may be 0. `refuse_empty`: a source without a byte is an error, and not only a warning.
     """
 
     in_order: bool = True
@@ -51,6 +51,7 @@ class Options(Struct, frozen=True, kw_only=True):
     digest: bool = False
     verify: float | None = None
     listening: Listening | None = None
+    refuse_empty: bool = False
 
     @property
     def digests(self) -> bool:

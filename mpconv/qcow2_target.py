@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +23,7 @@ from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.target import Left, Target, open_store, too_small
-from mpconv.transports.base import Access, Opening, Transport, cannot_open
+from mpconv.transports.base import REMOVED, Access, Opening, Transport, cannot_open
 from mpconv.transports.retrying import Tell
 from mpconv.units import SECTOR, align_down, align_up
 
@@ -40,12 +41,14 @@ async def make(
     async with AsyncExitStack() as opened:
         store = await open_store(source, place, options, 0 if data_file else layout.reserved, opening, tell)
         opened.push_async_callback(store.close)
+        opened.push_async_exit(partial(_discard, store))
         data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
             data = await open_store(source, workers_place, options, source.size, opening, tell)
             opened.push_async_callback(data.close)
+            opened.push_async_exit(partial(_discard, data))
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
         stores_zeros = (
@@ -99,6 +102,11 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell) ->
         await store.insist(writer.begin)
         opened.pop_all()
     return target
+
+
+async def _discard(store: Transport, kind: object, error: BaseException | None, _: object) -> None:
+    if error is not None and await store.discard() and isinstance(error, MpconvError) and REMOVED not in error.why:
+        error.why += f" (the target is incomplete{REMOVED})"
 
 
 def _unit(store: Transport, cluster_size: int) -> int:

@@ -82,6 +82,13 @@ class Target(Struct, frozen=True, kw_only=True):
         elif durable:
             await self.store.insist(self.store.flush)
 
+    async def discard(self) -> bool:
+        """Remove what this run made and did not complete, so that nobody takes it for an image; whether any of it was.
+        To be called when nobody writes any more.
+        """
+        gone = [await store.discard() for store in self.stores]
+        return any(gone)
+
     async def close(self) -> None:
         """Give the connections back."""
         for store in self.stores:

@@ -46,6 +46,7 @@ async def deploy(deployment: Deployment, options: Options, local: LocalWorkers, 
                     await target.store.insist(target.store.flush)
                 except MpconvError as error:
                     failed(number, deployment.outcomes[number], error, noting)
+                    await target.discard()
                     await targets.pop(number).close()
             journal.begin(await _described(deployment, sources, source, targets, options, how))
             noting.recorder = Recorder(journal, source.size, done=Ranges())

@@ -25,6 +25,7 @@ from mpconv.transports import file_facts, file_locks
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
+    REMOVED,
     Access,
     Buffer,
     Fingerprint,
@@ -55,8 +56,11 @@ _T = TypeVar("_T")
 class FileTransport(Transport):
     """A regular file or block device."""
 
-    def __init__(self, name: str, fd: int, direct: int, *, created: bool) -> None:
+    def __init__(self, name: str, fd: int, direct: int, *, created: bool, made_at: str | None = None) -> None:
+        """`made_at`: without links, if there was none under that name before."""
         self.name = name
+        self._created = created
+        self._made_at = made_at
         self._fd = fd
         self._file = OpenFile(fd, direct)
         info = os.fstat(fd)
@@ -213,6 +217,16 @@ class FileTransport(Transport):
         with suppress(MpconvError):  # the next write tells of a full disk
             await self.write(0, memoryview(bytes(min(self.size, BLOCK))))
 
+    async def discard(self) -> bool:
+        if self._closed or not self._created or self.device:
+            return False
+        return await asyncio.to_thread(self._discard)
+
+    def _discard(self) -> bool:
+        if self._made_at is None and os.fstat(self._fd).st_size:
+            return False
+        return _removed(self._fd, self._made_at or os.path.realpath(path_of(self.name)))
+
     def made(self, *, locked: bool) -> None:
         """The file is there: of the locks those of a target are enough now."""
         if locked:
@@ -256,7 +270,9 @@ async def connect(
     if create_size is not None:
         try:
             await store.preallocate(opening.preallocation)
-        except BaseException:
+        except BaseException as error:
+            if await store.discard() and isinstance(error, MpconvError):
+                error.why += f" (the target is incomplete{REMOVED})"
             await store.close()
             raise
         store.made(locked=opening.locked)
@@ -278,8 +294,11 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
         raise cannot_open(url, f"'file' driver requires '{path}' to be a regular file")
     flags = os.O_CLOEXEC | (os.O_RDONLY if access is Access.READ and create_size is None else os.O_RDWR)
     with ExitStack() as opened:
-        fd = os.open(path, flags | (0 if create_size is None else os.O_CREAT), 0o644)
+        made_at = os.path.realpath(path) if create_size is not None and mode is None else None
+        fd, made_at = _made(path, made_at, flags) if create_size is not None else (os.open(path, flags), None)
         opened.callback(os.close, fd)
+        if made_at is not None:
+            opened.callback(_removed, fd, made_at)
         if mode is not None and stat.S_ISBLK(mode) and flags & os.O_RDWR and _read_only(fd):
             raise cannot_open(url, f"The device is not writable: {os.strerror(errno.EACCES)}")
         if opening.locked:
@@ -289,12 +308,34 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
             direct = _open_direct(fd, url, flags)
             opened.callback(os.close, direct)
         if create_size is not None:  # only now: what another program has open, or we cannot use, stays as it is
-            os.ftruncate(fd, 0)
-            os.ftruncate(fd, create_size)
-        store = FileTransport(url, fd, direct, created=create_size is not None)
+            for size in (create_size, 0, create_size):  # one that is too large for the file system empties no file
+                os.ftruncate(fd, size)
+        store = FileTransport(url, fd, direct, created=create_size is not None, made_at=made_at)
         store.growing = opening.growing and not store.device
         opened.pop_all()
     return store
+
+
+def _made(path: str, made_at: str | None, flags: int) -> tuple[int, str | None]:
+    """A file that is made, and where if there was none: at `made_at`, without links. Else the one that is there."""
+    if made_at is not None:
+        with suppress(FileExistsError):
+            return os.open(made_at, flags | os.O_CREAT | os.O_EXCL, 0o644), made_at
+    return os.open(path, flags | os.O_CREAT, 0o644), None
+
+
+def _removed(fd: int, path: str) -> bool:
+    """Remove the file that is open, if it lies at `path`, which is no link; whether it did. While it is open its inode
+    stands for no other.
+    """
+    try:
+        ours, there = os.fstat(fd), os.lstat(path)
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            return False
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
 
 
 def _read_only(fd: int) -> bool:

@@ -29,7 +29,7 @@ class Remade(Transport):
     """
 
     def __init__(self, store: Transport, reopen: Reopen, retry: Retry, tell: Tell, *, steady: bool = False) -> None:
-        self._store = store
+        self._store = self._first = store
         self._reopen = reopen
         self._retry = retry
         self._tell = tell
@@ -87,6 +87,10 @@ class Remade(Transport):
 
     async def flush(self) -> None:
         await self._store.flush()
+
+    async def discard(self) -> bool:
+        """By the connection that made it; those that came later know nothing of that."""
+        return await self._first.discard()
 
     async def close(self) -> None:
         if self._over is None:

@@ -64,6 +64,7 @@ class NfsTransport(Transport):
         self._lost_why: str | None = None
         self._awaited = 0
         self.where = session.where
+        self._made = (session.inode, session.handle(), session.is_new) if session.created else None
         self._fingerprint = Fingerprint(
             {"its inode": str(session.inode), "its file handle": session.handle()},
             {"its size": str(session.size), "modified at": moment(*session.modified)},
@@ -284,6 +285,17 @@ class NfsTransport(Transport):
             error = self.error(Retryable, operation, offset, why)
             self._requests.fail_one(int(ffi.cast("uintptr_t", tag)), error)
 
+    async def discard(self) -> bool:
+        """By a session of its own: this one may be lost."""
+        if self._made is None:
+            return False
+        inode, handle, is_new = self._made
+        remove = partial(Session(self.name).remove, inode, handle, whatever_size=is_new)
+        try:
+            return await beside(remove, seconds=CONNECT_SECONDS)
+        except (MpconvError, TimeoutError):
+            return False
+
     async def close(self) -> None:
         if self._lost_why == CLOSED:
             return
@@ -331,4 +343,4 @@ async def directory(url: str, seconds: float) -> tuple[int | None, bool]:
 async def _opened(session: Session, access: Access, create_size: int | None) -> None:
     """TimeoutError when it takes too long; a session that comes about afterwards is closed."""
     seconds = CONNECT_SECONDS + 5
-    await beside(lambda: session.open(access, create_size), seconds=seconds, undo=lambda _: session.close())
+    await beside(lambda: session.open(access, create_size), seconds=seconds, undo=lambda _: session.abandon())

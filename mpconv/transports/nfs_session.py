@@ -101,7 +101,7 @@ class Session:
         address = parse(url)
         self.parameters, self.url = address.parameters, address.url
         self.name = url
-        self.created = False
+        self.created = self.is_new = False
         self.nfs = self.library.lib.nfs_init_context()
 
     def fail(self, status: int) -> Fatal:
@@ -139,7 +139,7 @@ class Session:
         try:
             self._open(access, create_size)
         except BaseException:
-            self.library.lib.nfs_destroy_context(self.nfs)
+            self.abandon()
             raise
 
     def directory(self) -> tuple[int | None, bool]:
@@ -182,17 +182,12 @@ class Session:
             if access is Access.WRITE:
                 raise cannot_open(self.name, why)
         path, file = self._mount()
+        self.file = file
         handle = ffi.new("struct nfsfh **")
         if not file.strip("/"):
             raise cannot_open(self.name, "Is a directory")
         if create_size is not None:
-            status = lib.nfs_creat(self.nfs, file.encode(), 0o644, handle)
-            if status == 0:
-                for size in (0, create_size):
-                    status = status or lib.nfs_ftruncate(self.nfs, handle[0], size)
-            if status != 0:
-                raise cannot_create(self.name, _short(text_of(lib.nfs_get_error(self.nfs)), status))
-            self.created = True
+            self._make(file.encode(), create_size, handle)
         else:
             flags = os.O_RDONLY if access is Access.READ else os.O_RDWR
             status = lib.nfs_open(self.nfs, file.encode(), flags, handle)
@@ -226,12 +221,43 @@ class Session:
         self.modified = (int(info.nfs_mtime), int(info.nfs_mtime_nsec))
         lib.nfs_set_timeout(self.nfs, int(request_seconds() * 1000))
 
+    def _make(self, file: bytes, size: int, handle: Any) -> None:
+        """What is there is emptied."""
+        lib = self.library.lib
+        info = ffi.new("struct nfs_stat_64 *")
+        self.is_new = lib.nfs_lstat64(self.nfs, file, info) == -errno.ENOENT
+        status = lib.nfs_creat(self.nfs, file, 0o644, handle)
+        self.created = status == 0
+        if self.created:
+            for length in (size, 0, size):  # one that is too large for the server empties no file
+                status = status or lib.nfs_ftruncate(self.nfs, handle[0], length)
+        if status != 0:
+            raise cannot_create(self.name, _short(text_of(lib.nfs_get_error(self.nfs)), status))
+
+    def remove(self, inode: int, handle: str, *, whatever_size: bool) -> bool:
+        """Mount, and end: remove the file of that inode and handle, if the name leads to it; whether it did.
+        `whatever_size`: not only when it is empty.
+        """
+        self.open(Access.READ, None)
+        try:
+            if (self.inode, self.handle()) != (inode, handle) or (self.size and not whatever_size):
+                return False
+            return bool(self.library.lib.nfs_unlink(self.nfs, self.file.encode()) == 0)
+        finally:
+            self.close()
+
     def handle(self) -> str:
         """The server's name for the open file, shortened: unlike the inode it never stands for another file later."""
         handle = self.library.lib.nfs_get_fh(self.fh)
         if ffi.NULL in (handle, handle.val) or not 0 < handle.len <= _LONGEST_HANDLE:
             return ""
         return hashlib.sha256(bytes(ffi.buffer(handle.val, handle.len))).hexdigest()[:16]
+
+    def abandon(self) -> None:
+        """Close it; a file that it made goes."""
+        if self.created and self.is_new:
+            self.library.lib.nfs_unlink(self.nfs, self.file.encode())
+        self.close()
 
     def close(self) -> None:
         """Every request that is under way gets no answer any more."""

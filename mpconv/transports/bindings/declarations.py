@@ -34,6 +34,8 @@ int nfs_access(struct nfs_context *, const char *, int);
 int nfs_statvfs64(struct nfs_context *, const char *, struct nfs_statvfs_64 *);
 int nfs_open(struct nfs_context *, const char *, int, struct nfsfh **);
 int nfs_creat(struct nfs_context *, const char *, int, struct nfsfh **);
+int nfs_lstat64(struct nfs_context *, const char *, struct nfs_stat_64 *);
+int nfs_unlink(struct nfs_context *, const char *);
 int nfs_close(struct nfs_context *, struct nfsfh *);
 int nfs_ftruncate(struct nfs_context *, struct nfsfh *, uint64_t);
 int nfs_fstat64(struct nfs_context *, struct nfsfh *, struct nfs_stat_64 *);
