@@ -399,6 +399,15 @@ def test_what_is_wrong_is_one_line(tmp_path, words, why):
     assert not any(key in line for key in content.split() if len(key) == 40)
 
 
+def test_a_key_file_of_another_user_is_refused(tmp_path):
+    assert mpconv("keygen", "KEY", cwd=tmp_path).returncode == 0
+    os.chown(tmp_path / "KEY", 12345, -1)
+    done = mpconv("worker", "--connect", "tcp://127.0.0.1:9", "--key-file", "KEY", "--wait", "0.2", cwd=tmp_path)
+    assert done.returncode == 1
+    why = "belongs to another user (uid 12345), who may change and read it: make one of your own with mpconv keygen"
+    assert done.stderr == f"mpconv: the key file 'KEY' {why}\n"
+
+
 @pytest.mark.parametrize("command", ["convert", "deploy"])
 def test_where_nobody_can_listen_the_target_stays_as_it_was(tmp_path, command):
     assert mpconv("keygen", "KEY", cwd=tmp_path).returncode == 0
