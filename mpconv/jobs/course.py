@@ -20,6 +20,7 @@ from mpconv.options import Options
 from mpconv.protocol.keys import Listening
 from mpconv.target import Target
 from mpconv.transports.base import Transport
+from mpconv.transports.redaction import has_user
 
 _ANEW = "begin anew, with mpconv convert or deploy"
 
@@ -97,6 +98,7 @@ class Effort(Struct, frozen=True, kw_only=True):
     rate: int | None = None
     retry_for: float | None = None
     listening: Listening | None = None
+    allow_same_image: bool | None = None
 
     def applied(self, options: Options) -> Options:
         """The options that count now."""
@@ -200,13 +202,17 @@ async def _check(stored: Stored, role: str, stores: Sequence[Transport]) -> None
 
 
 def kept(place: Place) -> Place:
-    """The same place wherever one stands, without passwords, and so the files that it is made of."""
+    """The same place wherever one stands, without passwords, and so the files that it is made of. What tells one store
+    from another is kept apart, since some of it is another after a boot.
+    """
     url = without_password(place.url)
     if transports.is_local(url):
         url = os.path.abspath(url.removeprefix("file://").removeprefix("file:"))
     return msgspec.structs.replace(
         place,
         url=url,
+        marks={},
+        beneath=without_password(place.beneath) if place.beneath is not None else None,
         backing=kept(place.backing) if place.backing is not None else None,
         data_file=kept(place.data_file) if place.data_file is not None else None,
     )
@@ -227,6 +233,7 @@ def with_passwords(course: Course, known: Mapping[str, str]) -> Course:
         return msgspec.structs.replace(
             place,
             url=known.get(place.url, place.url),
+            beneath=known.get(place.beneath, place.beneath) if place.beneath is not None else None,
             backing=whole(place.backing) if place.backing is not None else None,
             data_file=whole(place.data_file) if place.data_file is not None else None,
         )
@@ -241,7 +248,12 @@ def with_passwords(course: Course, known: Mapping[str, str]) -> Course:
 
 def passwords_of(places: Iterable[Place]) -> dict[str, str]:
     """What `with_passwords` wants to know of these places and of the files that they are made of."""
-    return {kept(place).url: place.url for place in _with_parts(places) if without_password(place.url) != place.url}
+    known: dict[str, str] = {}
+    for part in _with_parts(places):
+        known[kept(part).url] = part.url
+        if part.beneath is not None:
+            known[without_password(part.beneath)] = part.beneath
+    return {without: url for without, url in known.items() if without_password(url) != url}
 
 
 def _with_parts(places: Iterable[Place]) -> Iterator[Place]:
@@ -262,6 +274,5 @@ def check_passwords(course: Course) -> None:
 def check_password_of(place: Place) -> None:
     """The same, of one image."""
     for part in _with_parts([place]):
-        user = part.url.lower().startswith("iscsi://") and "@" in part.url.partition("?")[0]
-        if user and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
+        if has_user(part.url) and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
             raise UsageError(f"no journal keeps a password: set LIBISCSI_CHAP_PASSWORD for '{part.url}'")

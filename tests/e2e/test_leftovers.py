@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mpconv.transports.base import Access
+from mpconv.transports.nfs_session import Session
 from tests.conftest import identical, mpconv
 from tests.e2e.test_faults import Running, one_line
 from tests.support.servers import NfsServer
@@ -73,16 +75,16 @@ def test_a_full_disk_has_nothing_under_the_target_s_name(small_disk, source, opt
 
 @pytest.mark.parametrize("options", KINDS)
 @pytest.mark.parametrize("room", ["some", "none"])
-def test_a_file_that_was_there_is_not_left_empty(small_disk, source, options, room):
+def test_a_file_that_was_there_stays_and_is_said_to_be_incomplete(small_disk, source, options, room):
     (small_disk / "b.img").write_bytes(b"\xa5" * 4096)
+    inode = (small_disk / "b.img").stat().st_ino
     if room == "none":
         fill_up(small_disk)
     done = mpconv("convert", "-f", "raw", *options, source, small_disk / "b.img", cwd=small_disk)
     assert done.returncode == 1
-    one_line(done.stderr, "No space left on device")
-    left = small_disk / "b.img"
-    assert not left.exists() or left.stat().st_size
-    assert left.exists() or REMOVED in done.stderr
+    one_line(done.stderr, "No space left on device", "the target is incomplete")
+    assert "removed" not in done.stderr or "d.raw" in done.stderr
+    assert (small_disk / "b.img").stat().st_ino == inode
 
 
 def test_what_is_too_large_for_the_file_system_empties_no_file(tmp_path):
@@ -202,3 +204,55 @@ def test_a_fan_out(small_disk, source, tmp_path, journal):
         done = mpconv("resume", "j", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert identical(source, small_disk / "b.raw")
+
+
+@pytest.mark.parametrize("kind", ["hard link", "link"])
+def test_a_source_under_another_name_stays(tmp_path, source, kind):
+    other = tmp_path / "other"
+    (other.hardlink_to if kind == "hard link" else other.symlink_to)(source)
+    content = source.read_bytes()
+    done = mpconv("convert", "-f", "raw", source, other)
+    assert done.returncode == 1
+    assert other.read_bytes() == source.read_bytes() == content
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_somebody_put_there_meanwhile_stays(tmp_path, source, moved):
+    """Under the name that the run made a file under, and has open."""
+    target, theirs, elsewhere = tmp_path / "b.raw", tmp_path / "theirs", tmp_path / "moved"
+    copy = Running("-f", "raw", "-r", "2M", source, target)
+    copy.until_it_moves()
+    theirs.write_bytes(b"their bytes")
+    if moved:
+        target.rename(elsewhere)
+        target.symlink_to(elsewhere)
+    else:
+        theirs.replace(target)
+    copy.process.send_signal(signal.SIGTERM)
+    code, words = copy.end()
+    assert code == 128 + signal.SIGTERM
+    one_line(words, "the target is incomplete: ")
+    if moved:
+        assert target.is_symlink() and elsewhere.exists()
+    else:
+        assert target.read_bytes() == b"their bytes"
+
+
+def test_what_another_client_put_there_meanwhile_stays(tmp_path, source):
+    (tmp_path / "theirs").write_bytes(b"their bytes " * 512)
+    with NfsServer(tmp_path / "nfs") as server:
+        url = server.url("b.raw")
+        copy = Running("-f", "raw", "-r", "2M", "--retry-for", "0", source, url)
+        copy.until_it_moves()
+        found = Session(url)
+        for step in found.steps(Access.READ, None):
+            step()
+        inode, handle = found.inode, found.handle()
+        found.close()
+        assert Session(url).remove(inode, handle)
+        assert mpconv("convert", "-f", "raw", tmp_path / "theirs", url).returncode == 0
+        copy.process.send_signal(signal.SIGTERM)
+        code, words = copy.end()
+        assert code != 0
+        one_line(words, "the target is incomplete: ")
+        assert server.path("b.raw").read_bytes() == (tmp_path / "theirs").read_bytes()

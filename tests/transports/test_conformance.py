@@ -475,6 +475,11 @@ async def follow(store: Transport, steps: list[tuple[str, int, int]], keeps: boo
     assert same(await everything(store), model)
 
 
+def beside(url: str, what: str) -> str:
+    path, mark, query = url.partition("?")
+    return f"{path}-{what}{mark}{query}"
+
+
 def test_what_a_connection_made_it_removes_and_nothing_else(stores: Stores) -> None:
     async def run() -> None:
         url = await stores.make(SIZE)
@@ -486,7 +491,7 @@ def test_what_a_connection_made_it_removes_and_nothing_else(stores: Stores) -> N
         emptied = await transports.connect(url, Access.WRITE, create_size=SIZE)
         assert stores.kind == "memory" or not await emptied.discard()  # it was there before
         await emptied.close()
-        made = await transports.connect(f"{stores.missing}-made", Access.WRITE, create_size=SIZE)
+        made = await transports.connect(beside(stores.missing, "made"), Access.WRITE, create_size=SIZE)
         assert await made.discard()
         assert not await made.discard()
         await made.close()
@@ -500,7 +505,7 @@ def test_what_lies_under_the_name_by_now_is_left_alone(stores: Stores) -> None:
     async def run() -> None:
         if not stores.created:
             return
-        url = f"{stores.missing}-another"
+        url = beside(stores.missing, "another")
         made = await transports.connect(url, Access.WRITE, create_size=SIZE)
         assert await made.discard()
         another = await transports.connect(url, Access.WRITE, create_size=SIZE)
