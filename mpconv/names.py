@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 
 _PLANES = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
-_NONCHARACTER = re.compile(f"[\ufdd0-\ufdef{_PLANES}]")
+_NONCHARACTER = f"[\ufdd0-\ufdef{_PLANES}]"
+"""Compiled when it is first needed, which is seldom."""
 
 
 def readable(text: str) -> str:
     """As QEMU shows such a name in JSON: bytes that are no UTF-8 become U+FFFD, and what Unicode keeps for nothing."""
     if text.isascii():
         return text
-    return _NONCHARACTER.sub("\ufffd", text.encode(errors="surrogateescape").decode(errors="replace"))
+    return re.sub(_NONCHARACTER, "\ufffd", text.encode(errors="surrogateescape").decode(errors="replace"))
 
 
 def readable_values(value: object) -> object:

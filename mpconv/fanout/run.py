@@ -10,11 +10,13 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.errors import (
     Cancelled,
+    Denied,
     Deserted,
     ImageError,
     Interrupted,
     InUse,
     MpconvError,
+    NoSpace,
     NoSuchImage,
     Unreachable,
     UsageError,
@@ -34,7 +36,8 @@ from mpconv.observer import Observer
 from mpconv.protocol.keys import Listening
 from mpconv.workers.launch.local import LocalWorkers
 
-_WILL_NOT_PASS = (UsageError, ImageError, NoSuchImage, InUse, Interrupted)
+_WILL_NOT_PASS = (UsageError, ImageError, NoSuchImage, InUse, Denied, NoSpace, Interrupted)
+"""Of whatever process: a worker's errors come with their classes."""
 
 
 class Run:

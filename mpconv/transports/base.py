@@ -266,10 +266,10 @@ LOCAL_MARKS = frozenset(("its device", "its number"))
 
 
 def unlike(then: dict[str, str], now: dict[str, str]) -> str | None:
-    """What tells that it is not the same store, by the marks of both."""
-    for what in then.keys() & now.keys():
-        if then[what] != now[what]:
-            return f"{what} is {now[what]}, and was {then[what]}"
+    """What tells that it is not the same store: the first mark that both have and that differs."""
+    for what, was in then.items():
+        if now.get(what, was) != was:
+            return f"{what} is {now[what]}, and was {was}"
     return None
 
 
@@ -290,6 +290,6 @@ def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
     return error
 
 
-def cannot_create(name: str, why: str, path: str | None = None) -> Fatal:
+def cannot_create(name: str, why: str, path: str | None = None, kind: type[Fatal] = Fatal) -> Fatal:
     """qemu-img's words for a store that cannot be made. `path`: as the file system knows it."""
-    return Fatal(f"{name}: error while converting raw: Could not create '{name if path is None else path}': {why}")
+    return kind(f"{name}: error while converting raw: Could not create '{name if path is None else path}': {why}")

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSuchImage, Retryable
+from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSpace, NoSuchImage, Retryable
 from mpconv.extent import Extent, Kind
 from mpconv.transports import file_facts, file_layers, file_locks
 from mpconv.transports.base import (
@@ -52,6 +52,14 @@ _PREALLOCATED = 16 * MiB
 
 _NOT_DIRECT = "filesystem does not support O_DIRECT"
 _NOT_A_STORE = "neither a regular file nor a block device"
+
+_KINDS_OF_OPENING: dict[int, type[Fatal]] = {
+    errno.ENOSPC: NoSpace,
+    errno.EDQUOT: NoSpace,
+    errno.EACCES: Denied,
+    errno.EPERM: Denied,
+}
+_KINDS: dict[int, type[MpconvError]] = {**_KINDS_OF_OPENING, errno.EINTR: Retryable, errno.EAGAIN: Retryable}
 
 _LOCKS = {
     Sharing.NOTHING: file_locks.SOURCE,
@@ -99,8 +107,8 @@ class FileTransport(Transport):
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call)
         except OSError as error:
-            kind = Retryable if error.errno in (errno.EINTR, errno.EAGAIN) else Fatal
-            raise self.error(kind, operation, offset, os.strerror(error.errno or 0)) from error
+            number = error.errno or 0
+            raise self.error(_KINDS.get(number, Fatal), operation, offset, os.strerror(number)) from error
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
         self._check("reading", offset, len(buffer))
@@ -238,7 +246,8 @@ class FileTransport(Transport):
                 return
         except MpconvError as error:
             os.ftruncate(self._fd, 0)
-            raise Fatal(f"{self.name}: error while converting raw: {what}: {error.why}") from error
+            kind = NoSpace if isinstance(error, NoSpace) else Fatal
+            raise kind(f"{self.name}: error while converting raw: {what}: {error.why}") from error
         with suppress(MpconvError):  # the next write tells of a full disk
             await self.write(0, memoryview(bytes(min(self.size, BLOCK))))
 
@@ -311,10 +320,10 @@ async def connect(
 
 def _explained(error: OSError, url: str, create_size: int | None) -> Fatal:
     why = str(error.strerror) if isinstance(error, Outside) else os.strerror(error.errno or 0)
+    kind = _KINDS_OF_OPENING.get(error.errno or 0, Fatal)
     if create_size is not None:
-        return cannot_create(url, why, path_of(url))
-    kinds = {errno.ENOENT: NoSuchImage, errno.EACCES: Denied, errno.EPERM: Denied}
-    return cannot_open(url, why, kinds.get(error.errno or 0, Fatal))
+        return cannot_create(url, why, path_of(url), kind)
+    return cannot_open(url, why, NoSuchImage if error.errno == errno.ENOENT else kind)
 
 
 def _open(url: str, access: Access, create_size: int | None, opening: Opening) -> FileTransport:

@@ -110,9 +110,12 @@ class NfsTransport(Transport):
         self._requests.fail_all(Retryable(self._lost_why))
 
     async def _served(self, queue: Callable[[Batch], None], operation: str, offset: int | None) -> None:
-        """Requests, and again while the server puts them off."""
+        """Requests, and again while the server puts them off. None is queued once the connection is lost: nothing would
+        ever answer it.
+        """
         patience: Patience | None = None
         while True:
+            self._check(operation, offset, 0)
             batch = Batch()
             queue(batch)
             try:
@@ -122,7 +125,6 @@ class NfsTransport(Transport):
                 patience = patience or Patience(self._patience)
                 if not await patience.wait():
                     raise self.error(Gone, operation, offset, f"{error.why}, for {self._patience:g} seconds") from None
-            self._check(operation, offset, 0)
 
     async def _end(self, batch: Batch, operation: str, offset: int | None) -> None:
         """Wait for all of it. A lost connection knows no offset: here it gets one."""

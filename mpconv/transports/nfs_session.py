@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mpconv.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSuchImage, Retryable, Unreachable
+from mpconv.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSpace, NoSuchImage, Retryable, Unreachable
 from mpconv.transports.base import Access, cannot_create, cannot_open, unlike
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.identity import File
@@ -90,7 +90,8 @@ class Session:
         kind, why = meaning(status, text)
         if kind is Busy:
             return Busy(why, operation="creating", image=self.name)
-        return cannot_create(self.name, _short(text, status))
+        final = kind if issubclass(kind, Denied | NoSpace) else Fatal
+        return cannot_create(self.name, _short(text, status), kind=final)
 
     def not_mounted(self, status: int) -> MpconvError:
         """What is wrong with the server, its ports or its export, in words that tell what to do."""
