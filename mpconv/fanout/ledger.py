@@ -170,9 +170,8 @@ def standing(path: str, name: str) -> tuple[Stored | None, bool]:
 
 def _kept(spec: Spec) -> Spec:
     sources = [courses.kept(place) for place in spec.sources]
-    return replace(
-        spec, sources=sources, target=courses.kept(spec.target), options=replace(spec.options, listening=None)
-    )
+    options = courses.without_secrets(spec.options)
+    return replace(spec, sources=sources, target=courses.kept(spec.target), options=options)
 
 
 def _empty(path: str) -> None:
