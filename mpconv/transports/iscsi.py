@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from mpconv.errors import Absent, Fatal, Gone, NoSpace, Retryable, Unreachable
+from mpconv.errors import Absent, Fatal, Gone, NoSpace, Retryable, Unreachable, UsageError
 from mpconv.extent import Extent, Kind
 from mpconv.transports import iscsi_identity, iscsi_resets, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
@@ -87,7 +87,7 @@ class IscsiTransport(Transport):
         if isinstance(answers[1], bytes):
             other = scsi.not_a_disk(answers[1])
             if other is not None:
-                raise (Absent if other == scsi.NO_SUCH_LUN else Fatal)(other)
+                raise (Absent if other == scsi.NO_SUCH_LUN else UsageError)(other)
         with self._explained("asking for the kind of device"):
             for answer in answers:
                 if isinstance(answer, Refused) and not answer.how.lost and not answer.how.passing:
@@ -107,7 +107,9 @@ class IscsiTransport(Transport):
         self.round_trip = clock() - started
         block = self._block = self._commands.block = capacity.block_size
         if not _SMALLEST_BLOCK <= block <= _LARGEST_BLOCK or block & (block - 1):
-            raise Fatal(f"its blocks of {block} bytes are not supported: only powers of two from 512 bytes to 1 MiB")
+            raise UsageError(
+                f"its blocks of {block} bytes are not supported: only powers of two from 512 bytes to 1 MiB"
+            )
         self.size = capacity.blocks * block
         self._tells_status = capacity.thin and capacity.zeroes
         with self._explained("asking for limits"):
@@ -118,7 +120,7 @@ class IscsiTransport(Transport):
                 iscsi_identity.read(ask_if_known),
             )
         if access is Access.WRITE and scsi.parse_write_protected(mode):
-            raise Fatal("the LUN is write protected: take that off on the target, or name another")
+            raise UsageError("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
         own = ", ".join(sorted(self.designators.worldwide or self.designators.told))
         self.marks = {"its block size": str(block)} | ({"its designators": own} if own else {})
