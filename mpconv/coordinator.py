@@ -35,6 +35,7 @@ from mpconv.outages import Outages
 from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
+from mpconv.protocol.failures import error_of
 from mpconv.protocol.link import Link
 from mpconv.reception import GUEST, STOP_TOLD, Reception
 from mpconv.room import Room
@@ -291,8 +292,8 @@ class Coordinator(Staff, Reception, Room):
                 self._hello(name, pid)
             case messages.Alive():
                 self._handle(events.SignOfLife(name))
-            case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
-                self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+            case messages.Failed() if self._crew.knew(name):
+                self._fail(error_of(message))
             case _:
                 self._take_work(name, message)
 
@@ -311,8 +312,8 @@ class Coordinator(Staff, Reception, Room):
             case messages.FlushDone(of) if of == job:
                 self._outages.works(name, self._loop.time())
                 self._handle(events.Flushed(name))
-            case messages.TargetFailed(of, target, why, operation, image, offset) if of == job:
-                self._drop(target, Fatal(why, operation=operation, image=image, offset=offset))
+            case messages.TargetFailed(of, target) if of == job:
+                self._drop(target, error_of(message))
             case messages.Lost(of, ranges, why) if of == job:
                 self._observer.lost(ranges, why)
             case messages.Differs(of, offset) if of == job:

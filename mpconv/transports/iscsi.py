@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from mpconv.errors import Absent, Fatal, Gone, Retryable, Unreachable
+from mpconv.errors import Absent, Fatal, Gone, NoSpace, Retryable, Unreachable
 from mpconv.extent import Extent, Kind
 from mpconv.transports import iscsi_identity, iscsi_resets, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
@@ -163,7 +163,8 @@ class IscsiTransport(Transport):
             if refused.how.put_off or refused.how.news:
                 raise self.error(Gone, operation, where, f"{refused}, for {self._patience:g} seconds") from None
             if not refused.how.lost:
-                raise self.error(Fatal, operation, where, str(refused)) from None
+                kind = NoSpace if refused.how.full else Fatal
+                raise self.error(kind, operation, where, str(refused)) from None
             raise self.error(Retryable, operation, where, self._commands.lost_why or str(refused)) from None
 
     def _check(self, operation: str, offset: int | None, length: int) -> None:
