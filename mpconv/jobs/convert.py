@@ -96,7 +96,7 @@ async def copy_once(
     tell = Sparingly(observer.warn)
     how = How(
         locked=not options.shared,
-        trusting=trusting,
+        trusting=trusting and options.hole_map,
         trust=options.trust,
         keeps_backing=backed,
         retry=Retry(options.retry_for),
@@ -297,6 +297,7 @@ async def run(
         recorder=recorder,
         listening=options.listening,
         holds=held(sources, source, [target]),
+        keeping=options.verify_source,
     )
     async with recorder or contextlib.nullcontext():
         try:
@@ -324,3 +325,7 @@ async def run(
             if coordinator.let_go:
                 await give_back(source.stores, target.stores)
             await prove(source.size, coordinator.digests, place, target, options, local, observer)
+            if options.verify_source:
+                from mpconv.jobs.verify_source import verify_source  # noqa: PLC0415  (few need it)
+
+                await verify_source(sources, source, coordinator, options, local, observer)
