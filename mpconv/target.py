@@ -85,6 +85,15 @@ class Target(Struct, frozen=True, kw_only=True):
         elif durable:
             await self.store.insist(self.store.flush)
 
+    async def discard(self) -> bool:
+        """Remove what this run made and did not complete, so that nobody takes it for an image; whether the image was,
+        of whose files some may have been there before. To be called when nobody writes any more.
+        """
+        for store in self.stores:
+            if store is not self.store:
+                await store.discard()
+        return await self.store.discard()
+
     async def close(self) -> None:
         """Give the connections back."""
         for store in self.stores:

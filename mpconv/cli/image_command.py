@@ -131,14 +131,19 @@ def is_json(output: str) -> bool:
 
 def show(lines: Iterable[str]) -> None:
     """Print lines. A name that is no UTF-8 comes out as it went in, without control characters."""
-    show_text("".join(f"{one_line(line)}\n" for line in lines))
+    _write(f"{one_line(line)}\n" for line in lines)
 
 
 def show_text(text: str) -> None:
-    """Print what consists of lines already. A reader who leaves is no error."""
+    """Print what consists of lines already."""
+    _write([text])
+
+
+def _write(texts: Iterable[str]) -> None:
+    """A reader who leaves is no error."""
     try:
         with open(sys.stdout.fileno(), "wb", closefd=False) as out:
-            out.write(os.fsencode(text))
+            out.writelines(map(os.fsencode, texts))
     except BrokenPipeError:
         return
     except OSError as error:

@@ -116,9 +116,11 @@ def read(text: str) -> tuple[PlanTable, list[Problem]]:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         message = str(error)
-        return PlanTable(limits=LimitsTable(), jobs=[]), [
-            Problem("", f"it is no TOML: {message[:1].lower()}{message[1:]}")
-        ]
+        return _nothing(f"it is no TOML: {message[:1].lower()}{message[1:]}")
+    except ValueError:
+        return _nothing("it has a number of thousands of digits")
+    except RecursionError:
+        return _nothing("its tables or lists lie too deep in one another")
     problems += [Problem("", unknown(key, ("limits", "defaults", "job"))) for key in tables.keys() - _TOP]
     limits = _table(tables.get("limits", {}), LimitsTable, "limits", problems)
     defaults = _table(tables.get("defaults", {}), JobTable, "defaults", problems, but=_NOT_IN_DEFAULTS)
@@ -136,6 +138,10 @@ def read(text: str) -> tuple[PlanTable, list[Problem]]:
             jobs.append(_with_defaults(job, defaults))
     problems += _of_jobs(jobs)
     return PlanTable(limits=limits or LimitsTable(), jobs=jobs), problems
+
+
+def _nothing(why: str) -> tuple[PlanTable, list[Problem]]:
+    return PlanTable(limits=LimitsTable(), jobs=[]), [Problem("", why)]
 
 
 _TOP = {"limits", "defaults", "job"}
@@ -170,6 +176,8 @@ def _table(
             continue
         try:
             values[key] = msgspec.convert(value, known[key])
+        except UnicodeError:
+            problems.append(Problem(label, f"{key}: there is half a character in it"))
         except msgspec.ValidationError as error:
             problems.append(Problem(label, f"{key}: {_plain(str(error))}"))
     return kind(**values)

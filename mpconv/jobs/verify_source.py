@@ -26,9 +26,9 @@ Ranges = list[tuple[int, int]]
 async def verify_source(
     places: list[Place], source: Image, copied: Coordinator, options: Options, local: Supply, observer: Observer
 ) -> None:
-    """Unequal, with the first byte, when there is data of the `source`, which lies at `places`, that was not copied. What an image's own tables call
-    zeros is so. Of a copy that an earlier run began all of the source is read: how that one was told of zeros nobody
-    knows any more.
+    """Unequal, with the first byte, when there is data of the `source`, which lies at `places`, that was not copied.
+    What an image's own tables call zeros is so. Of a copy that an earlier run began all of the source is read: how that
+    one was told of zeros nobody knows any more.
     """
     named = copied.named_zero
     if named is not None and not named:

@@ -17,15 +17,14 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from mpconv.errors import Absent, Fatal, Gone, Retryable, Unreachable
+from mpconv.errors import Absent, Fatal, Gone, NoSpace, Retryable, Unreachable
 from mpconv.extent import Extent, Kind
 from mpconv.transports import iscsi_identity, iscsi_resets, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
-from mpconv.transports.identity import Disk, Facts
+from mpconv.transports.identity import Designators, Disk, Facts
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
-from mpconv.transports.iscsi_identity import Designators
 from mpconv.transports.iscsi_login import Address, Session, login, parse
 from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
 from mpconv.units import MiB, align_down, align_up
@@ -164,7 +163,8 @@ class IscsiTransport(Transport):
             if refused.how.put_off or refused.how.news:
                 raise self.error(Gone, operation, where, f"{refused}, for {self._patience:g} seconds") from None
             if not refused.how.lost:
-                raise self.error(Fatal, operation, where, str(refused)) from None
+                kind = NoSpace if refused.how.full else Fatal
+                raise self.error(kind, operation, where, str(refused)) from None
             raise self.error(Retryable, operation, where, self._commands.lost_why or str(refused)) from None
 
     def _check(self, operation: str, offset: int | None, length: int) -> None:
