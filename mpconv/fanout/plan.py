@@ -76,6 +76,7 @@ class JobTable(Struct, frozen=True, kw_only=True):
     rate_limit: Amount = UNSET
     copy_range_offloading: Switch = UNSET
     salvage: Switch = UNSET
+    no_hole_map: Switch = UNSET
     force_share: Switch = UNSET
     allow_same_image: Switch = UNSET
     compress: Switch = UNSET

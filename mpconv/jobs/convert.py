@@ -13,7 +13,6 @@ from msgspec import structs
 
 from mpconv import transports
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
-from mpconv.core.digests import Sums
 from mpconv.digest import BLOCK
 from mpconv.errors import ImageError, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.formats.image import Image
@@ -97,7 +96,7 @@ async def copy_once(
     tell = Sparingly(observer.warn)
     how = How(
         locked=not options.shared,
-        trusting=trusting,
+        trusting=trusting and options.hole_map,
         trust=options.trust,
         keeps_backing=backed,
         retry=Retry(options.retry_for),
@@ -315,7 +314,7 @@ async def run(
     """
     async with recorder or contextlib.nullcontext():
         try:
-            digests = await _written(sources, source, target, options, local, observer, tell, recorder)
+            copied = await _written(sources, source, target, options, local, observer, tell, recorder)
         except BaseException:
             if recorder is None:
                 await target.discard()
@@ -324,7 +323,11 @@ async def run(
             from mpconv.jobs.verify import prove  # noqa: PLC0415  (few need it)
 
             try:
-                await prove(source.size, digests, place, target, options, local, observer)
+                await prove(source.size, copied.digests, place, target, options, local, observer)
+                if options.verify_source:
+                    from mpconv.jobs.verify_source import verify_source  # noqa: PLC0415  (fewer still)
+
+                    await verify_source(sources, source, copied, options, local, observer)
             except Unequal:
                 if recorder is None and await target.discard():
                     observer.warn(f"'{target.store.name}' is not equal to the source{REMOVED}")
@@ -340,8 +343,8 @@ async def _written(
     observer: Observer,
     tell: Tell,
     recorder: Recorder | None,
-) -> Sums:
-    """The sums of what was read, once the target is complete."""
+) -> Coordinator:
+    """Who copied, and knows what was read, once the target is complete."""
     job, count = plan(sources, source, [target], options)
     observer.said(effort_words(job, count, source, [target]))
     layout = target.writer.layout if target.writer is not None else None
@@ -360,6 +363,7 @@ async def _written(
         recorder=recorder,
         listening=options.listening,
         holds=held(sources, source, [target]),
+        keeping=options.verify_source,
     )
     try:
         observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
@@ -383,4 +387,4 @@ async def _written(
         raise
     if options.digests and coordinator.let_go:
         await give_back(source.stores, target.stores)
-    return coordinator.digests
+    return coordinator

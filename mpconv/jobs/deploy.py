@@ -102,7 +102,7 @@ async def deploy_once(
     tell = Sparingly(observer.warn)
     how = How(
         locked=not options.shared,
-        trusting=trusting,
+        trusting=trusting and options.hole_map,
         trust=options.trust,
         retry=Retry(options.retry_for),
         tell=tell,
@@ -327,6 +327,7 @@ async def copy(
         recorder=recorder,
         listening=options.listening,
         holds=held(sources, source, opened),
+        keeping=options.verify_source,
     )
     with contextlib.suppress(_NoneLeft):
         async with recorder or contextlib.nullcontext():
@@ -354,9 +355,9 @@ async def copy(
                 await interruptible(_finish(deployment, targets, observer))
             await check_end(source, options, observer.warn)
             complete.update(number for number, outcome in enumerate(outcomes) if outcome.error is None)
+            if (options.verify is not None or options.verify_source) and coordinator.let_go:
+                await give_back(source.stores, [store for target in opened for store in target.stores])
             if options.verify is not None:
-                if coordinator.let_go:
-                    await give_back(source.stores, [store for target in opened for store in target.stores])
                 for number, outcome in enumerate(outcomes):
                     if outcome.error is None:
                         where = outcome.place.resolved("raw", targets[number].store.marks)
@@ -367,6 +368,14 @@ async def copy(
                             complete.discard(number)
             if not deployment.left:
                 raise _NoneLeft("no target is left")
+            if options.verify_source:
+                from mpconv.jobs.verify_source import verify_source  # noqa: PLC0415  (few need it)
+
+                try:
+                    await verify_source(sources, source, coordinator, options, local, observer)
+                except Unequal:
+                    complete.clear()
+                    raise
     if options.digest:
         deployment.digest = text(source.size, coordinator.digests.total)
 
