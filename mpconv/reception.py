@@ -170,7 +170,7 @@ class Reception:
             self._state.workers += 1
         assert self._listening is not None
         job = msgspec.structs.replace(self._job, requests=_REQUESTS, dropped=sorted(self._dropped))
-        self._send(name, messages.Open(job, self._listening.fence))
+        self._send(name, messages.Open(job, self._listening.fence, insist=again))
 
     def _part(self, guest: Guest) -> None:
         """It has stopped: what it held, and what it did not flush, is done again."""

@@ -18,7 +18,9 @@ LARGEST = (1 << 63) - 1
 
 numbers = st.integers(0, LARGEST)
 sizes = st.integers(1, LARGEST)
-texts = st.text(max_size=200)
+unicode = st.text(max_size=200)
+bytes_of_names = st.binary(max_size=40).map(lambda name: name.decode(errors="surrogateescape"))
+texts = unicode | bytes_of_names | st.text(max_size=9).map("\U0010ffff".__add__)
 per_cluster = st.lists(numbers, max_size=5)
 
 places = st.recursive(
@@ -72,6 +74,7 @@ from_worker = {
     m.Ready: st.builds(m.Ready, numbers, numbers, per_cluster, per_cluster),
     m.Done: st.builds(m.Done, numbers, numbers, numbers),
     m.Failed: st.builds(m.Failed, numbers, texts, texts, texts, st.none() | numbers),
+    m.Crowded: st.builds(m.Crowded, numbers, texts, texts, st.booleans()),
     m.TargetFailed: st.builds(m.TargetFailed, numbers, numbers, texts, texts, texts, st.none() | numbers),
     m.Lost: st.builds(m.Lost, numbers, st.lists(st.tuples(numbers, numbers), max_size=5), texts),
     m.Differs: st.builds(m.Differs, numbers, numbers),
@@ -106,6 +109,7 @@ EXAMPLES = [
     m.Done(1, 2, 3),
     m.Failed(1, "why", "reading", "image", 5),
     m.TargetFailed(1, 2, "why", "writing", "image", None),
+    m.Crowded(1, "image", "why"),
     m.Lost(1, [(2, 3)], "why"),
     m.Differs(1, 2),
     m.Said(1, "text"),
@@ -177,10 +181,10 @@ plain = st.recursive(
     | st.booleans()
     | st.integers(-(1 << 63), (1 << 64) - 1)
     | st.floats()
-    | texts
+    | unicode
     | st.binary(max_size=20)
     | st.sampled_from(["type", "done", "hello", "open", "job"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts | st.just("type"), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(unicode | st.just("type"), inner, max_size=4),
     max_leaves=12,
 )
 
