@@ -6,6 +6,7 @@ the first descriptor begin with the block that was asked for, and each other one
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 from mpconv.extent import Extent, Kind
@@ -134,3 +135,8 @@ def extents(told: list[Run], offset: int, end: int, block: int) -> list[Extent]:
             found.append(Extent(offset, stop - offset, Kind.DATA if mapped else Kind.ZERO))
             offset = stop
     return found
+
+
+def split_holes(found: list[Extent]) -> bool:
+    """Whether one hole follows another. SBC-4 allows it, yet who keeps a map of data and holes tells the two as one."""
+    return any(one.kind is other.kind is Kind.ZERO for one, other in itertools.pairwise(found))
