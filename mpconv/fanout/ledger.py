@@ -15,11 +15,13 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv.errors import Fatal
+from mpconv.fanout.plan import of_name, of_numbers
 from mpconv.fanout.spec import Fanout, Spec
 from mpconv.jobs import course as courses
 from mpconv.journal.faults import told
 from mpconv.journal.file import PLAN, is_locked, lock, peek
 from mpconv.journal.records import State, Stored
+from mpconv.names import unusable
 
 _LOCK = "lock"
 _KIND, _VERSION = "mpconv-fanout", 2
@@ -126,15 +128,30 @@ def read(path: str) -> Kept:
                 found = json.load(file)
         except FileNotFoundError:
             raise _no_journal(path) from None
+        except RecursionError:
+            raise ValueError("lists lie too deep in one another") from None
         if not isinstance(found, dict) or found.get("kind") != _KIND:
             raise _no_journal(path)
         if found.get("version") != _VERSION:
             why = f"this mpconv knows version {_VERSION} only: use the one that made it, or {_ANEW}"
             raise Fatal(f"the journal '{path}' is of version {found.get('version')}, and {why}")
         kept = msgspec.convert(found, Kept)
+        _check(kept.plan)
         if _seal(kept.plan) != kept.seal:
             raise ValueError("its checksum is wrong, so somebody changed it")
         return kept
+
+
+def _check(plan: Fanout) -> None:
+    """ValueError for what no plan of ours has: names would lead to other files, and what is no name opens nothing."""
+    seen: set[str] = set()
+    for spec in plan.jobs:
+        why = of_name(spec.name, seen)
+        found = [why, *(unusable(place.url) for place in spec.places)]
+        found += of_numbers({"weight": spec.weight, "retries": spec.retries})
+        for text in found:
+            if text is not None:
+                raise ValueError(text)
 
 
 def _seal(plan: Fanout) -> str:
@@ -169,9 +186,8 @@ def standing(path: str, name: str, *, whole: bool = False) -> tuple[Stored | Non
 
 def _kept(spec: Spec) -> Spec:
     sources = [courses.kept(place) for place in spec.sources]
-    return replace(
-        spec, sources=sources, target=courses.kept(spec.target), options=replace(spec.options, listening=None)
-    )
+    options = courses.without_secrets(spec.options)
+    return replace(spec, sources=sources, target=courses.kept(spec.target), options=options)
 
 
 def _empty(path: str) -> None:
