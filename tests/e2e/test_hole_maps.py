@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from mpconv import Options, convert
 from tests.conftest import identical, mpconv
-from tests.e2e.test_resume import Journaled
 from tests.support.faulty_target import FaultyTarget
 from tests.support.faulty_target.hooks import hidden_data
 from tests.support.nfs_proxy import NfsProxy, SeekLie, nfs_proxy
@@ -106,23 +108,53 @@ def test_several_targets(nfs: NfsServer, tmp_path: Path) -> None:
     assert all(identical(wanted, out) for out in outs)
 
 
+@pytest.mark.parametrize("option", ["no_hole_map = true", 'verify = "source"'])
+def test_in_a_plan(nfs: NfsServer, option: str, tmp_path: Path) -> None:
+    stored = sparse(nfs.path(f"{tmp_path.name}.raw"), 32 * MiB)
+    start, end = 90 * MiB, 90 * MiB + 4 * KiB
+    wanted, out, plan = truth(tmp_path / "truth.raw", stored, start, end), tmp_path / "out.raw", tmp_path / "plan.toml"
+    with lying(nfs, stored.name, start, end) as (url, _):
+        plan.write_text(
+            f'[[job]]\nname = "one"\nsource = "{url}"\ntarget = "{out}"\nsource_format = "raw"\nretries = 0\n{option}\n'
+        )
+        done = mpconv("fanout", plan)
+    if option.startswith("no"):
+        assert done.returncode == 0, done.stderr
+        assert identical(wanted, out)
+    else:
+        assert done.returncode, done.stdout
+        assert f"hid data at byte {start}: use --no-hole-map" in done.stderr + done.stdout
+
+
+def test_of_the_api(tmp_path: Path) -> None:
+    """Where the source is read without a share of the target; a map that tells the truth changes no digest."""
+    source = sparse(tmp_path / "a.raw", 5 * MiB, 77 * MiB)
+    digests = []
+    for number, options in enumerate(({}, {"hole_map": False}, {"verify_source": True})):
+        out = tmp_path / f"{number}.raw"
+        found = asyncio.run(convert(str(source), str(out), Options(digest=True, **options)))
+        digests.append(found.digest)
+        assert identical(source, out)
+    assert len(set(digests)) == 1
+
+
 @pytest.mark.parametrize("command", ["convert", "deploy"])
 @pytest.mark.parametrize("option", ["--no-hole-map", "--verify=source"])
 def test_resumed(nfs: NfsServer, command: str, option: str, tmp_path: Path) -> None:
     """The option is kept; and what an earlier run was told of zeros is not believed."""
     stored = sparse(nfs.path(f"{tmp_path.name}.raw"), *range(0, 64 * MiB, MiB // 2))
-    start, end = 5 * MiB + 8 * KiB, 5 * MiB + 12 * KiB
+    start, end = 5 * MiB + 200 * KiB, 5 * MiB + 204 * KiB
     wanted, out = truth(tmp_path / "truth.raw", stored, start, end), tmp_path / "out.raw"
     output = [] if command == "deploy" else ["-O", "raw"]
     with lying(nfs, stored.name, start, end) as (url, proxy):
-        copy = Journaled(tmp_path, option, "-f", "raw", *output, "-r", "2M", url, out, command=command)
-        assert copy.process.stdout is not None
-        for line in copy.process.stdout:
-            if json.loads(line)["done"] >= 6 * MiB:
-                break
-        copy.process.send_signal(signal.SIGINT)
-        copy.process.communicate(timeout=20)
-        assert copy.process.returncode == 130
+        words = [command, "--progress=json", "--journal", tmp_path / "j.db", option, "-f", "raw", *output, "-r", "2M"]
+        line = [sys.executable, "-m", "mpconv", *map(str, [*words, url, out])]
+        copy = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert copy.stdout is not None
+        assert any(json.loads(report).get("done", 0) >= 6 * MiB for report in copy.stdout)
+        copy.send_signal(signal.SIGINT)
+        _, why = copy.communicate(timeout=20)
+        assert copy.returncode == 130, why
         done = mpconv("resume", "-r", "10G", tmp_path / "j.db")
         asked = proxy.calls["COMPOUND"]
     if option == "--no-hole-map":
