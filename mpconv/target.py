@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -202,8 +203,10 @@ async def check_source(source: Image, targets: Sequence[Transport], options: Opt
     """
     if options.shared and not source.size:
         return
-    for target in targets:
-        await check_apart(source, target, options, begun=True)
+    looks = (check_apart(source, target, options, begun=True) for target in targets)
+    for error in await asyncio.gather(*looks, return_exceptions=True):
+        if error is not None:
+            raise error
     if options.shared:
         return
     found = await sameness.changed(source.stores, exactly=True)

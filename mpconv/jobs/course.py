@@ -84,7 +84,7 @@ def left_in(path: str) -> tuple[Course, Stored]:
     """A copy or deployment that may go on, by its journal. Fatal when none began, UsageError for want of a password."""
     from mpconv.journal.file import peek  # noqa: PLC0415  (SQLite: who only begins one opens it later)
 
-    stored = begun(peek(path)[0], path)
+    stored = begun(peek(path, whole=True)[0], path)
     course = decoded(stored, path)
     check_passwords(course)
     return course, stored

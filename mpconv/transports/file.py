@@ -59,8 +59,8 @@ _KINDS_OF_OPENING: dict[int, type[Fatal]] = {
     errno.EACCES: Denied,
     errno.EPERM: Denied,
 }
-_NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
-"""No file can be made under that name."""
+_NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""No file can be made under that name. A directory that is missing may be mounted later."""
 _KINDS: dict[int, type[MpconvError]] = {**_KINDS_OF_OPENING, errno.EINTR: Retryable, errno.EAGAIN: Retryable}
 
 _LOCKS = {

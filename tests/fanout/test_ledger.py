@@ -84,7 +84,8 @@ def test_only_one_that_is_over_is_begun_anew(tmp_path):
     [
         ("{}", "is no journal of mpconv fanout"),
         ('{"kind": "mpconv-fanout", "version": 99}', "is of version 99"),
-        ('{"kind": "mpconv-fanout", "version": 1}', "it is damaged"),
+        ('{"kind": "mpconv-fanout", "version": 1}', "is of version 1"),
+        ('{"kind": "mpconv-fanout", "version": 2}', "it is damaged"),
         ("{", "it is damaged"),
         (json.dumps([1]), "is no journal of mpconv fanout"),
         ("\0\xff", "it is damaged"),
