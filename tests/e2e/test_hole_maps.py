@@ -77,8 +77,12 @@ def test_seek_that_hides_data(nfs: NfsServer, start: int, end: int, tmp_path: Pa
         assert not proxy.calls["COMPOUND"]
         assert identical(wanted, out)
         out.unlink()
-        found_out(mpconv("convert", "--verify=source", *RAW, url, out), start)
-        assert not out.exists()
+        done = mpconv("convert", "--verify=source", *RAW, url, out)
+        if done.returncode == 0:  # what the map's own samples find is read
+            assert identical(wanted, out)
+        else:
+            found_out(done, start)
+            assert not out.exists()
         assert proxy.calls["COMPOUND"]
         right("convert", "--verify=source", "--no-hole-map", *RAW, url, out)
     assert identical(wanted, out)
