@@ -9,7 +9,6 @@ import asyncio
 import copy
 import math
 import os
-import secrets
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -36,6 +35,7 @@ from mpconv.outages import Outages
 from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
+from mpconv.protocol.failures import error_of
 from mpconv.protocol.link import Link
 from mpconv.reception import GUEST, STOP_TOLD, Reception
 from mpconv.room import Room
@@ -66,7 +66,8 @@ class Coordinator(Staff, Reception, Room):
 
     `tell`: hears of servers that do not answer. `rate`: bytes written per second at most, 0 for no limit. `block`: no
     two leases share a block of so many bytes. `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
-    `recorder`: is told what is durable, and knows what was so before. `holds`: as Room's.
+    `recorder`: is told what is durable, and knows what was so before. `holds`: as Room's. `keeping`:
+    as Walk's.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Coordinator(Staff, Reception, Room):
         recorder: Recorder | None = None,
         listening: Listening | None = None,
         holds: Sequence[Transport] | None = None,
+        keeping: bool = False,
     ) -> None:
         Reception.__init__(self, listening)
         Room.__init__(self, holds)
@@ -126,7 +128,8 @@ class Coordinator(Staff, Reception, Room):
         self._told: set[str] = set()
         self._told_workers = 0
         self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
-        self._walk = Walk(source, job, block, self._found)
+        self._walk = Walk(source, job, block, self._found, keeping=keeping)
+        self._anew = not self._state.bytes_done
         self._interrupted: Interrupted | None = None
         self.may_have_written = False
         self.differs_at: int | None = None
@@ -142,7 +145,7 @@ class Coordinator(Staff, Reception, Room):
         self._outcome: asyncio.Future[None] = loop.create_future()
         limits.need(_DESCRIPTORS * (1 if self._listening is None else 2) + self._most)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._endpoint = endpoint = f"ipc://@mpconv-{secrets.token_hex(16)}"
+        self._endpoint = endpoint = f"ipc://@mpconv-{os.urandom(16).hex()}"
         self._link = Link(context, zmq.ROUTER, self._receive)
         self._link.socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())  # nobody else is let in
         self._link.socket.bind(endpoint)
@@ -194,6 +197,13 @@ class Coordinator(Staff, Reception, Room):
     def digests(self) -> Sums:
         """The sums of the blocks' digests, in a job that wants them."""
         return self._state.digests
+
+    @property
+    def named_zero(self) -> list[tuple[int, int]] | None:
+        """The ranges (start, end) that counted as zeros without being read, of who keeps them; None: they are not all
+        known, since an earlier run did a part.
+        """
+        return self._walk.named if self._anew else None
 
     @property
     def bytes_zero(self) -> int:
@@ -292,8 +302,8 @@ class Coordinator(Staff, Reception, Room):
                 self._hello(name, pid)
             case messages.Alive():
                 self._handle(events.SignOfLife(name))
-            case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
-                self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+            case messages.Failed() if self._crew.knew(name):
+                self._fail(error_of(message))
             case _:
                 self._take_work(name, message)
 
@@ -312,8 +322,8 @@ class Coordinator(Staff, Reception, Room):
             case messages.FlushDone(of) if of == job:
                 self._outages.works(name, self._loop.time())
                 self._handle(events.Flushed(name))
-            case messages.TargetFailed(of, target, why, operation, image, offset) if of == job:
-                self._drop(target, Fatal(why, operation=operation, image=image, offset=offset))
+            case messages.TargetFailed(of, target) if of == job:
+                self._drop(target, error_of(message))
             case messages.Lost(of, ranges, why) if of == job:
                 self._observer.lost(ranges, why)
             case messages.Differs(of, offset) if of == job:

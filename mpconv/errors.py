@@ -131,6 +131,10 @@ class Denied(Fatal):
     """Somebody is there and does not let us in: another user, password or right is needed."""
 
 
+class NoSpace(Fatal):
+    """What is written to is full: the disk, the quota, the pool behind a LUN."""
+
+
 class ImageError(Fatal):
     """An image's own bytes are wrong, or ask for what is refused."""
 
@@ -164,6 +168,10 @@ class Gone(Fatal):
     """An image that was open is lost for good: no answer for as long as it was tried, or it is another one now."""
 
 
+class Unequal(Fatal):
+    """A copy is complete, and what was read back of it is not what was read of its source."""
+
+
 class InUse(Fatal):
     """Another program has the image open and does not share it."""
 
@@ -176,6 +184,27 @@ class NoChecks(Fatal):
 
 class UsageError(Fatal):
     """The command line asks for something that cannot be."""
+
+
+KINDS: dict[str, type[Fatal]] = {
+    "fatal": Fatal,
+    "no-space": NoSpace,
+    "image": ImageError,
+    "denied": Denied,
+    "unreachable": Unreachable,
+    "absent": Absent,
+    "no-such-image": NoSuchImage,
+    "gone": Gone,
+    "in-use": InUse,
+    "usage": UsageError,
+}
+"""What a process may tell another one of an error's class: those that the caller may act on."""
+_WORDS = {kind: word for word, kind in KINDS.items()}
+
+
+def kind_of(error: MpconvError) -> str:
+    """The word for its class, or for the nearest one above that has any."""
+    return next((_WORDS[kind] for kind in type(error).__mro__ if kind in _WORDS), "fatal")
 
 
 class ProtocolError(MpconvError):

@@ -86,6 +86,15 @@ def retry_option(command: _Decorated) -> _Decorated:
     )(command)
 
 
+def hole_map_option(command: _Decorated) -> _Decorated:
+    """--no-hole-map."""
+    return click.option(
+        "--no-hole-map",
+        is_flag=True,
+        help="Believe no server and no file system that tells where there are zeros: read it all.",
+    )(command)
+
+
 def trust_of(backing: tuple[str, ...], data_file: tuple[str, ...]) -> Trust:
     """What the images may open besides themselves; "" stands for an image's own directory."""
     return Trust(backing=list(backing) or None, data_file=list(data_file) or None)
@@ -122,14 +131,19 @@ def is_json(output: str) -> bool:
 
 def show(lines: Iterable[str]) -> None:
     """Print lines. A name that is no UTF-8 comes out as it went in, without control characters."""
-    show_text("".join(f"{one_line(line)}\n" for line in lines))
+    _write(f"{one_line(line)}\n" for line in lines)
 
 
 def show_text(text: str) -> None:
-    """Print what consists of lines already. A reader who leaves is no error."""
+    """Print what consists of lines already."""
+    _write([text])
+
+
+def _write(texts: Iterable[str]) -> None:
+    """A reader who leaves is no error."""
     try:
         with open(sys.stdout.fileno(), "wb", closefd=False) as out:
-            out.write(os.fsencode(text))
+            out.writelines(map(os.fsencode, texts))
     except BrokenPipeError:
         return
     except OSError as error:

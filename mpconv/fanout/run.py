@@ -10,11 +10,13 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.errors import (
     Cancelled,
+    Denied,
     Deserted,
     ImageError,
     Interrupted,
     InUse,
     MpconvError,
+    NoSpace,
     NoSuchImage,
     Unreachable,
     UsageError,
@@ -34,7 +36,8 @@ from mpconv.observer import Observer
 from mpconv.protocol.keys import Listening
 from mpconv.workers.launch.local import LocalWorkers
 
-_WILL_NOT_PASS = (UsageError, ImageError, NoSuchImage, InUse, Interrupted)
+_WILL_NOT_PASS = (UsageError, ImageError, NoSuchImage, InUse, Denied, NoSpace, Interrupted)
+"""Of whatever process: a worker's errors come with their classes."""
 
 
 class Run:
@@ -169,7 +172,7 @@ class Run:
             self._changed.set()
 
     async def _copy(self, spec: Spec, lot: Lot, observer: Observer) -> None:
-        options = replace(spec.options, listening=self._listening)
+        options = replace(spec.options, listening=self._listening, refuse_empty=True)
         if self._ledger is None:
             again = self._observers[spec.name].begun
             await convert.convert(spec.sources, spec.target, options, lot, observer, observer.warn, again=again)

@@ -78,13 +78,15 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """A request failed for good; the fields are those of MpconvError."""
+    """A request failed for good; the fields are those of MpconvError. `kind`: its class, see errors.KINDS."""
 
     job: Number
     why: str
     operation: str
     image: str
     offset: Bytes | None
+    kind: str = "fatal"
+    reason: str = ""
 
 
 class TargetFailed(msgspec.Struct, frozen=True, tag="target_failed"):
@@ -99,6 +101,8 @@ class TargetFailed(msgspec.Struct, frozen=True, tag="target_failed"):
     operation: str
     image: str
     offset: Bytes | None
+    kind: str = "fatal"
+    reason: str = ""
 
 
 class Lost(msgspec.Struct, frozen=True, tag="lost"):

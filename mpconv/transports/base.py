@@ -21,6 +21,8 @@ as often as one likes, from coroutines of one event loop; the transport keeps th
 - `block_status()` may call zeros data, never data zeros; it raises `StatusWithdrawn` when it finds that it did, or that
   what it is told cannot be true: what it, or another connection to the same store, said before is to be forgotten then.
 - `flush()` returns when everything that was written through *this* connection is durable.
+- `discard()` removes what this connection made, so that nobody takes it for an image: called when nobody writes any
+  more, and before `close()`. What was there before stays, emptied or not, and so does what came in its place.
 - `close()` may be called twice, and after errors. Every request after it raises `Retryable`.
 - **To open** raises `NoSuchImage` where nothing exists under the name, so that only then something is created;
   `Absent` where a server does not know the name, and `Unreachable` where none answers: either may be better later.
@@ -236,6 +238,10 @@ class Transport(abc.ABC):
     async def flush(self) -> None:
         """Make durable what was written through this connection."""
 
+    async def discard(self) -> bool:
+        """Remove the file that this connection made, as long as its name still leads to it; whether it is gone."""
+        return False
+
     @abc.abstractmethod
     async def close(self) -> None:
         """Give the connection back."""
@@ -261,14 +267,15 @@ LOCAL_MARKS = frozenset(("its device", "its number"))
 
 
 def unlike(then: dict[str, str], now: dict[str, str]) -> str | None:
-    """What tells that it is not the same store, by the marks of both."""
-    for what in then.keys() & now.keys():
-        if then[what] != now[what]:
-            return f"{what} is {now[what]}, and was {then[what]}"
+    """What tells that it is not the same store: the first mark that both have and that differs."""
+    for what, was in then.items():
+        if now.get(what, was) != was:
+            return f"{what} is {now[what]}, and was {was}"
     return None
 
 
 CLOSED = "the connection is closed"
+REMOVED = ", so it was removed"
 
 
 def moment(seconds: int, nanoseconds: int) -> str:
@@ -284,6 +291,6 @@ def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
     return error
 
 
-def cannot_create(name: str, why: str, path: str | None = None) -> Fatal:
+def cannot_create(name: str, why: str, path: str | None = None, kind: type[Fatal] = Fatal) -> Fatal:
     """qemu-img's words for a store that cannot be made. `path`: as the file system knows it."""
-    return Fatal(f"{name}: error while converting raw: Could not create '{name if path is None else path}': {why}")
+    return kind(f"{name}: error while converting raw: Could not create '{name if path is None else path}': {why}")

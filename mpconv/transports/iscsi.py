@@ -17,15 +17,14 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from mpconv.errors import Absent, Fatal, Gone, Retryable, StatusWithdrawn, Unreachable
+from mpconv.errors import Absent, Fatal, Gone, NoSpace, Retryable, StatusWithdrawn, Unreachable, UsageError
 from mpconv.extent import Extent, Kind
 from mpconv.transports import iscsi_identity, iscsi_resets, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
-from mpconv.transports.identity import Disk, Facts
+from mpconv.transports.identity import Designators, Disk, Facts
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
-from mpconv.transports.iscsi_identity import Designators
 from mpconv.transports.iscsi_login import Address, Session, login, parse
 from mpconv.transports.iscsi_status import Impossible, LbaStatus, extents, split_holes
 from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
@@ -91,7 +90,7 @@ class IscsiTransport(Transport):
         if isinstance(answers[1], bytes):
             other = scsi.not_a_disk(answers[1])
             if other is not None:
-                raise (Absent if other == scsi.NO_SUCH_LUN else Fatal)(other)
+                raise (Absent if other == scsi.NO_SUCH_LUN else UsageError)(other)
         with self._explained("asking for the kind of device"):
             for answer in answers:
                 if isinstance(answer, Refused) and not answer.how.lost and not answer.how.passing:
@@ -111,7 +110,9 @@ class IscsiTransport(Transport):
         self.round_trip = clock() - started
         block = self._block = self._commands.block = capacity.block_size
         if not _SMALLEST_BLOCK <= block <= _LARGEST_BLOCK or block & (block - 1):
-            raise Fatal(f"its blocks of {block} bytes are not supported: only powers of two from 512 bytes to 1 MiB")
+            raise UsageError(
+                f"its blocks of {block} bytes are not supported: only powers of two from 512 bytes to 1 MiB"
+            )
         self.size = capacity.blocks * block
         with self._explained("asking for limits"):
             mode, told_limits, told_provisioning, self.designators = await asyncio.gather(
@@ -121,7 +122,7 @@ class IscsiTransport(Transport):
                 iscsi_identity.read(ask_if_known),
             )
         if access is Access.WRITE and scsi.parse_write_protected(mode):
-            raise Fatal("the LUN is write protected: take that off on the target, or name another")
+            raise UsageError("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
         own = ", ".join(sorted(self.designators.worldwide or self.designators.told))
         self.marks = {"its block size": str(block)} | ({"its designators": own} if own else {})
@@ -171,7 +172,8 @@ class IscsiTransport(Transport):
             if refused.how.put_off or refused.how.news:
                 raise self.error(Gone, operation, where, f"{refused}, for {self._patience:g} seconds") from None
             if not refused.how.lost:
-                raise self.error(Fatal, operation, where, str(refused)) from None
+                kind = NoSpace if refused.how.full else Fatal
+                raise self.error(kind, operation, where, str(refused)) from None
             raise self.error(Retryable, operation, where, self._commands.lost_why or str(refused)) from None
 
     def _check(self, operation: str, offset: int | None, length: int) -> None:

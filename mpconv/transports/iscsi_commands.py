@@ -61,6 +61,11 @@ class Refusal(Struct, frozen=True):
         return not self.deferred and scsi.is_put_off(self.status, self.key, self.ascq)
 
     @property
+    def full(self) -> bool:
+        """Whether there was no room; also when it is said of an earlier command."""
+        return scsi.is_full(self.status, self.key, self.ascq)
+
+    @property
     def news(self) -> bool:
         """Whether the target only had to tell something first."""
         return not self.deferred and scsi.is_news(self.status, self.key)

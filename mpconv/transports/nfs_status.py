@@ -10,7 +10,7 @@ import errno
 import os
 import re
 
-from mpconv.errors import Absent, Busy, Fatal, MpconvError, Retryable
+from mpconv.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSpace, Retryable
 
 _NAMED = re.compile(r"NFS[34]ERR_([A-Z_]+)(?:\((-?\d+)\))?")
 _REASON = re.compile(r"\(-(\d+)\)")
@@ -56,11 +56,6 @@ _FIRST_TEXT = 10000
 _FINAL = {
     errno.EIO,
     errno.ENXIO,
-    errno.ENOSPC,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EDQUOT,
     errno.EFBIG,
     errno.EINVAL,
     errno.EISDIR,
@@ -68,6 +63,15 @@ _FINAL = {
     errno.ENODEV,
     errno.ENOTDIR,
     errno.ERANGE,
+}
+
+
+_KINDS = {
+    errno.ENOSPC: NoSpace,
+    errno.EDQUOT: NoSpace,
+    errno.EACCES: Denied,
+    errno.EPERM: Denied,
+    errno.EROFS: Denied,
 }
 
 
@@ -93,7 +97,7 @@ def meaning(status: int, text: str) -> tuple[type[MpconvError], str]:
         return Busy, "the server asks to try again later"
     if number == errno.ENOENT:
         return Absent, os.strerror(number)
-    return (Fatal if number in _FINAL else Retryable), os.strerror(number)
+    return _KINDS.get(number, Fatal if number in _FINAL else Retryable), os.strerror(number)
 
 
 def refusal(status: int) -> tuple[type[MpconvError], str]:

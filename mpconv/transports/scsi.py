@@ -35,6 +35,11 @@ def is_put_off(status: int, key: int, ascq: int) -> bool:
     return status in (BUSY, TASK_SET_FULL) or not_yet
 
 
+def is_full(status: int, key: int, ascq: int) -> bool:
+    """Whether there is no room behind the LUN for what was to be written."""
+    return status == CHECK_CONDITION and key == DATA_PROTECT and ascq == NO_SPACE
+
+
 def is_interrupted(status: int, key: int) -> bool:
     """Whether something else came first: the same command does what it should at the next try, or one soon after."""
     return status == TASK_ABORTED or is_news(status, key) or (status == CHECK_CONDITION and key == ABORTED)

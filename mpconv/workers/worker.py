@@ -16,7 +16,7 @@ from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source
 from mpconv.job import Job, Place
-from mpconv.protocol import messages
+from mpconv.protocol import failures, messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Access, Transport
@@ -155,8 +155,7 @@ class Worker(Reports):
                 return False
             error = given_up
         self._drop(number)
-        failed = messages.TargetFailed(self._id, number, error.why, error.operation, error.image, error.offset)
-        self._send(failed)
+        self._send(failures.target_failed(self._id, number, error))
         return True
 
     def _drop(self, number: int) -> None:
@@ -180,7 +179,7 @@ class Worker(Reports):
             await self._images.pop().close()
 
     def _fail(self, error: MpconvError) -> None:
-        self._send(messages.Failed(self._id, error.why, error.operation, error.image, error.offset))
+        self._send(failures.failed(self._id, error))
 
     async def _heartbeat(self) -> None:
         while True:

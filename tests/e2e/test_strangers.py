@@ -92,6 +92,7 @@ def test_strangers_do_not_hurt_a_copy(tmp_path: Path, keys: Path, said: bytes, h
             hold(stack, port, said)
         if not said:
             join = ["worker", "--workers", "1", "--connect", f"tcp://127.0.0.1:{gate}", "--key-file", str(keys)]
+            join.append("--shared-files")
             worker = subprocess.Popen([sys.executable, "-m", "mpconv", *join])
             stack.callback(worker.kill)
             assert b"<html" in get(f"http://127.0.0.1:{web}/")
