@@ -7,7 +7,7 @@ import asyncio
 from mpconv.doctor import iscsi_refusals
 from mpconv.doctor.findings import Examination, milliseconds
 from mpconv.doctor.reaching import reached
-from mpconv.errors import Fatal
+from mpconv.errors import Fatal, StatusWithdrawn
 from mpconv.transports.base import Access
 from mpconv.transports.iscsi import IscsiTransport, Traits, connect
 from mpconv.transports.iscsi_login import initiator_name, parse
@@ -16,7 +16,8 @@ from mpconv.units import human
 _NO_LIMIT = 0xFFFFFFFF
 _THIN_FIX = (
     "make it thin on the target (tgt: tgtadm --op update --mode logicalunit --tid T --lun L --params"
-    " thin_provisioning=1; LIO: set attribute emulate_tpu=1), or let it be: copies are right without"
+    " thin_provisioning=1; LIO: set the attributes emulate_tpu=1 and emulate_tpws=1), or let it be: copies are right"
+    " without"
 )
 
 
@@ -60,9 +61,19 @@ async def _lun(found: Examination, store: IscsiTransport, traits: Traits) -> Non
         promise = "yes (LBPRZ)" if capacity.zeroes else "not promised (no LBPRZ)"
         found.fact("unmapped-zeros", capacity.zeroes, promise)
         found.fact("unmap", _unmap(traits), _unmap_words(traits))
-    found.fact("zeros", [means.words for means in traits.means], _zeros_words(traits))
-    await store.block_status(0, store.size)
-    if store.tells_status:
+    found.fact("zeros", [means.words for means in traits.means], traits.means[0].words)
+    lie = ""
+    try:
+        await store.block_status(0, store.size)
+    except StatusWithdrawn as error:
+        lie = error.why
+    if lie:
+        found.fact("hole-map", False, "no: what the target says of its holes cannot be true")
+        what = f"{lie}: a copy of the LUN reads everything"
+        found.problem(
+            "holes-lie", what, "see for a newer version of the target's software; other programs may believe it"
+        )
+    elif store.tells_status:
         found.fact("hole-map", True, "yes, by GET LBA STATUS: holes are not read")
     elif capacity.thin and capacity.zeroes:
         found.fact("hole-map", False, "no: the target refuses GET LBA STATUS")
@@ -82,9 +93,9 @@ async def _lun(found: Examination, store: IscsiTransport, traits: Traits) -> Non
         )
 
 
-def _zeros_words(traits: Traits) -> str:
-    means = traits.means[0]
-    return means.words + (", as far as samples prove it" if means.unmaps else "")
+def _write_same(traits: Traits) -> bool:
+    """Whether it can unmap."""
+    return traits.provisioning.write_same or traits.provisioning.write_same10
 
 
 def _unmap(traits: Traits) -> dict[str, object]:
@@ -92,7 +103,7 @@ def _unmap(traits: Traits) -> dict[str, object]:
     most = None if limits.largest_unmap == _NO_LIMIT else limits.largest_unmap * block
     return {
         "unmap": traits.provisioning.unmap,
-        "write_same": traits.provisioning.write_same,
+        "write_same": _write_same(traits),
         "largest": most,
         "descriptors": None if limits.unmap_descriptors == _NO_LIMIT else limits.unmap_descriptors,
         "granularity": limits.unmap_granule * block,
@@ -102,10 +113,6 @@ def _unmap(traits: Traits) -> dict[str, object]:
 
 def _unmap_words(traits: Traits) -> str:
     limits, block = traits.limits, traits.capacity.block_size
-    ways = [
-        word
-        for word, has in (("UNMAP", traits.provisioning.unmap), ("WRITE SAME", traits.provisioning.write_same))
-        if has
-    ]
+    ways = [word for word, has in (("UNMAP", traits.provisioning.unmap), ("WRITE SAME", _write_same(traits))) if has]
     most = "no limit told" if limits.largest_unmap == _NO_LIMIT else f"up to {human(limits.largest_unmap * block)}"
     return f"{' and '.join(ways) or 'no command for it'}; {most}, in units of {human(limits.unmap_granule * block)}"

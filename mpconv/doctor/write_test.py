@@ -116,10 +116,10 @@ async def _by(found: Examination, store: IscsiTransport, means: Means, part: Ext
     what = (
         f"the target answers GOOD to {means.name}, and {human(differing)} of {human(part.length)} are no zeros after it"
     )
-    fix = (
-        "switch it off on the target (tgt: thin_provisioning=0), or update its software. mpconv reads samples back and"
-        " writes zeros itself; other programs may not"
+    result = (
+        "mpconv proves what UNMAP does; other programs may not" if means.hint else "a copy to it may leave old data"
     )
+    fix = f"switch it off on the target (tgt: thin_provisioning=0), or update its software: {result}"
     found.problem(f"{means.name}-lies", what, fix)
     return Verdict.LIES
 

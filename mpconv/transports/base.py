@@ -18,7 +18,8 @@ as often as one likes, from coroutines of one event loop; the transport keeps th
 - `copy_from()` has the bytes copied where they lie, without passing through this process: `True` when all of them
   were, `False` when that cannot be and the caller must read and write: some may have been copied then, and where
   `copy_may_spoil` something else may have been put there.
-- `block_status()` may call zeros data, never data zeros; it raises `StatusWithdrawn` when it finds that it did.
+- `block_status()` may call zeros data, never data zeros; it raises `StatusWithdrawn` when it finds that it did, or that
+  what it is told cannot be true: what it, or another connection to the same store, said before is to be forgotten then.
 - `flush()` returns when everything that was written through *this* connection is durable.
 - `close()` may be called twice, and after errors. Every request after it raises `Retryable`.
 - **To open** raises `NoSuchImage` where nothing exists under the name, so that only then something is created;

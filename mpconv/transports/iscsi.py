@@ -1,8 +1,8 @@
 """iSCSI by libiscsi, in user space: one LUN as a store of bytes.
 
-Commands and their refusals are in iscsi_commands.py, zeros in iscsi_zero.py, copies from LUN to LUN in
-iscsi_copy.py. Ranges that do not end between blocks are
-padded: reads into a buffer of our own, writes around what is there.
+Commands and their refusals are in iscsi_commands.py, zeros in iscsi_zero.py, its map in iscsi_status.py, copies
+from LUN to LUN in iscsi_copy.py. Ranges that do not end between blocks are padded: reads into a buffer of our own,
+writes around what is there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from mpconv.errors import Absent, Fatal, Gone, Retryable, Unreachable
+from mpconv.errors import Absent, Fatal, Gone, Retryable, StatusWithdrawn, Unreachable
 from mpconv.extent import Extent, Kind
 from mpconv.transports import scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
@@ -22,11 +22,13 @@ from mpconv.transports.bindings import libiscsi
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
 from mpconv.transports.iscsi_login import Address, Session, login, parse
+from mpconv.transports.iscsi_status import Impossible, LbaStatus, extents
 from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
+from mpconv.transports.sampling import places
 from mpconv.units import MiB, align_down, align_up
 
-_STATUS_BYTES = 64 * 1024
-"""4095 descriptors: tgt walks the rest of the file for each answer, however short."""
+_SAMPLES = 8
+"""Places in what an answer calls unmapped that are read before it is believed."""
 _NAMES_BYTES = 252
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 512, PIECE
 _LARGEST_OPTIMAL = 16 * MiB
@@ -39,7 +41,7 @@ class Traits(Struct, frozen=True):
     product: str = ""
     capacity: scsi.Capacity = scsi.Capacity(0, 512, False, False)
     limits: scsi.BlockLimits = scsi.BlockLimits()
-    provisioning: scsi.Provisioning = scsi.Provisioning(False, False)
+    provisioning: scsi.Provisioning = scsi.Provisioning()
     means: tuple[Means, ...] = ()
 
 
@@ -53,10 +55,10 @@ class IscsiTransport(Transport):
         self.name = address.name
         self._patience = patience
         self._commands = Commands(session, address.wire_lun, patience)
-        self._zeroing = Zeroing(self._commands, [])
+        self._status = LbaStatus(self._commands, 0, told=False)
+        self._zeroing = Zeroing(self._commands, [], self._status)
         self.traits = Traits()
         self._copying = Copying(self._commands)
-        self._tells_status = False
         self._part_blocks = asyncio.Lock()
         # Not by the LUN's own designator (VPD page 83): tgt makes it of target and LUN numbers, so that those of
         # different servers are the same, and a copy between two servers would be refused.
@@ -79,7 +81,6 @@ class IscsiTransport(Transport):
         if not _SMALLEST_BLOCK <= block <= _LARGEST_BLOCK or block & (block - 1):
             raise Fatal(f"its blocks of {block} bytes are not supported: only powers of two from 512 bytes to 1 MiB")
         self.size = capacity.blocks * block
-        self._tells_status = capacity.thin and capacity.zeroes
         with self._explained("asking for limits"):
             mode, told_limits, told_provisioning, names = await asyncio.gather(
                 ask_if_known(scsi.mode_sense6(192), 192),
@@ -91,10 +92,12 @@ class IscsiTransport(Transport):
             raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
         self.version = (names,)
-        provisioning = scsi.parse_provisioning(told_provisioning if self._tells_status else bytes(64))
-        means = means_for(block, self._tells_status, limits, provisioning)
+        provisioning = scsi.parse_provisioning(told_provisioning)
+        promised = capacity.thin and capacity.zeroes and provisioning.zeroes is not False
+        means = means_for(capacity, promised, limits, provisioning)
         self.traits = Traits(scsi.parse_product(told), capacity, limits, provisioning, tuple(means))
-        self._zeroing = Zeroing(self._commands, means)
+        self._status = LbaStatus(self._commands, capacity.blocks, told=promised)
+        self._zeroing = Zeroing(self._commands, means, self._status)
         most = self._commands.piece = align_down(min(limits.largest_transfer * block or PIECE, PIECE), block)
         optimal = min(limits.optimal_transfer * block, _LARGEST_OPTIMAL)
         self.rewrites = block
@@ -173,7 +176,7 @@ class IscsiTransport(Transport):
     @property
     def tells_status(self) -> bool:
         """Whether GET LBA STATUS is asked: where unmapped blocks are promised to be zeros, until it is refused."""
-        return self._tells_status
+        return self._status.told
 
     async def zero_by(self, means: Means, offset: int, length: int) -> bool | None:
         """Zeros in whole blocks by one of its `traits.means` alone. None: the target refuses it; False: it said that it
@@ -181,7 +184,9 @@ class IscsiTransport(Transport):
         """
         self._check("writing", offset, length)
         with self._explained("writing", offset):
-            return await Zeroing(self._commands, [means]).alone(offset // self._block, length // self._block)
+            return await Zeroing(self._commands, [means], self._status).alone(
+                offset // self._block, length // self._block
+            )
 
     async def copy_from(self, source: Transport, source_offset: int, offset: int, length: int) -> bool:
         self._check("writing", offset, length)
@@ -209,26 +214,34 @@ class IscsiTransport(Transport):
         self._check("reading block status", offset, length)
         if not length:
             return []
-        if not self._tells_status or self._zeroing.betrayed:
+        if not self._status.told or self._zeroing.betrayed:
             return [Extent(offset, length)]
-        first, end = offset // self._block, offset + length
-        status = await self._status(first)
-        after = (first + 1) * self._block
-        if status and status[0][:2] == (first, 0) and after < end:
-            # tgt's descriptors count blocks in 32 bits: 2 TiB of one kind are one of no blocks. A block less is not.
-            following = _extents(await self._status(first + 1), after, end, self._block)
-            return [Extent(offset, after - offset), *following] if following else [Extent(offset, length)]
-        return _extents(status, offset, end, self._block) or [Extent(offset, length)]
-
-    async def _status(self, lba: int) -> list[tuple[int, int, bool]]:
-        """What GET LBA STATUS tells from a block on; once it is refused, it is not asked again."""
         try:
-            with self._explained("reading block status", lba * self._block):
-                answer = await self._commands.ask(scsi.get_lba_status(lba, _STATUS_BYTES), _STATUS_BYTES)
+            with self._explained("reading block status", offset):
+                told = await self._status.runs(offset // self._block)
+            found = extents(told, offset, offset + length, self._block)
+            await self._check_zeros([extent for extent in found if extent.kind is Kind.ZERO])
+        except Impossible as error:
+            self._status.told = False
+            why = f"the target's answer to GET LBA STATUS cannot be true ({error})"
+            raise self.error(StatusWithdrawn, "reading block status", offset, why) from None
+        return found or [Extent(offset, length)]
+
+    async def _check_zeros(self, zeros: list[Extent]) -> None:
+        """Impossible when there is data at some places of them."""
+        chosen = places(zeros, _SAMPLES) if zeros else []
+        for place, data in zip(chosen, await asyncio.gather(*map(self._has_data, chosen)), strict=True):
+            if data:
+                raise Impossible(f"there is data in the hole at byte {place.start}")
+
+    async def _has_data(self, place: Extent) -> bool:
+        """What cannot be read is no lie."""
+        sample = bytearray(place.length)
+        try:
+            await self.read_into(place.start, memoryview(sample))
         except Fatal:
-            self._tells_status = False
-            return []
-        return scsi.parse_lba_status(answer)
+            return False
+        return any(sample)
 
     async def flush(self) -> None:
         self._check("flushing", None, 0)
@@ -244,19 +257,6 @@ class IscsiTransport(Transport):
 
     async def close(self) -> None:
         await self._commands.close()
-
-
-def _extents(status: list[tuple[int, int, bool]], at: int, end: int, block: int) -> list[Extent]:
-    """From byte `at` on, as far as the descriptors reach without a gap."""
-    extents: list[Extent] = []
-    for lba, blocks, mapped in status:
-        stop = min(end, (lba + blocks) * block)
-        if lba * block > at:
-            break
-        if stop > at:
-            extents.append(Extent(at, stop - at, Kind.DATA if mapped else Kind.ZERO))
-            at = stop
-    return extents
 
 
 async def connect(

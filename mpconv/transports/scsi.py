@@ -18,6 +18,10 @@ NO_SPACE = 0x2707
 NO_LUN = 0x2500
 """Sense code 25/00: logical unit not supported."""
 NO_SUCH_LUN = "No such LUN"
+BEYOND_THE_END = 0x2100
+"""Sense code 21/00: logical block address out of range."""
+INVALID_CDB, INVALID_LIST = 0x2400, 0x2600
+"""Sense codes 24/00 and 26/00: a field of the command, or of what comes with it, is not one that the target takes."""
 _BECOMING_READY = (0x0401, 0x040A)
 """Sense codes 04/01, becoming ready, and 04/0A, changing the state of access: both by themselves."""
 
@@ -44,6 +48,11 @@ def write16(lba: int, blocks: int) -> bytes:
 def write_same16(lba: int, blocks: int, *, unmap: bool) -> bytes:
     """The block that comes with it, over and over; `unmap`: the room may be given back instead."""
     return struct.pack(">BBQIBB", 0x93, 0x08 if unmap else 0, lba, blocks, 0, 0)
+
+
+def write_same10(lba: int, blocks: int, *, unmap: bool) -> bytes:
+    """The same for the first 2^32 blocks, 1 to 65535 of them: 0 would be all that follow."""
+    return struct.pack(">BBIBHB", 0x41, 0x08 if unmap else 0, lba, 0, blocks, 0)
 
 
 def inquiry(allocation: int) -> bytes:
@@ -212,10 +221,14 @@ class BlockLimits(Struct, frozen=True):
 
 
 class Provisioning(Struct, frozen=True):
-    """VPD page B2. `unmap`: LBPU, UNMAP is there; `write_same`: LBPWS, WRITE SAME(16) can unmap."""
+    """VPD page B2. `unmap`: LBPU, UNMAP is there; `write_same`, `write_same10`: LBPWS and LBPWS10, these can unmap.
+    `zeroes`: LBPRZ, None where the page is not there; READ CAPACITY(16) tells the same, or one of the two is wrong.
+    """
 
-    unmap: bool
-    write_same: bool
+    unmap: bool = False
+    write_same: bool = False
+    write_same10: bool = False
+    zeroes: bool | None = None
 
 
 _DISK = 0
@@ -274,31 +287,19 @@ def parse_block_limits(data: bytes) -> BlockLimits:
 
 def parse_provisioning(data: bytes) -> Provisioning:
     """Nothing from what is not that page."""
-    flags = data[5] if data[1] == 0xB2 else 0
-    return Provisioning(bool(flags & 0x80), bool(flags & 0x40))
-
-
-_UNMAPPED = (1, 2)
-"""Deallocated and anchored, which both read as zeros where LBPRZ says so. 3 is mapped and 4 unknown, since SBC-4."""
-
-
-def parse_lba_status(data: bytes) -> list[tuple[int, int, bool]]:
-    """(first block, blocks, mapped or unknown) for each descriptor."""
-    length = struct.unpack_from(">I", data)[0] + 4
-    found = []
-    for at in range(8, min(length, len(data)) - 15, 16):
-        lba, blocks, state = struct.unpack_from(">QIB", data, at)
-        found.append((lba, blocks, state & 0x0F not in _UNMAPPED))
-    return found
+    if data[1] != 0xB2:
+        return Provisioning()
+    flags = data[5]
+    return Provisioning(bool(flags & 0x80), bool(flags & 0x40), bool(flags & 0x20), bool(flags & 0x04))
 
 
 _WORDS = {
-    0x2100: "the address is beyond the end of the LUN: it may have been made smaller",
+    BEYOND_THE_END: "the address is beyond the end of the LUN: it may have been made smaller",
     NO_LUN: NO_SUCH_LUN,
     0x2700: "the LUN is write protected",
     NO_SPACE: "No space left on the LUN's storage",
     NO_COMMAND: "the target does not know the command",
-    0x2400: "the target refuses the command's parameters",
+    INVALID_CDB: "the target refuses the command's parameters",
     0x1100: "unrecovered read error",
     0x0C00: "write error",
     0x4400: "internal target failure",

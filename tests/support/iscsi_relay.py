@@ -15,6 +15,7 @@ from mpconv.transports.iscsi import IscsiTransport
 from tests.support.relay import Changes, iscsi_length, relay
 
 INQUIRY, UNMAP, EXTENDED_COPY, READ, WRITE, WRITE_SAME, SERVICE_ACTION = 0x12, 0x42, 0x83, 0x88, 0x8A, 0x93, 0x9E
+WRITE_SAME10 = 0x41
 _HEADER, _COMMAND, _RESPONSE, _DATA_IN = 48, 0x01, 0x21, 0x25
 UNKNOWN = 0xC0
 

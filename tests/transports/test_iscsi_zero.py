@@ -1,4 +1,4 @@
-"""Zeros, block status and limits of a LUN: tgt, and tgt behind a relay that makes it behave as other targets do."""
+"""Zeros and limits of a LUN: tgt, and tgt behind a relay that makes it behave as other targets do."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from mpconv.errors import Fatal
 from mpconv.extent import Kind
 from mpconv.transports import iscsi as iscsi_transport
 from mpconv.transports.base import Access
-from mpconv.transports.iscsi import IscsiTransport
 from mpconv.transports.iscsi_commands import Refused
 from mpconv.units import GiB, KiB, MiB
 from tests.conftest import Lun
-from tests.support.iscsi_relay import READ, SERVICE_ACTION, UNKNOWN, UNMAP, WRITE, WRITE_SAME, Change, page, relayed
+from tests.support.iscsi_relay import READ, UNKNOWN, UNMAP, WRITE, WRITE_SAME, WRITE_SAME10, Change, page, relayed
 
 
 def refusing(*codes: int) -> Change:
@@ -33,10 +32,20 @@ def refusing(*codes: int) -> Change:
     return change
 
 
-def pretending(cdb: bytearray, data: bytearray) -> None:
-    """A target that answers GOOD to UNMAP and does nothing: tgt does, for no blocks."""
-    if cdb[0] == UNMAP:
-        data[16:20] = bytes(4)
+UNMAPPED = "blocks are unmapped (WRITE SAME)"
+PROVED = "blocks are unmapped (UNMAP, proved by GET LBA STATUS)"
+REPEATED = "the target repeats a block of zeros (WRITE SAME)"
+
+
+def no_write_same_unmap(cdb: bytearray, data: bytearray) -> None:
+    """A target whose page B2 says that only UNMAP unmaps."""
+    page(0xB2, 5, b"\x84")(cdb, data)
+
+
+def nothing_done(cdb: bytearray, data: bytearray) -> None:
+    """A target that answers GOOD to WRITE SAME that unmaps, and unmaps somewhere else."""
+    if cdb[0] == WRITE_SAME and cdb[1] & 0x08:
+        cdb[2:10] = (4 * MiB // 512).to_bytes(8)
 
 
 def blocks_of(cdb: bytes) -> tuple[int, int]:
@@ -73,7 +82,7 @@ def test_a_large_lun_is_zeroed_and_its_room_given_back(lun: Callable[..., Lun], 
     async def run() -> None:
         store = await iscsi_transport.connect(made.url, Access.WRITE)
         assert await store.zero(0, size)
-        assert "UNMAP" in store.zeroing
+        assert store.zeroing == UNMAPPED
         for at in places:
             buffer = memoryview(bytearray(b"\xee" * 65536))
             await store.read_into(at, buffer)
@@ -88,7 +97,8 @@ def test_every_gib_is_sampled(lun: Callable[..., Lun]) -> None:
     async def run() -> None:
         async with relayed(lun(3 * GiB).url) as (store, relay):
             assert await store.zero(0, 3 * GiB)
-            assert sorted(unmapped(data) for _, data in relay.of(UNMAP)) == [(n * 2097152, 2097152) for n in range(3)]
+            sent = sorted(blocks_of(cdb) for cdb, _ in relay.of(WRITE_SAME))
+            assert sent == [(n * 262144, 262144) for n in range(24)], "128 MiB each"
             read = {blocks_of(cdb)[0] for cdb, _ in relay.of(READ)}
             assert read >= {0, 2097151, 2097152, 4194303, 4194304, 6291455}
             assert len(relay.of(READ)) <= 9
@@ -104,9 +114,7 @@ def test_every_byte_of_odd_ranges_and_no_other(lun: Callable[..., Lun], offset: 
     async def run() -> None:
         store = await iscsi_transport.connect(made.url, Access.WRITE)
         assert await store.zero(offset, length)
-        assert store.zeroing == (
-            "blocks are unmapped (UNMAP)" if thin else "the target repeats a block of zeros (WRITE SAME)"
-        )
+        assert store.zeroing == (UNMAPPED if thin else REPEATED)
         await store.close()
 
     asyncio.run(run())
@@ -117,33 +125,32 @@ def test_unmap_that_is_not_there_is_asked_for_once(lun: Callable[..., Lun]) -> N
     made = lun(8 * MiB, old_data=True)
 
     async def run() -> None:
-        async with relayed(made.url, refusing(UNMAP)) as (store, relay):
-            assert "(UNMAP)" in store.zeroing
+        async with relayed(made.url, refusing(UNMAP), no_write_same_unmap) as (store, relay):
+            assert store.zeroing == PROVED
             assert await store.zero(0, 4 * MiB)
-            assert store.zeroing == "blocks are unmapped (WRITE SAME)"
+            assert store.zeroing == REPEATED
             assert await store.zero(4 * MiB, 4 * MiB)
             assert len(relay.of(UNMAP)) == 1
-            assert [cdb[1] for cdb, _ in relay.of(WRITE_SAME)] == [0x08, 0x08]
+            assert [cdb[1] for cdb, _ in relay.of(WRITE_SAME)] == [0, 0]
             assert not relay.of(WRITE)
 
     asyncio.run(run())
     filled(made)
-    assert room(made) == 0
 
 
-def test_unmap_that_does_nothing_is_found_out(lun: Callable[..., Lun]) -> None:
+def test_write_same_that_does_nothing_is_found_out(lun: Callable[..., Lun]) -> None:
     made = lun(8 * MiB, old_data=True)
 
     async def run() -> None:
-        async with relayed(made.url, pretending) as (store, relay):
-            assert await store.zero(MiB, 4 * MiB)
-            assert store.zeroing == "blocks are unmapped (WRITE SAME)"
-            assert len(relay.of(UNMAP)) == 1
+        async with relayed(made.url, nothing_done) as (store, relay):
+            assert await store.zero(0, 2 * MiB)
+            assert store.zeroing == PROVED
+            assert len(relay.of(WRITE_SAME)) == 1
             status = await store.block_status(0, 8 * MiB)
             assert [extent.kind for extent in status] == [Kind.DATA], "its word on zeros counts for nothing now"
 
     asyncio.run(run())
-    filled(made, MiB, 5 * MiB)
+    assert not made.backing.read_bytes()[: 2 * MiB].strip(b"\0")
 
 
 def test_write_same_that_cannot_unmap(lun: Callable[..., Lun]) -> None:
@@ -156,9 +163,10 @@ def test_write_same_that_cannot_unmap(lun: Callable[..., Lun]) -> None:
 
         async with relayed(made.url, change) as (store, relay):
             assert await store.zero(0, 20 * MiB)
-            assert store.zeroing == "the target repeats a block of zeros (WRITE SAME)"
+            assert store.zeroing == REPEATED
             sent = [(cdb[1], *blocks_of(cdb), data) for cdb, data in relay.of(WRITE_SAME)]
             assert sent == [(8, 0, 40960, bytes(512)), (0, 0, 32768, bytes(512)), (0, 32768, 8192, bytes(512))]
+            assert len(relay.of(UNMAP)) == 1
 
     asyncio.run(run())
     filled(made)
@@ -168,11 +176,11 @@ def test_nothing_cheap(lun: Callable[..., Lun]) -> None:
     made = lun(MiB, old_data=True)
 
     async def run() -> None:
-        async with relayed(made.url, refusing(UNMAP, WRITE_SAME)) as (store, relay):
+        async with relayed(made.url, refusing(UNMAP, WRITE_SAME, WRITE_SAME10)) as (store, relay):
             for _ in range(3):
                 assert not await store.zero(0, MiB)
             assert store.zeroing == "zeros are written"
-            assert (len(relay.of(UNMAP)), len(relay.of(WRITE_SAME))) == (1, 2)
+            assert (len(relay.of(UNMAP)), len(relay.of(WRITE_SAME)), len(relay.of(WRITE_SAME10))) == (1, 2, 1)
 
     asyncio.run(run())
     filled(made, 0, 0)
@@ -188,8 +196,8 @@ def test_a_medium_error_is_not_a_missing_command(lun: Callable[..., Lun]) -> Non
             with pytest.raises(Fatal, match=r"error while writing at byte .* unrecovered read error") as caught:
                 await store.zero(4096, 8192)
             assert caught.value.offset is not None and 4096 <= caught.value.offset < 12288
-            assert "(UNMAP)" in store.zeroing
-            assert not relay.of(WRITE_SAME)
+            assert store.zeroing == UNMAPPED
+            assert len(relay.of(WRITE_SAME)) == 1 and not relay.of(UNMAP)
 
     asyncio.run(run())
 
@@ -199,8 +207,11 @@ def test_limits_and_granules_of_unmap(lun: Callable[..., Lun]) -> None:
     made = lun(4 * MiB, old_data=True)
 
     async def run() -> None:
-        limits = page(0xB0, 20, struct.pack(">IIII", 1000, 1, 16, 0x80000008))
-        async with relayed(made.url, answer=limits) as (store, relay):
+        def limited(cdb: bytearray, data: bytearray) -> None:
+            no_write_same_unmap(cdb, data)
+            page(0xB0, 20, struct.pack(">IIII", 1000, 1, 16, 0x80000008))(cdb, data)
+
+        async with relayed(made.url, answer=limited) as (store, relay):
             assert await store.zero(512, 4 * MiB - 1024)
             sent = [unmapped(data) for _, data in relay.of(UNMAP)]
             assert sum(blocks for _, blocks in sent) == 8176 // 16 * 16
@@ -253,128 +264,6 @@ def test_the_transfer_that_is_wished_for(lun: Callable[..., Lun], blocks: int, b
             assert store.limits.optimal_write == bytes_
             assert (store.limits.largest_read, store.limits.largest_write) == (MiB, MiB)
             assert await store.disk_size() is None
-
-    asyncio.run(run())
-
-
-async def walk(store: IscsiTransport) -> list[tuple[int, int, Kind]]:
-    """The whole map, neighbours of one kind as they came."""
-    found, at = [], 0
-    while at < store.size:
-        for extent in await store.block_status(at, store.size - at):
-            assert extent.start == at
-            found.append((extent.start, extent.length, extent.kind))
-            at = extent.end
-    return found
-
-
-def test_a_map_of_many_extents_in_few_calls(lun: Callable[..., Lun]) -> None:
-    made = lun(5000 * 128 * KiB)
-    with made.backing.open("r+b") as file:
-        for at in range(0, 5000 * 128 * KiB, 128 * KiB):
-            file.seek(at)
-            file.write(b"\xa5" * 4096)
-
-    async def run() -> None:
-        async with relayed(made.url) as (store, relay):
-            before = len(relay.of(SERVICE_ACTION))
-            found = await walk(store)
-            assert found[:2] == [(0, 4096, Kind.DATA), (4096, 124 * KiB, Kind.ZERO)]
-            assert len(found) == 10_000
-            assert len(relay.of(SERVICE_ACTION)) - before == 3
-
-    asyncio.run(run())
-
-
-def test_a_hole_of_more_blocks_than_32_bits_count(lun: Callable[..., Lun]) -> None:
-    """tgt tells of no blocks then; all but a few of them are known to be zeros all the same."""
-    tera = 1024 * GiB
-    made = lun(8 * tera)
-    with made.backing.open("r+b") as file:
-        file.seek(5 * tera)
-        file.write(b"\xa5" * 4096)
-
-    async def run() -> None:
-        async with relayed(made.url) as (store, relay):
-            before = len(relay.of(SERVICE_ACTION))
-            found = await walk(store)
-            assert len(relay.of(SERVICE_ACTION)) - before <= 12
-            data = [(start, length) for start, length, kind in found if kind is Kind.DATA]
-            assert (5 * tera, 4096) in data
-            assert sum(length for _, length in data) <= 4096 + 8 * 512
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    ("state", "kind"), [(0, Kind.DATA), (1, Kind.ZERO), (2, Kind.ZERO), (3, Kind.DATA), (4, Kind.DATA)]
-)
-def test_states_of_blocks(lun: Callable[..., Lun], state: int, kind: Kind) -> None:
-    made = lun(MiB)
-
-    async def run() -> None:
-        def change(cdb: bytearray, data: bytearray) -> None:
-            if cdb[:2] == b"\x9e\x12":
-                data[8 + 12] = state
-
-        async with relayed(made.url, answer=change) as (store, _):
-            assert await walk(store) == [(0, MiB, kind)]
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize(("flags", "kind"), [(0xC0, Kind.ZERO), (0x80, Kind.DATA), (0x40, Kind.DATA)])
-def test_no_zeros_without_the_lun_s_promise(lun: Callable[..., Lun], flags: int, kind: Kind) -> None:
-    """LBPME and LBPRZ of READ CAPACITY(16), both."""
-    made = lun(MiB)
-
-    async def run() -> None:
-        def change(cdb: bytearray, data: bytearray) -> None:
-            if cdb[:2] == b"\x9e\x10":
-                data[14] = flags
-
-        async with relayed(made.url, answer=change) as (store, relay):
-            assert await walk(store) == [(0, MiB, kind)]
-            assert await store.zero(0, MiB)
-            assert bool(relay.of(UNMAP)) == (kind is Kind.ZERO)
-
-    asyncio.run(run())
-
-
-def test_a_status_that_begins_before_and_ends_behind_what_was_asked_for(lun: Callable[..., Lun]) -> None:
-    made = lun(MiB)
-    with made.backing.open("r+b") as file:
-        for at in (0, 512 * KiB):
-            file.seek(at)
-            file.write(b"\xa5" * 64 * KiB)
-
-    async def run() -> None:
-        def change(cdb: bytearray, data: bytearray) -> None:
-            if cdb[:2] == b"\x9e\x12":
-                cdb[2:10] = bytes(8)
-
-        async with relayed(made.url, change) as (store, _):
-            found = await store.block_status(512 * KiB + 700, 200 * KiB)
-            assert [(extent.start, extent.end, extent.kind) for extent in found] == [
-                (512 * KiB + 700, 576 * KiB, Kind.DATA),
-                (576 * KiB, 712 * KiB + 700, Kind.ZERO),
-            ]
-
-    asyncio.run(run())
-
-
-def test_a_status_that_is_refused_is_asked_for_once(lun: Callable[..., Lun]) -> None:
-    made = lun(MiB)
-
-    async def run() -> None:
-        def change(cdb: bytearray, data: bytearray) -> None:
-            if cdb[:2] == b"\x9e\x12":
-                cdb[1] = 0x1F
-
-        async with relayed(made.url, change) as (store, relay):
-            for _ in range(3):
-                assert await walk(store) == [(0, MiB, Kind.DATA)]
-            assert sum(cdb[1] == 0x12 for cdb, _ in relay.of(SERVICE_ACTION)) == 1
 
     asyncio.run(run())
 

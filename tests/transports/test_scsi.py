@@ -114,28 +114,14 @@ def test_block_limits_that_end_before_those_of_unmap() -> None:
 def test_pages_that_are_not_what_was_asked_for_say_nothing() -> None:
     limits = bytes.fromhex("0000003c0080000000000100000000000000000000000fff") + bytes(40)
     assert scsi.parse_block_limits(limits) == scsi.BlockLimits()
-    for page, unmap, write_same in (
-        ("00b2000400e40200", True, True),
-        ("00b2000400800200", True, False),
-        ("00b2000400640200", False, True),
-        ("0000000400e40200", False, False),
+    for page, told in (
+        ("00b2000400e40200", scsi.Provisioning(True, True, True, True)),
+        ("00b2000400800200", scsi.Provisioning(True, False, False, False)),
+        ("00b2000400680200", scsi.Provisioning(False, True, True, False)),
+        ("00b2000400240200", scsi.Provisioning(False, False, True, True)),
+        ("0000000400e40200", scsi.Provisioning(False, False, False, None)),
     ):
-        assert scsi.parse_provisioning(bytes.fromhex(page)) == scsi.Provisioning(unmap, write_same)
-
-
-def test_lba_status() -> None:
-    first = bytes.fromhex("0000000000000000" + "00000008" + "00000000")
-    second = bytes.fromhex("0000000000000008" + "00000010" + "01000000")
-    answer = (36).to_bytes(4, "big") + bytes(4) + first + second + b"\xff" * 32
-    assert scsi.parse_lba_status(answer) == [(0, 8, True), (8, 16, False)]
-    assert scsi.parse_lba_status(answer[:39]) == [(0, 8, True)]
-    assert scsi.parse_lba_status(bytes(64)) == []
-
-
-@pytest.mark.parametrize(("state", "mapped"), [(0, True), (1, False), (2, False), (3, True), (4, True), (0xF1, False)])
-def test_only_deallocated_and_anchored_blocks_are_unmapped(state: int, mapped: bool) -> None:
-    answer = (20).to_bytes(4, "big") + bytes(4) + bytes(8) + (8).to_bytes(4, "big") + bytes([state, 0, 0, 0])
-    assert scsi.parse_lba_status(answer) == [(0, 8, mapped)]
+        assert scsi.parse_provisioning(bytes.fromhex(page)) == told
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import bisect
 import logging
-import random
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -20,6 +19,7 @@ from mpconv.transports.nfs4 import compound
 from mpconv.transports.nfs4.client import Client
 from mpconv.transports.nfs4.compound import Attributes, Op, Refused, What
 from mpconv.transports.nfs4.opening import Lie, Read, Unsure, Where, open_file, said
+from mpconv.transports.sampling import places
 from mpconv.units import GiB, KiB, MiB
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ _STRETCH_SHARE = 0.1
 _WALK_SHARE = 12
 _WORTH = 64 * MiB
 _FIRST_SKIP = GiB // 4
-_SAMPLE = 4 * KiB
 _SAMPLES, _MANY_SAMPLES = 8, 64
 _SLACK = MiB
 
@@ -200,9 +199,9 @@ class HoleMap:
         """Lie unless samples of these holes are zeros; any other error when the file is not as it was."""
         claimed = self._zeros + sum(extent.length for extent in zeros)
         odd = claimed + self._used > self.size + _SLACK  # so holes take up room: set aside but not written?
-        places = _places(zeros, _MANY_SAMPLES if odd else _SAMPLES) if zeros else []
+        chosen = places(zeros, _MANY_SAMPLES if odd else _SAMPLES) if zeros else []
         async with asyncio.timeout(self._seconds):
-            results = await asyncio.gather(*map(self._sample, places), return_exceptions=True)
+            results = await asyncio.gather(*map(self._sample, chosen), return_exceptions=True)
         for result in results:
             if result is not None:
                 raise result
@@ -214,18 +213,6 @@ class HoleMap:
         await self._read(place.start, memoryview(buffer))
         if any(buffer):
             raise Lie(f"there is data in the hole at byte {place.start}")
-
-
-def _places(zeros: list[Extent], count: int) -> list[Extent]:
-    """Where to look: half of the holes by their size, half by their number; at their edges and inside."""
-    by_size = random.choices(zeros, [hole.length for hole in zeros], k=count - count // 2)
-    by_number = random.choices(zeros, k=count // 2)
-    found = set()
-    for hole in (*by_size, *by_number):
-        length = min(_SAMPLE, hole.length)
-        last = hole.end - length
-        found.add(Extent(random.choice([hole.start, last, random.randint(hole.start, last)]), length))
-    return sorted(found, key=lambda place: place.start)
 
 
 def _without_small_holes(extents: Iterable[Extent]) -> Iterable[Extent]:
