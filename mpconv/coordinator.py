@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-import tempfile
+import os
+import secrets
 from collections import deque
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
 
-from mpconv import transports
+from mpconv import limits, transports
 from mpconv.core import coordination as core
 from mpconv.core import events
 from mpconv.core.digests import Sums
@@ -35,9 +36,12 @@ from mpconv.outages import Outages
 from mpconv.placing import Placing
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
+from mpconv.protocol.failures import error_of
 from mpconv.protocol.link import Link
 from mpconv.reception import GUEST, STOP_TOLD, Reception
+from mpconv.room import Room
 from mpconv.staff import Staff
+from mpconv.transports.base import Transport
 from mpconv.transports.retrying import ANSWERS, Tell, silently
 from mpconv.walk import Walk
 from mpconv.workers.launch.supply import Supply
@@ -51,17 +55,19 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 30.0
 """So much is written again at most when a target is lost or a worker dies."""
 _TICK = 1.0
+_DESCRIPTORS = 16
+"""What links need, besides one for each worker process; twice as many with those of other hosts."""
 _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 
 
-class Coordinator(Staff, Reception):
+class Coordinator(Staff, Reception, Room):
     """Runs one job with `count` local workers, or fewer if no more are supplied, and with those of other hosts if it is
     `listening`.
 
     `tell`: hears of servers that do not answer. `rate`: bytes written per second at most, 0 for no limit. `block`: no
     two leases share a block of so many bytes. `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
-    `recorder`: is told what is durable, and knows what was so before.
+    `recorder`: is told what is durable, and knows what was so before. `holds`: as Room's.
     """
 
     def __init__(
@@ -80,8 +86,10 @@ class Coordinator(Staff, Reception):
         layout: Layout | None = None,
         recorder: Recorder | None = None,
         listening: Listening | None = None,
+        holds: Sequence[Transport] | None = None,
     ) -> None:
         Reception.__init__(self, listening)
+        Room.__init__(self, holds)
         if job.digest:
             block = math.lcm(block, BLOCK)
         self._job = job
@@ -96,6 +104,7 @@ class Coordinator(Staff, Reception):
             job.size,
             order=_order(job, several=count > 1 or listening is not None),
             zero_initialised=job.zero_initialised,
+            zeros_from=job.clusters.zeros_end if job.clusters is not None else None,
             durable=job.durable,
             writes_zeros=not job.sparse_size or job.clusters is not None,
             leaves_unallocated=job.clusters is not None,
@@ -132,41 +141,42 @@ class Coordinator(Staff, Reception):
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._outcome: asyncio.Future[None] = loop.create_future()
+        limits.need(_DESCRIPTORS * (1 if self._listening is None else 2) + self._most)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        with tempfile.TemporaryDirectory(prefix="mpconv-") as directory:
-            self._endpoint = endpoint = f"ipc://{Path(directory) / 'link'}"
-            self._link = Link(context, zmq.ROUTER, self._receive)
-            self._link.socket.bind(endpoint)
-            self._link.start()
-            failed = True
-            walk = loop.create_task(self._walk_on())
-            ticking = loop.create_task(self._tick())
-            if self._listener is not None:
-                self._listener.began(self._job, self._state)
+        self._endpoint = endpoint = f"ipc://@mpconv-{secrets.token_hex(16)}"
+        self._link = Link(context, zmq.ROUTER, self._receive)
+        self._link.socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())  # nobody else is let in
+        self._link.socket.bind(endpoint)
+        self._link.start()
+        failed = True
+        walk = loop.create_task(self._walk_on())
+        ticking = loop.create_task(self._tick())
+        if self._listener is not None:
+            self._listener.began(self._job, self._state)
+        try:
+            self._open_gate(context, self._workers.employ(self, guests=self._listening is not None))
+            self._start(self._crew.count)
+            with heard_by(self._interrupt):
+                await self._outcome
+            failed = False
+        finally:
+            self._outages.end()
+            for running in (walk, ticking):
+                running.cancel()
+            if self._wake is not None:
+                self._wake.cancel()
+            await asyncio.gather(walk, ticking, self._settle_room(), return_exceptions=True)
+            for name in self._crew:
+                self._link.send(name.encode("latin-1"), encode(messages.Bye()))
             try:
-                self._open_gate(context, self._workers.employ(self, guests=self._listening is not None))
-                self._start(self._crew.count)
-                with heard_by(self._interrupt):
-                    await self._outcome
-                failed = False
+                await self._dismiss_guests(self._error())
             finally:
-                self._outages.end()
-                for running in (walk, ticking):
-                    running.cancel()
-                if self._wake is not None:
-                    self._wake.cancel()
-                await asyncio.gather(walk, ticking, return_exceptions=True)
-                for name in self._crew:
-                    self._link.send(name.encode("latin-1"), encode(messages.Bye()))
-                try:
-                    await self._dismiss_guests(self._error())
-                finally:
-                    await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
-                    self._link.close()
-                    dropped = self._link.dropped + self._close_gate()
-                    if dropped:
-                        self._observer.said(f"{dropped} frames that are no messages were dropped")
-                    context.term()
+                await self._workers.stop(_FAIL_GRACE if failed else _BYE_GRACE)
+                self._link.close()
+                dropped = self._link.dropped + self._close_gate()
+                if dropped:
+                    self._observer.said(f"{dropped} frames that are no messages were dropped")
+                context.term()
 
     def _error(self) -> BaseException | None:
         """What the job failed of, if that is known."""
@@ -283,8 +293,8 @@ class Coordinator(Staff, Reception):
                 self._hello(name, pid)
             case messages.Alive():
                 self._handle(events.SignOfLife(name))
-            case messages.Failed(_, why, operation, image, offset) if self._crew.knew(name):
-                self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+            case messages.Failed() if self._crew.knew(name):
+                self._fail(error_of(message))
             case _:
                 self._take_work(name, message)
 
@@ -303,8 +313,8 @@ class Coordinator(Staff, Reception):
             case messages.FlushDone(of) if of == job:
                 self._outages.works(name, self._loop.time())
                 self._handle(events.Flushed(name))
-            case messages.TargetFailed(of, target, why, operation, image, offset) if of == job:
-                self._drop(target, Fatal(why, operation=operation, image=image, offset=offset))
+            case messages.TargetFailed(of, target) if of == job:
+                self._drop(target, error_of(message))
             case messages.Lost(of, ranges, why) if of == job:
                 self._observer.lost(ranges, why)
             case messages.Differs(of, offset) if of == job:
@@ -312,6 +322,8 @@ class Coordinator(Staff, Reception):
             case messages.Said(of, text) if of == job and text not in self._told:
                 self._told.add(text)
                 self._observer.said(text)
+            case messages.Crowded(of, image, why, certain) if of == job:
+                self._no_room(name, image, why, certain=certain)
             case messages.Trouble(of, text) if of == job:
                 if self._listener is not None:
                     self._listener.trouble(name)
@@ -347,7 +359,8 @@ class Coordinator(Staff, Reception):
             self._lose(events.Restarted(name))
         self._tell_workers()
         share, dropped = self._share(member.number), sorted(self._dropped)
-        self._send(name, messages.Open(msgspec.structs.replace(self._job, requests=share, dropped=dropped)))
+        job = msgspec.structs.replace(self._job, requests=share, dropped=dropped)
+        self._send(name, messages.Open(job, insist=again or self._crew.replaced))
 
     def _ready(self, name: str, message: messages.Ready) -> None:
         lease = self._state.leases.current(message.epoch, name)
@@ -390,6 +403,11 @@ class Coordinator(Staff, Reception):
         """How many of the job's buffers the worker of that number has in flight."""
         each, more = divmod(self._job.requests, self._most)
         return each + (number < more)
+
+    def _open_again(self, name: str, *, insist: bool = False) -> None:
+        fence = self._listening.fence if name.startswith(GUEST) and self._listening is not None else 0.0
+        job = msgspec.structs.replace(self._job, dropped=sorted(self._dropped))
+        self._send(name, messages.Open(job, fence, insist))
 
     def _send(self, name: str, message: messages.FromCoordinator) -> None:
         if name.startswith(GUEST):

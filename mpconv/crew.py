@@ -36,10 +36,11 @@ class Crew:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.replacements = max(_FEWEST_REPLACEMENTS, _REPLACEMENTS_EACH * count)
+        self.replacements = self._replacements = max(_FEWEST_REPLACEMENTS, _REPLACEMENTS_EACH * count)
         self._members: dict[int, Member] = {}
         self._by_name: dict[str, Member] = {}
         self._gone: set[str] = set()
+        self._excused: set[int] = set()
         self._looked: float | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -83,6 +84,23 @@ class Crew:
         del self._by_name[member.name]
         self._gone.add(member.name)
         return member.name
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a worker takes, or took, the place of one that died."""
+        return self.replacements < self._replacements
+
+    def turn_away(self, name: str) -> None:
+        """There is no work for this one: it ends, and nobody takes its place."""
+        member = self._by_name.pop(name)
+        del self._members[member.pid]
+        self._gone.add(name)
+        self._excused.add(member.pid)
+        self.count -= 1
+
+    def excused(self, pid: int) -> bool:
+        """Whether that process was turned away."""
+        return pid in self._excused
 
     def silent(self, now: float) -> list[int]:
         """Processes to kill: nothing was heard of them for too long. WorkerLost when one does not even end of that.

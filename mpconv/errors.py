@@ -6,6 +6,7 @@ the one line a user reads; it follows qemu-img's words where qemu-img has them.
 
 from __future__ import annotations
 
+import errno
 import signal
 
 
@@ -48,11 +49,14 @@ def _rebuild(kind: type[MpconvError], why: str, operation: str, image: str, offs
     return kind(why, operation=operation, image=image, offset=offset)
 
 
+_TOLD: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+
+
 class Interrupted(MpconvError):
-    """Ctrl-C or SIGTERM: the signal's number, and the exit code that shells give for it."""
+    """Ctrl-C, SIGTERM or SIGHUP: the signal's number, and the exit code that shells give for it."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        super().__init__(_TOLD[number])
         self.number = number
         self.exit_code = 128 + number
 
@@ -89,13 +93,34 @@ class Fatal(MpconvError):
     """Trying again would fail again: bad credentials, no space, no such image."""
 
 
+def short_of(error: BaseException) -> str | None:
+    """What this process has run out of, and what to do; None: it is another error."""
+    number = getattr(error, "errno", None)
+    if number == errno.EMFILE:
+        return "too many open files: allow more (ulimit -n), or use fewer images or --workers"
+    if number == errno.ENFILE:
+        return "too many open files on this host: see sysctl fs.file-max"
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return "not enough memory: allow more (ulimit -v), or use fewer --workers"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return "no thread can be started: allow more memory or processes (ulimit -v, ulimit -u), or use fewer --workers"
+    return None
+
+
 def internal(error: BaseException, where: str) -> Fatal:
-    """A defect of ours ends the job: nobody would notice the part that it stopped."""
+    """A defect of ours ends the job: nobody would notice the part that it stopped. Shortage is none."""
+    short = short_of(error)
+    if short is not None:
+        return Fatal(short)
     return Fatal(f"internal error in {where}: {type(error).__name__}: {error}; please report it")
 
 
 class Busy(Retryable):
     """The server asks for patience: the same request may be tried again on the same connection."""
+
+
+class Restarted(Retryable):
+    """The server has begun anew, and may have lost what was written and not made durable."""
 
 
 class StatusWithdrawn(Retryable):
@@ -106,12 +131,29 @@ class Denied(Fatal):
     """Somebody is there and does not let us in: another user, password or right is needed."""
 
 
+class NoSpace(Fatal):
+    """What is written to is full: the disk, the quota, the pool behind a LUN."""
+
+
 class ImageError(Fatal):
     """An image's own bytes are wrong, or ask for what is refused."""
 
 
 class Unreachable(Fatal):
     """Nobody answers there at present."""
+
+
+class Crowded(Unreachable):
+    """It answers, and has no room for another connection at present."""
+
+    certain = True
+    """Whether it says that this is the reason."""
+
+
+class Unavailable(Crowded):
+    """It answers, and lets nobody in at present: some say so for want of room."""
+
+    certain = False
 
 
 class Absent(Fatal):
@@ -138,6 +180,27 @@ class NoChecks(Fatal):
 
 class UsageError(Fatal):
     """The command line asks for something that cannot be."""
+
+
+KINDS: dict[str, type[Fatal]] = {
+    "fatal": Fatal,
+    "no-space": NoSpace,
+    "image": ImageError,
+    "denied": Denied,
+    "unreachable": Unreachable,
+    "absent": Absent,
+    "no-such-image": NoSuchImage,
+    "gone": Gone,
+    "in-use": InUse,
+    "usage": UsageError,
+}
+"""What a process may tell another one of an error's class: those that the caller may act on."""
+_WORDS = {kind: word for word, kind in KINDS.items()}
+
+
+def kind_of(error: MpconvError) -> str:
+    """The word for its class, or for the nearest one above that has any."""
+    return next((_WORDS[kind] for kind in type(error).__mro__ if kind in _WORDS), "fatal")
 
 
 class ProtocolError(MpconvError):

@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: whoever listens last is told; who listens to nobody is cancelled.
+"""SIGINT, SIGTERM and SIGHUP: whoever listens last is told; who listens to nobody is cancelled.
+
+timeout(1), a service manager and a closing terminal send the same signal to all processes of a group, and to the
+command again: what comes within ONE_WISH is one wish, also where the job ends meanwhile.
 
 Jobs that run side by side have an Audience each, so that all of them can be told.
 """
@@ -15,7 +18,9 @@ from typing import Any, TypeVar
 from mpconv.errors import Interrupted
 
 _Result = TypeVar("_Result")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ONE_WISH = 0.3
+"""Seconds: who stops a job with a key or a program does not do so twice in less."""
 Listener = Callable[[Interrupted], None]
 
 
@@ -43,7 +48,41 @@ class Audience:
             self._listeners.remove(listener)
 
 
+class Wishes:
+    """What signals ask for. Those that the process was started to ignore, as by nohup(1), stay ignored."""
+
+    def __init__(self) -> None:
+        self._since: dict[bool, float] = {}
+        self._numbers: tuple[signal.Signals, ...] = ()
+
+    def begin(self, hear: Callable[[int], None]) -> None:
+        """`hear` gets the number of each, once for each wish, on the running loop."""
+        loop = asyncio.get_running_loop()
+
+        def heard(number: int) -> None:
+            typed = number == signal.SIGINT
+            last = self._since.get(typed)
+            if last is None or loop.time() - last > ONE_WISH:
+                self._since[typed] = loop.time()
+                hear(number)
+
+        self._since = {}
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._numbers = tuple(number for number in _SIGNALS if not (nohup and number == signal.SIGHUP))
+        for number in self._numbers:
+            loop.add_signal_handler(number, heard, number)
+
+    def end(self) -> None:
+        """From now on they do what they do by default; of a wish that was heard the rest may be still to come."""
+        loop = asyncio.get_running_loop()
+        for number in self._numbers:
+            loop.remove_signal_handler(number)
+            if (number == signal.SIGINT) in self._since:
+                signal.signal(number, signal.SIG_IGN)
+
+
 _everybody = Audience()
+_wishes = Wishes()
 _audience: ContextVar[Audience] = ContextVar("audience", default=_everybody)
 
 
@@ -53,17 +92,14 @@ def heard_by(listener: Listener) -> Iterator[None]:
     `before` an audience of its own, what that audience is told does.
     """
     audience = _audience.get()
-    loop = asyncio.get_running_loop()
-    if audience is _everybody:
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, _hear, number)
+    if audience is _everybody and not audience:
+        _wishes.begin(_hear)
     try:
         with audience.joined_by(listener):
             yield
     finally:
         if audience is _everybody and not audience:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+            _wishes.end()
 
 
 def _hear(number: int) -> None:

@@ -20,6 +20,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     `direct`: past the page cache, where there is one. `shared`: whoever else has it open, QEMU's locks are not asked.
     `format`: raw or qcow2, None when nobody said: then its first bytes tell. `snapshot`: the internal one that is
     meant, by id or name. `backing`, `data_file`: the files that the image is made of besides, once that is found out.
+
+    `beneath`: the directory in which alone it may be opened, whatever links there are. `marks`: by what the store is
+    known that somebody opened here before; who opens it again must find the same, as far as it finds anything of it.
     """
 
     url: str
@@ -31,21 +34,34 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: str | None = None
     backing: Place | None = None
     data_file: Place | None = None
+    beneath: str | None = None
+    marks: dict[str, str] = {}
 
-    def resolved(self, fmt: str, *, backing: Place | None = None, data_file: Place | None = None) -> Place:
+    def resolved(
+        self, fmt: str, marks: dict[str, str], *, backing: Place | None = None, data_file: Place | None = None
+    ) -> Place:
         """The same place with what was found out."""
-        return msgspec.structs.replace(self, format=fmt, backing=backing, data_file=data_file)
+        return msgspec.structs.replace(self, format=fmt, marks=marks, backing=backing, data_file=data_file)
+
+    def marked(self, marks: dict[str, str]) -> Place:
+        """The same place, of which it is known now what lies there."""
+        return msgspec.structs.replace(self, marks=marks)
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True):
     """What an image that is opened may open besides itself; nothing, unless the user allows it.
 
     `backing`: None: no backing file; else the directories it may lie in, "" for that of the image itself.
-    `data_file`: whether an external data file may be opened.
+    `data_file`: the same of an external data file; True is short for [""]. It is written only in a directory that has a
+    name.
     """
 
     backing: list[str] | None = None
-    data_file: bool = False
+    data_file: list[str] | bool | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data_file, bool):
+            msgspec.structs.force_setattr(self, "data_file", [""] if self.data_file else None)
 
 
 NO_TRUST = Trust()
@@ -56,8 +72,9 @@ class Clusters(msgspec.Struct, frozen=True, kw_only=True):
 
     `size`: of a cluster in bytes; `part`: the smallest piece of it that is told apart from zeros, a cluster as a rule.
     `compression`: zlib or zstd, None for none, at `level`, None for the usual. `stores_zeros`: zeros are stored like
-    data. `unit`: compressed clusters that are written together are padded to a multiple of it. `in_place`: every place
-    is as far from the guest's byte as any other, and reads as zeros: of a cluster only the data is written.
+    data, up to guest byte `zeros_end`, None for the disk's end: behind it they are left out. `unit`: compressed
+    clusters that are written together are padded to a multiple of it. `in_place`: every place is as far from the
+    guest's byte as any other, and reads as zeros: of a cluster only the data is written.
     """
 
     size: int
@@ -65,6 +82,7 @@ class Clusters(msgspec.Struct, frozen=True, kw_only=True):
     compression: str | None = None
     level: int | None = None
     stores_zeros: bool = False
+    zeros_end: int | None = None
     unit: int = 512
     in_place: bool = False
 

@@ -22,6 +22,7 @@ from mpconv.fanout.run import Run
 from mpconv.fanout.spec import Fanout, Outcome, Spec, workers_and_jobs
 from mpconv.fanout.watching import Watcher
 from mpconv.interruption import Audience, before
+from mpconv.journal import ownership
 from mpconv.observer import Observer
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -59,6 +60,7 @@ async def fan_out(
     plan: Fanout | str | os.PathLike[str],
     *,
     journal: str | None = None,
+    trust_journal: bool = False,
     jobs: int | None = None,
     workers: int | None = None,
     rate: int | None = None,
@@ -72,6 +74,8 @@ async def fan_out(
     the plan's. `listening`: where workers of other hosts may join. `on_progress` hears each time something becomes of a
     job, whose outcome it is.
     """
+    if journal is not None and not trust_journal:
+        ownership.check_directory(journal)
     wanted = plan if isinstance(plan, Fanout) else read_plan(plan)
     wanted = with_limits(wanted, jobs=jobs, workers=workers, rate=rate)
     _refuse(problems_of(wanted, journal, listening))
@@ -82,6 +86,7 @@ async def fan_out(
 async def resume_fan_out(
     journal: str,
     *,
+    trust_journal: bool = False,
     jobs: int | None = None,
     workers: int | None = None,
     rate: int | None = None,
@@ -92,6 +97,8 @@ async def resume_fan_out(
     """Go on with the fan-out whose journal it is: what is left of its jobs, and the outcomes of all. iSCSI passwords:
     from LIBISCSI_CHAP_PASSWORD.
     """
+    if not trust_journal:
+        ownership.check_directory(journal)
     plan = left_in(journal, jobs=jobs, workers=workers, rate=rate)
     _refuse([*of_limits(plan.limits.jobs, plan.limits.workers, plan.limits.rate)])
     return await _run(plan, None, journal, listening, _Teller(on_progress, on_warning))

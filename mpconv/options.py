@@ -23,7 +23,8 @@ class Options(Struct, frozen=True, kw_only=True):
     that does not answer is tried again, 0 for not at all. `drop_after`: the same of one of several targets, while the
     others wait for it. `digest`: tell that of what was read. `verify`: the share of the target that is read back and
     compared, above 0 and at most 1, or None. `listening`: where workers of other hosts may join;
-    then `workers` may be 0.
+    then `workers` may be 0. `allow_same_image`: source and target, or two targets, that are probably one image under
+    two names are two: somebody knows better.
     """
 
     in_order: bool = True
@@ -51,6 +52,7 @@ class Options(Struct, frozen=True, kw_only=True):
     digest: bool = False
     verify: float | None = None
     listening: Listening | None = None
+    allow_same_image: bool = False
 
     @property
     def digests(self) -> bool:

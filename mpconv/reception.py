@@ -12,12 +12,13 @@ import zmq
 from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.core.leases import LeaseState
-from mpconv.errors import Deserted, Fatal, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost, internal
+from mpconv.errors import Deserted, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost, internal
 from mpconv.guests import SILENCE, Guest, Guests, other_version
 from mpconv.job import Job
 from mpconv.observer import Listener, Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker
+from mpconv.protocol.failures import error_of
 
 if TYPE_CHECKING:
     from mpconv.protocol.gate import Door
@@ -133,16 +134,16 @@ class Reception:
                 self._handle(events.Leaving(name))
             case messages.Gone():
                 self._part(guest)
-            case messages.Failed(_, why, operation, image, offset) if not guest.working:
-                error = Fatal(why, operation=operation, image=image, offset=offset)
+            case messages.Failed() if not guest.working:
+                error = error_of(message)
                 self._observer.warn(f"{guest} cannot take part: {error}")
                 if self._gate is not None and self._gate.unfit(_wire(name)):
                     self._send(name, messages.Bye(again=True))
                 else:
                     self._send(name, messages.Refused(f"this host cannot take part: {error}"))
                 self._part(guest)
-            case messages.Failed(_, why, operation, image, offset):
-                self._fail(Fatal(why, operation=operation, image=image, offset=offset))
+            case messages.Failed():
+                self._fail(error_of(message))
             case _:
                 guest.working |= isinstance(message, messages.Want)
                 self._take_work(name, message)
@@ -170,7 +171,7 @@ class Reception:
             self._state.workers += 1
         assert self._listening is not None
         job = msgspec.structs.replace(self._job, requests=_REQUESTS, dropped=sorted(self._dropped))
-        self._send(name, messages.Open(job, self._listening.fence))
+        self._send(name, messages.Open(job, self._listening.fence, insist=again))
 
     def _part(self, guest: Guest) -> None:
         """It has stopped: what it held, and what it did not flush, is done again."""

@@ -12,6 +12,7 @@ from mpconv.errors import UsageError
 from mpconv.job import Place
 from mpconv.protocol.keys import Listening
 from mpconv.target import Target
+from mpconv.transports.base import LOCAL_MARKS
 
 
 def places_for_all(
@@ -29,6 +30,11 @@ def places_for_all(
     )
 
 
+def _is_proved(place: Place) -> bool:
+    """Whether it is known by more than a number of its file system's: then it may be reached by other links there."""
+    return "made at" in place.marks
+
+
 def anywhere(place: Place, listening: Listening) -> Place:
     """A place by a name that does not depend on where one stands. UsageError as above."""
     url = place.url
@@ -41,6 +47,8 @@ def anywhere(place: Place, listening: Listening) -> Place:
     return msgspec.structs.replace(
         place,
         url=url,
+        beneath=None if _is_proved(place) else place.beneath,
+        marks={what: told for what, told in place.marks.items() if what not in LOCAL_MARKS},
         backing=anywhere(place.backing, listening) if place.backing is not None else None,
         data_file=anywhere(place.data_file, listening) if place.data_file is not None else None,
     )

@@ -21,6 +21,8 @@ class Staff:
     _observer: Observer
     _loop: asyncio.AbstractEventLoop
     _endpoint: str
+    _crowded = False
+    """A target had no room for as many sessions as there were workers."""
 
     @property
     def _over(self) -> bool:
@@ -35,7 +37,7 @@ class Staff:
     @property
     def hiring(self) -> bool:
         """Whether there will be leases for more workers, as far as is known."""
-        return not self._over and not self._state.stopping
+        return not self._over and not self._state.stopping and not self._crowded
 
     def hire(self, count: int) -> None:
         """So many more processes of this host; those that cannot be started the job goes on without."""
@@ -53,7 +55,7 @@ class Staff:
             self._crew.started(pid, self._loop.time())
 
     def _ended(self, pid: int, code: int | None) -> None:
-        if self._over:
+        if self._over or self._crew.excused(pid):
             return
         try:
             self._replace(pid, code)

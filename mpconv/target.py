@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -13,7 +14,8 @@ from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
-from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports import sameness
+from mpconv.transports.base import Access, Judge, Opening, Transport
 from mpconv.transports.retrying import Retry, Tell
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class Target(Struct, frozen=True, kw_only=True):
     """`place`: what the workers write into; `store`: the same, or the file of an image whose data lies elsewhere.
 
     `zero_initialised`: what nobody writes reads as zeros. `writer` and `clusters`: of an image that is made. `whole`:
-    an earlier run finished it.
+    an earlier run finished it. `base`: the backing file of a new image: nobody else is to write to it meanwhile.
     """
 
     place: Place
@@ -49,6 +51,7 @@ class Target(Struct, frozen=True, kw_only=True):
     writer: Writer | Rewriter | None = None
     clusters: Clusters | None = None
     whole: bool = False
+    base: Image | None = None
 
     @property
     def written(self) -> Transport:
@@ -86,21 +89,25 @@ class Target(Struct, frozen=True, kw_only=True):
         """Give the connections back."""
         for store in self.stores:
             await store.close()
+        if self.base is not None:
+            await self.base.close()
 
 
-async def open_raw(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
+async def open_raw(
+    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, begun: bool = False
+) -> Target:
     """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself."""
     if left is not None:
         options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
-    store = await open_store(source, place, options, source.size, opening, tell)
+    store = await open_store(source, place, options, source.size, opening, tell, begun=begun or left is not None)
     if store.fixed_size and store.writable < source.size:
         await store.close()
         raise too_small(store, store.size, source)
     zeros = options.sparse_size > 0 and (options.target_is_zero or (options.create and store.zero_initialised))
     if left is not None:
         zeros = left.zero_initialised
-    return Target(place=place, store=store, zero_initialised=zeros)
+    return Target(place=place.marked(store.marks), store=store, zero_initialised=zeros)
 
 
 def too_small(store: Transport, size: int, source: Image) -> UsageError:
@@ -109,52 +116,101 @@ def too_small(store: Transport, size: int, source: Image) -> UsageError:
 
 
 async def open_store(
-    source: Image, place: Place, options: Options, size: int, opening: Opening, tell: Tell
+    source: Image,
+    place: Place,
+    options: Options,
+    size: int,
+    opening: Opening,
+    tell: Tell,
+    *,
+    begun: bool = False,
+    also: Judge | None = None,
 ) -> Transport:
     """The store at a place, made anew with `size` bytes unless `create` is off; refused when it is a source itself.
-    `tell` hears when it does not answer later.
+    `tell` hears when it does not answer later. `begun`: as check_apart's. `also`: what else may refuse it.
     """
-    store = await _open_store(source, place, options, size, opening)
-    return transports.remade(store, place, growing=opening.growing, retry=Retry(options.retry_for), tell=tell)
+
+    async def judge(store: Transport) -> None:
+        """As with qemu-img, nothing onto itself is right."""
+        if source.size or not options.shared:
+            await check_apart(source, store, options, begun=begun)
+        if also is not None:
+            await also(store)
+
+    store = await _open_store(place, options, size, replace(opening, judge=judge), judge)
+    return transports.remade(
+        store, place.marked(store.marks), growing=opening.growing, retry=Retry(options.retry_for), tell=tell
+    )
 
 
-async def _open_store(source: Image, place: Place, options: Options, size: int, opening: Opening) -> Transport:
+async def _open_store(place: Place, options: Options, size: int, opening: Opening, judge: Judge) -> Transport:
+    """What is there is judged before it is written to, and again when it is replaced: it may be another one by then."""
     existing: Transport | None = None
+    retry = Retry(options.retry_for)
     try:
-        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing)
+        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing, retry=retry)
     except NoSuchImage:
         if not options.create:
             raise
     except InUse:
         existing = await transports.open_place(place, Access.WRITE)
-        same = _same(source, existing)
-        await existing.close()
-        if same is not None:
-            raise same from None
+        try:
+            await judge(existing)
+        finally:
+            await existing.close()
         raise
     except Fatal:
         if not options.create or not transports.is_local(place.url):
             raise  # of a file the attempt to make it tells what is wrong, as with qemu-img
     if existing is not None:
-        same = _same(source, existing)
-        if same is not None and (source.size or not options.shared):  # as with qemu-img, nothing onto itself is right
+        try:
+            await judge(existing)
+        except BaseException:
             await existing.close()
-            raise same
+            raise
         if not options.create or not existing.creatable:
             return existing
         await existing.close()
+    seen = existing.marks if existing is not None else {}
+    opening = replace(opening, judge=judge, replaces=seen, patience=transports.patience_of(retry))
     return await transports.connect(place.url, Access.WRITE, create_size=size, opening=opening)
 
 
-def check_other(source: Image, target: Transport) -> None:
-    """UsageError when the target is the source, or one of the files that it is made of."""
-    error = _same(source, target)
-    if error is not None:
-        raise error
+async def check_apart(source: Image, target: Transport, options: Options, *, begun: bool = False) -> None:
+    """UsageError when the target is the source, or one of the files that it is made of, under whatever name. `begun`:
+    an earlier run began to copy the one to the other, so that it counts for nothing that their contents are the same.
+    """
+    [*stores] = source.stores
+    plain = len(stores) == 1 and source.format == "raw" and stores[0].whole is stores[0] and target.whole is target
+    harmless = plain and options.target_format == "raw" and not options.probe_target
+    allowed = options.allow_same_image
+    await sameness.check_apart(stores, target, allowed=allowed, begun=begun, harmless=harmless)
 
 
-def _same(source: Image, target: Transport) -> UsageError | None:
-    for store in source.stores:
-        if store.identity == target.identity:
-            return UsageError(f"source and target are the same image: '{store.name}'")
-    return None
+async def check_source(source: Image, targets: Sequence[Transport], options: Options) -> None:
+    """Once the targets are made: Fatal when that changed the source, of which they are another name then. A source that
+    somebody writes to (-U) may have changed by itself: of that one only what it is now counts.
+    """
+    if options.shared and not source.size:
+        return
+    for target in targets:
+        await check_apart(source, target, options, begun=True)
+    if options.shared:
+        return
+    found = await sameness.changed(source.stores, exactly=True)
+    if found is not None:
+        names = " or ".join(f"'{target.name}'" for target in targets[:3])
+        why = f"the source '{found.name}' changed when the target was made: {names} may be another name of it"
+        raise Fatal(f"{why}, or somebody writes to it (-U takes that)")
+
+
+async def check_end(source: Image, options: Options, warn: Callable[[str], None]) -> None:
+    """When all is copied: Fatal when the source is not what it was. With -U that is expected, and told."""
+    found = await sameness.changed(source.stores)
+    if found is None:
+        return
+    why = f"the source '{found.name}' was changed while it was copied: the copy may be half old and half new"
+    if options.shared:
+        warn(why)
+        return
+    raise Fatal(f"{why}: see who writes to it, and begin anew (-U takes a source that is written to)")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import namespaces
 from tests.support.servers import IscsiServer, NfsServer
@@ -26,7 +27,12 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Each process that runs tests gets namespaces of its own; the one that hands them out needs none."""
+    """Each process that runs tests gets namespaces of its own; the one that hands them out needs none.
+
+    No example has a deadline: a busy machine is no defect.
+    """
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
     if runs_tests and namespaces.possible():
         namespaces.enter()

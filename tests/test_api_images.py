@@ -204,15 +204,15 @@ def test_no_error_tells_a_password(images, lun):
     disk = lun(MiB)
     subprocess.run(["dd", f"if={images / 'named.qcow2'}", f"of={disk.backing}", "conv=notrunc"], check=True)
     url = disk.url.replace("//", "//alice%right-secret-1@")
-    place = mpconv.Place(url=url, format="vmdk")
+    place, qcow2 = (mpconv.Place(url=url, format=fmt) for fmt in ("vmdk", "qcow2"))
     asked = [
-        lambda: mpconv.blocking.map(url),
-        lambda: mpconv.blocking.map(url, trust=mpconv.Trust(backing=[""])),
+        lambda: mpconv.blocking.map(qcow2),
+        lambda: mpconv.blocking.map(qcow2, trust=mpconv.Trust(backing=[""])),
         lambda: mpconv.blocking.backing_chain(url),
-        lambda: mpconv.blocking.measure(url),
+        lambda: mpconv.blocking.measure(qcow2),
         lambda: mpconv.blocking.info(place),
         lambda: mpconv.blocking.check(place),
-        lambda: mpconv.blocking.convert(url, "null:"),
+        lambda: mpconv.blocking.convert(qcow2, "null:"),
     ]
     for ask in asked:
         with pytest.raises(mpconv.MpconvError, match=r"iscsi://alice@.*(asks for the backing file|vmdk)") as caught:

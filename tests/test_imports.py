@@ -11,7 +11,7 @@ import mpconv
 
 ROOT = Path(mpconv.__file__).parent
 
-BOTTOM = {"extent", "job", "errors", "units", "digest"}
+BOTTOM = {"extent", "job", "errors", "units", "digest", "names"}
 MAY_IMPORT: dict[str, set[str]] = {
     "": BOTTOM
     | {"api", "blocking", "cache", "doctor", "fanout", "formats", "inspection", "jobs", "many", "options", "ui"},
@@ -20,23 +20,28 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": BOTTOM,
     "units": BOTTOM,
     "digest": BOTTOM,
+    "names": BOTTOM,
     "core": BOTTOM,
-    "protocol": BOTTOM,
+    "protocol": BOTTOM | {"limits"},
     "transports": BOTTOM,
     "formats": BOTTOM | {"transports"},
     "ui": BOTTOM,
     "journal": BOTTOM | {"core"},
-    "workers": BOTTOM | {"protocol", "transports", "formats"},
+    "workers": BOTTOM | {"interruption", "protocol", "transports", "formats"},
     "cache": set(),
     "tuning": BOTTOM,
     "options": BOTTOM | {"cache", "formats", "protocol"},
     "target": BOTTOM | {"formats", "transports", "options"},
-    "qcow2_target": BOTTOM | {"formats", "transports", "options", "target"},
+    "lineage": BOTTOM | {"formats", "transports"},
+    "qcow2_target": BOTTOM | {"formats", "lineage", "transports", "options", "target"},
     "observer": BOTTOM | {"core"},
     "interruption": BOTTOM,
     "crew": BOTTOM,
+    "leftovers": set(),
+    "limits": BOTTOM,
     "outages": BOTTOM,
     "guests": BOTTOM,
+    "room": BOTTOM | {"core", "crew", "guests", "observer", "protocol", "transports"},
     "staff": BOTTOM | {"core", "crew", "observer", "workers"},
     "reception": BOTTOM | {"core", "crew", "protocol", "guests", "observer"},
     "sharing": BOTTOM | {"protocol", "target", "transports"},
@@ -44,18 +49,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     "walk": BOTTOM | {"formats"},
     "coordinator": BOTTOM
     | {"core", "protocol", "transports", "formats", "workers", "journal", "observer", "interruption", "crew", "outages"}
-    | {"placing", "reception", "staff", "walk"},
+    | {"limits", "placing", "reception", "room", "staff", "walk"},
     "jobs": BOTTOM
     | {"coordinator", "core", "formats", "interruption", "journal", "observer", "options", "protocol", "qcow2_target"}
     | {"sharing", "target", "transports", "tuning", "workers"},
-    "watch": BOTTOM | {"core", "observer", "journal", "jobs"},
+    "watch": BOTTOM | {"core", "limits", "observer", "journal", "jobs"},
     "inspection": BOTTOM | {"transports", "formats"},
     "doctor": BOTTOM | {"transports", "formats", "inspection", "options", "tuning"},
     "api": BOTTOM
-    | {"doctor", "formats", "inspection", "interruption", "jobs", "options", "protocol", "soundness", "transports"}
+    | {
+        "doctor",
+        "formats",
+        "inspection",
+        "interruption",
+        "jobs",
+        "journal",
+        "options",
+        "protocol",
+        "soundness",
+        "transports",
+    }
     | {"ui", "workers"},
     "soundness": BOTTOM | {"cache", "formats", "options"},
-    "many": BOTTOM | {"api", "cli", "fanout", "interruption", "observer", "protocol", "workers"},
+    "many": BOTTOM | {"api", "cli", "fanout", "interruption", "journal", "observer", "protocol", "workers"},
     "blocking": {"api", "many"},
     "cli": BOTTOM
     | {
@@ -66,6 +82,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inspection",
         "interruption",
         "jobs",
+        "leftovers",
+        "limits",
         "journal",
         "observer",
         "options",
@@ -77,6 +95,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"transports", "ui", "watch", "workers", ""},
     "fanout": BOTTOM
     | {
+        "formats",
         "guests",
         "interruption",
         "jobs",
@@ -104,6 +123,7 @@ MUST_NOT: dict[str, set[str]] = {
     "errors": SHELL | {"click"},
     "units": SHELL | {"click"},
     "digest": SHELL | {"click"},
+    "names": SHELL | {"click"},
     "crew": SHELL | {"click"},
     "outages": SHELL | {"click"},
     "guests": SHELL | {"click"},

@@ -96,6 +96,13 @@ class Listener(Heard):
             self._on_warning(text)
 
 
+def _check_journal(journal: str | None, trusted: bool) -> None:
+    if journal is not None and not trusted:
+        from mpconv.journal import ownership  # noqa: PLC0415  (few need it)
+
+        ownership.check(journal)
+
+
 async def convert(
     sources: Name | Sequence[Name],
     target: Name,
@@ -103,16 +110,19 @@ async def convert(
     *,
     source_format: str | None = None,
     journal: str | None = None,
+    trust_journal: bool = False,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
     local: LocalWorkers | None = None,
     observer: Heard | None = None,
 ) -> Copied:
     """Copy one image, or several one after the other. `source_format`: raw or qcow2; None: the header tells. `journal`:
-    a file that lets `resume` go on after a crash. `local` and `observer`: what a command has of its own.
+    a file that lets `resume` go on after a crash; `trust_journal`: although others own it, or may write to it. `local`
+    and `observer`: what a command has of its own.
     """
     from mpconv.jobs import convert as job  # noqa: PLC0415  (as the other jobs: who needs one does without the rest)
 
+    _check_journal(journal, trust_journal)
     chosen = whole(options or Options())
     places = [place_of(source, source_format) for source in _several(sources)]
     if observer is None:
@@ -141,6 +151,7 @@ async def deploy(
     *,
     source_format: str | None = None,
     journal: str | None = None,
+    trust_journal: bool = False,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
     local: LocalWorkers | None = None,
@@ -152,6 +163,7 @@ async def deploy(
     """
     from mpconv.jobs import deploy as job  # noqa: PLC0415
 
+    _check_journal(journal, trust_journal)
     chosen = whole(options or Options())
     if observer is None:
         from mpconv import soundness  # noqa: PLC0415
@@ -179,6 +191,7 @@ async def resume(
     journal: str,
     effort: Effort | None = None,
     *,
+    trust_journal: bool = False,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
     local: LocalWorkers | None = None,
@@ -192,6 +205,7 @@ async def resume(
 
     if os.path.isdir(journal):
         raise UsageError(f"the journal '{journal}' is a fan-out's, and not one of a single copy: use resume_fan_out")
+    _check_journal(journal, trust_journal)
     course, stored = courses.left_in(journal)
     chosen = effort or courses.Effort()
     if observer is None:

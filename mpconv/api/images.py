@@ -1,7 +1,8 @@
 """What is told of images: no worker process is started, and nothing is written but where that is asked for.
 
 Backing files and data files that an image names are opened only as far as `trust` allows; `mpconv.Trust(backing=[""])`
-is the image's own directory. `image_format`: raw or qcow2; None: the first bytes tell.
+is the image's own directory. `image_format`: raw or qcow2; None: the first bytes tell. A qcow2 image that a program of
+QEMU's writes to is InUse, as with qemu-img, unless it is a `mpconv.Place` that is `shared`.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ async def map(
     from mpconv.inspection.block_map import block_map  # noqa: PLC0415
 
     place = place_of(image, image_format)
-    async with _opened(place, trust) as found:
+    async with _opened(place, trust, on_warning) as found:
         return await block_map(found, start, length, on_warning or _silently, place.offset)
 
 
@@ -70,9 +71,10 @@ async def measure(
     snapshot: str | None = None,
     trust: Trust = NO_TRUST,
     refusal: str | None = None,
+    on_warning: OnWarning | None = None,
 ) -> Measure:
     """How many bytes a copy of an image takes up, or an empty disk of so many bytes. `qcow2`: how one is made; None: as
-    qemu-img does. `refusal`: why it cannot be, said once the image is open.
+    qemu-img does. `refusal`: why it cannot be, said once the image is open. `on_warning` hears of anything else.
     """
     from mpconv.formats.qcow2.options import Qcow2Options  # noqa: PLC0415
 
@@ -82,7 +84,7 @@ async def measure(
     if isinstance(image, int):
         return await _measured(image, target_format, options, refusal)
     place = place_of(image, image_format)
-    async with _opened(replace(place, snapshot=snapshot or place.snapshot), trust) as found:
+    async with _opened(replace(place, snapshot=snapshot or place.snapshot), trust, on_warning) as found:
         return await _measured(found, target_format, options, refusal)
 
 
@@ -122,16 +124,18 @@ async def check(
     """
     from mpconv import transports  # noqa: PLC0415
     from mpconv.formats.opening import found_format  # noqa: PLC0415
-    from mpconv.transports.base import Access, cannot_open  # noqa: PLC0415
+    from mpconv.transports.base import Access, Sharing, cannot_open  # noqa: PLC0415
 
     place = place_of(image, image_format)
-    store = await transports.open_place(place, Access.READ, locked=True)
+    store = await transports.open_place(place, Access.READ)
     try:
         fmt = place.format or await found_format(store)
         if fmt == "raw":
             raise NoChecks("This image format does not support checks")
         if fmt != "qcow2":
             raise cannot_open(place.url, f"mpconv cannot read {fmt} images yet")
+        if not place.shared:
+            store.claim(Sharing.NOTHING)
         from mpconv.formats.qcow2 import checking  # noqa: PLC0415
 
         return await checking.check(store, on_finding or _silently)
@@ -167,14 +171,11 @@ def _silently(_: object) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _opened(place: Place, trust: Trust) -> AsyncIterator[Image]:
-    """One image, open for reading while the context lasts.
-
-    No locks are taken: of a raw image that a program writes to qemu-img tells as well, with `-U` and without.
-    """
+async def _opened(place: Place, trust: Trust, on_warning: OnWarning | None) -> AsyncIterator[Image]:
+    """One image, open for reading while the context lasts."""
     from mpconv.formats.opening import How, open_source  # noqa: PLC0415
 
-    image = await open_source([place], How(trust=trust))
+    image = await open_source([place], How(looking=True, trust=trust, tell=on_warning or _silently))
     try:
         yield image
     finally:

@@ -12,8 +12,10 @@ from typing import NoReturn
 import click
 
 from mpconv import __version__
+from mpconv.cli import streams
 from mpconv.cli.passwords import hide_passwords
-from mpconv.errors import Absent, Denied, MpconvError, Unreachable
+from mpconv.errors import Absent, Denied, MpconvError, Unreachable, one_line, short_of
+from mpconv.limits import raise_descriptors
 
 _COMMANDS = {
     name: name
@@ -81,14 +83,9 @@ def cli() -> None:
 def run() -> NoReturn:
     """The program. It ends without taking the interpreter apart, which takes longer than a small copy."""
     gc.set_threshold(_IMPORTED)
-    code = main()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError):
-            code = code or 1
-    os._exit(code)
+    streams.prepare()
+    raise_descriptors()
+    os._exit(streams.output(main))
 
 
 def _hint(error: MpconvError) -> str:
@@ -109,11 +106,17 @@ def main() -> int:
         error.show()
         return 1
     except click.ClickException as error:
-        print(f"mpconv: {' '.join(error.format_message().split())}", file=sys.stderr)
+        print(f"mpconv: {one_line(' '.join(error.format_message().split()))}", file=sys.stderr)
         return 1
     except MpconvError as error:
         print(f"mpconv: {error}{_hint(error)}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, OSError, RuntimeError) as error:
+        short = short_of(error)
+        if short is None:
+            raise
+        print(f"mpconv: {short}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, click.Abort):
         print("mpconv: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

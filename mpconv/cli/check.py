@@ -12,8 +12,9 @@ import msgspec
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show
 from mpconv.cli.opening import RAW, places, probed
-from mpconv.errors import UsageError
+from mpconv.errors import UsageError, one_line
 from mpconv.job import Place
+from mpconv.names import readable
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.check import Report
@@ -78,7 +79,7 @@ def _place(name: str, fmt: str | None, image_opts: bool, *, direct: bool, shared
 
 def _tell(line: str) -> None:
     """What was found, as QEMU writes it: without the program's name, and with -q too."""
-    print(line, file=sys.stderr)
+    print(one_line(line), file=sys.stderr)
 
 
 def lines(found: Report) -> Iterator[str]:
@@ -86,13 +87,16 @@ def lines(found: Report) -> Iterator[str]:
     if found.clean:
         yield "No errors were found on the image."
     if found.corruptions:
-        yield f"\n{found.corruptions} errors were found on the image."
+        yield ""
+        yield f"{found.corruptions} errors were found on the image."
         yield "Data may be corrupted, or further writes to the image may corrupt it."
     if found.leaks:
-        yield f"\n{found.leaks} leaked clusters were found on the image."
+        yield ""
+        yield f"{found.leaks} leaked clusters were found on the image."
         yield "This means waste of disk space, but no harm to data."
     if found.check_errors:
-        yield f"\n{found.check_errors} internal errors have occurred during the check."
+        yield ""
+        yield f"{found.check_errors} internal errors have occurred during the check."
     if found.total and found.allocated:
         shares = [found.fragmented * 100 / found.allocated, found.compressed * 100 / found.allocated]
         yield (
@@ -114,8 +118,8 @@ def json_lines(found: Report, name: str) -> Iterator[str]:
         "check-errors": found.check_errors,
         "leaks": found.leaks,
         "allocated-clusters": found.allocated,
-        "filename": name.encode(errors="surrogateescape").decode(errors="replace"),
+        "filename": readable(name),
         "format": QCOW2,
         "fragmented-clusters": found.fragmented,
     }
-    yield json_text({key: value for key, value in facts.items() if value or key == "check-errors"})
+    yield from json_text({key: value for key, value in facts.items() if value or key == "check-errors"}).split("\n")

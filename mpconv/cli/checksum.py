@@ -14,6 +14,7 @@ from mpconv.cli.image_command import (
     is_json,
     retry_option,
     show,
+    show_text,
     trust_of,
     trust_options,
 )
@@ -60,7 +61,7 @@ def checksum(
     image_opts: bool,
     force_share: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> int:
     """Print a digest of what a guest sees of each IMAGE: whatever the format, equal disks have equal digests.
@@ -95,7 +96,7 @@ def checksum(
     one_by_one = _OneByOne(found, options, local, kind, watch, tell=not as_json)
     run(one_by_one.all(), one_by_one.dump, verbose=False, watch=watch)
     if as_json:
-        show([json_text(one_by_one.facts)])
+        show_text(json_text(one_by_one.facts) + "\n")
     return one_by_one.code
 
 

@@ -93,6 +93,7 @@ def placement_of(options: dict[str, Any], listening: Listening | None) -> Placem
             processes=options["cluster_workers"] or 0,
             key_file=None if key_file is None else os.path.abspath(key_file),
             keys=listening.keys.for_workers.text if key_file is None else "",
+            shared_files=listening.shared_files,
         )
     )
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from mpconv.cache import CACHE_MODES
-from mpconv.cli.image_command import WithProgressKind, retry_option, trust_of, trust_options
+from mpconv.cli.image_command import WithProgressKind, retry_option, show, trust_of, trust_options
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests
 from mpconv.cli.watching import watch_of, watch_options, watched
-from mpconv.errors import MpconvError, UsageError
+from mpconv.errors import Fatal, Interrupted, MpconvError, UsageError
 
 if TYPE_CHECKING:
     from mpconv.jobs.compare import Verdict
@@ -51,7 +51,7 @@ def compare(
     workers: int | None,
     image_opts: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     retry_for: float,
     progress: bool,
     progress_kind: str | None,
@@ -88,6 +88,7 @@ def compare(
     display = display_of({"progress": progress, "progress_kind": progress_kind, "quiet": quiet})
     options = Options(
         strict=strict,
+        shared=force_share,
         requests=parallel,
         workers=workers,
         trust=trust_of(allow_backing, allow_data_file),
@@ -105,11 +106,16 @@ def compare(
     try:
         with report:
             lines, code = run(compared(), display.dump, verbose=False, watch=watch)
+    except Interrupted:
+        raise
     except MpconvError as error:
         codes = {"": _CANNOT_OPEN, "reading block status": _CANNOT_ASK}
         raise _with_code(error, codes.get(error.operation, _CANNOT_READ)) from None
     if not quiet:
-        print("\n".join(lines))
+        try:
+            show(lines)
+        except Fatal as error:
+            raise _with_code(error, code or _CANNOT_OPEN) from None
     return code
 
 

@@ -18,9 +18,11 @@ from mpconv.cli.copy_options import (
     quiet_option,
     rate_option,
     salvage_option,
+    same_image_option,
     snapshot_option,
     sparse_option,
     target_cache_option,
+    trust_journal_option,
     verbose_option,
     verify_option,
     workers_option,
@@ -58,6 +60,7 @@ from mpconv.errors import UsageError
 @click.option("-C", "--copy-range-offloading", is_flag=True, help="Have data copied where it lies, where that can be.")
 @salvage_option
 @click.option("-U", "--force-share", is_flag=True, help="The sources may be in use: by a running guest, say.")
+@same_image_option
 @click.option("--image-opts", is_flag=True, help="SOURCEs are driver options: driver=raw,file.filename=X")
 @click.option("--target-image-opts", is_flag=True, help="TARGET is driver options; needs -n.")
 @retry_option
@@ -78,6 +81,7 @@ from mpconv.errors import UsageError
 @verify_option("the target")
 @trust_options
 @journal_option
+@trust_journal_option
 @watch_options
 @click.option("--bitmaps", is_flag=True, help="Copy dirty bitmaps: refused so far.")
 @click.option("--skip-broken-bitmaps", is_flag=True, help="Leave out bitmaps that are inconsistent.")
@@ -125,7 +129,15 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     chosen = options_of(options, to_place, made, unusable, target, listening)
     source, into = (", ".join(transports.redacted(place.url) for place in some) for some in (from_places, [to_place]))
     observer = watched(watch, report, into, source=source, target=into)
-    copy = copying.convert(from_places, to_place, chosen, journal=options["journal"], local=local, observer=observer)
+    copy = copying.convert(
+        from_places,
+        to_place,
+        chosen,
+        journal=options["journal"],
+        trust_journal=options["trust_journal"],
+        local=local,
+        observer=observer,
+    )
     with report:
-        run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
+        run(copy, display.dump, verbose=options["verbose"], images=1 + len(sources), placement=placement, watch=watch)
     return 0

@@ -38,6 +38,9 @@ target_cache_option = click.option(
 salvage_option = click.option(
     "--salvage", is_flag=True, help="What cannot be read becomes zeros; the lost ranges are listed."
 )
+same_image_option = click.option(
+    "--allow-same-image", is_flag=True, help="Images that are probably one under two names are two: you know better."
+)
 progress_option = click.option(
     "-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines."
 )
@@ -54,6 +57,9 @@ digest_option = click.option(
 )
 journal_option = click.option(
     "--journal", metavar="FILE", help="Keep in FILE what is done and durable: mpconv resume FILE goes on."
+)
+trust_journal_option = click.option(
+    "--trust-journal", is_flag=True, help="Believe a journal although others own it or may write to it."
 )
 
 

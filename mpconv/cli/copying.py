@@ -77,4 +77,5 @@ def options_of(
         digest=options["digest"],
         verify=options["verify"],
         listening=listening,
+        allow_same_image=options["allow_same_image"],
     )

@@ -19,14 +19,16 @@ from mpconv.cli.copy_options import (
     quiet_option,
     rate_option,
     salvage_option,
+    same_image_option,
     snapshot_option,
     sparse_option,
     target_cache_option,
+    trust_journal_option,
     verbose_option,
     verify_option,
     workers_option,
 )
-from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, trust_of, trust_options
+from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, show_text, trust_of, trust_options
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places
 from mpconv.cli.params import Duration
@@ -34,6 +36,7 @@ from mpconv.cli.refusals import check_protocol
 from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import Fatal, MpconvError, UsageError
 from mpconv.job import DROP_SECONDS, Place
+from mpconv.names import readable_values
 
 if TYPE_CHECKING:
     from mpconv.jobs.deploy import Deployment
@@ -59,6 +62,7 @@ _NONE = 1
 @rate_option("to each target")
 @salvage_option
 @click.option("-U", "--force-share", is_flag=True, help="The source may be in use: by a running guest, say.")
+@same_image_option
 @retry_option
 @click.option(
     "--drop-after",
@@ -78,6 +82,7 @@ _NONE = 1
 @click.option("--output", default="human", metavar="human|json", help="What became of each target, for programs.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
 @journal_option
+@trust_journal_option
 @watch_options
 @click.argument("names", nargs=-1, metavar="SOURCE [TARGET...]")
 def deploy(names: tuple[str, ...], **options: Any) -> int:
@@ -171,18 +176,34 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         drop_after=options["drop_after"],
         digest=options["digest"],
         verify=options["verify"],
+        allow_same_image=options["allow_same_image"],
     )
     deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     name, into = transports.redacted(source.url), ", ".join(outcome.name for outcome in deployment.outcomes)
     observer = watched(watch, report, name, source=name, target=into, targets=len(targets))
     copy = copying.deploy(
-        source, targets, chosen, journal=options["journal"], local=local, observer=observer, deployment=deployment
+        source,
+        targets,
+        chosen,
+        journal=options["journal"],
+        trust_journal=options["trust_journal"],
+        local=local,
+        observer=observer,
+        deployment=deployment,
     )
     ended: MpconvError | None = None
+    images = 1 + len(targets)
     try:
         with report:
-            run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
+            run(
+                copy,
+                display.dump,
+                verbose=options["verbose"],
+                images=images,
+                placement=placement,
+                watch=watch,
+            )
     except MpconvError as error:
         ended = error
     return told(deployment, ended, as_json=as_json, among_lines=options["progress_kind"] == "json")
@@ -225,4 +246,4 @@ def _tell_programs(deployment: Deployment, ended: MpconvError | None, *, as_json
     }
     if deployment.digest is not None:
         facts["digest"] = deployment.digest
-    show([json_text(facts) if as_json else json.dumps(facts)])
+    show_text((json_text(facts) if as_json else json.dumps(readable_values(facts))) + "\n")

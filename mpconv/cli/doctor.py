@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, is_json, show
+from mpconv.cli.image_command import ImageCommand, is_json, show, show_text
 from mpconv.cli.params import Duration
 from mpconv.errors import UsageError
 
@@ -47,5 +47,8 @@ def doctor(fmt: str | None, output: str, seconds: float, write_test: str | None,
     asked = images.examine(names, image_format=fmt, seconds=seconds, scratch=write_test, on_examined=tell)
     found = asyncio.run(asked)
     ok = all(one.ok for one in found)
-    show([json_text({"ok": ok, "images": [one.as_json() for one in found]})] if as_json else [summary(found)])
+    if as_json:
+        show_text(json_text({"ok": ok, "images": [one.as_json() for one in found]}) + "\n")
+    else:
+        show([summary(found)])
     return 0 if ok else _PROBLEM

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpconv.cli.cluster import placement_of
+from mpconv.cli.copy_options import trust_journal_option
 from mpconv.cli.image_command import WithProgressKind, is_json
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.watching import watch_of, watch_options
-from mpconv.errors import Interrupted, UsageError
+from mpconv.errors import Interrupted, UsageError, one_line
+from mpconv.journal import ownership
 
 if TYPE_CHECKING:
     from mpconv.fanout.spec import Fanout
@@ -30,6 +32,7 @@ _SOME, _NONE = 2, 1
 )
 @listen_options
 @click.option("--journal", metavar="DIR", help="Keep in DIR what is done and durable: mpconv resume DIR goes on.")
+@trust_journal_option
 @watch_options
 @click.option("-p", "--progress", is_flag=True, help="Show how far each job is; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
@@ -54,8 +57,10 @@ def fanout(names: tuple[str, ...], **options: Any) -> int:
     plan, problems = resolved(text_of(names[0]), options["journal"], listening, **limits)
     if problems:
         for problem in problems:
-            print(f"mpconv: {names[0]}: {problem}", file=sys.stderr)
+            print(f"mpconv: {one_line(f'{names[0]}: {problem}')}", file=sys.stderr)
         return _NONE
+    if options["journal"] is not None and not options["trust_journal"]:
+        ownership.check_directory(options["journal"])
     if options["check"]:
         from mpconv.cli.fanout_check import check  # noqa: PLC0415  (few need it)
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.cli.image_command import show
 from mpconv.errors import MpconvError, NoSuchImage, one_line
+from mpconv.fanout.encounters import meetings
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.transports.base import Access
 from mpconv.units import human
@@ -26,8 +27,9 @@ def check(plan: Fanout, name: str, *, quiet: bool) -> int:
     """Open each source, and each target that exists; the exit code."""
     found = asyncio.run(_looked_at(plan.jobs))
     wrong = [problem for problems, _ in found.values() for problem in problems]
+    wrong += map(str, asyncio.run(meetings(plan.jobs)))
     for problem in wrong:
-        print(f"mpconv: {name}: {problem}", file=sys.stderr)
+        print(f"mpconv: {one_line(f'{name}: {problem}')}", file=sys.stderr)
     if wrong:
         return 1
     if not quiet:
@@ -61,17 +63,19 @@ async def _look_at(spec: Spec) -> tuple[list[str], int]:
         return [f"{label}: {error}"], 0
     size = image.size
     await image.close()
-    if options.create and transports.is_local(spec.target.url):
-        return _unmakeable(label, spec.target.url), size
+    made = options.create and transports.is_local(spec.target.url)
+    wrong = _unmakeable(label, spec.target.url) if made else []
+    if wrong:
+        return wrong, size
     try:
-        store = await transports.open_place(spec.target, Access.READ)
+        store = await transports.open_place(spec.target, Access.WRITE, locked=True)
     except MpconvError as error:
         if options.create and isinstance(error, NoSuchImage):
             return [], size
         return [f"{label}: {error}"], size
     room, name = store.size, store.name
     await store.close()
-    if options.target_format == "raw" and room < size and (store.fixed_size or not options.create):
+    if not made and options.target_format == "raw" and room < size and (store.fixed_size or not options.create):
         return [f"{label}: output file is smaller than input file ({room} of {size} bytes) in '{name}'"], size
     return [], size
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mpconv.cli.image_command import show
+from mpconv.cli.image_command import show, show_text
 from mpconv.errors import Deserted, UsageError, one_line
 from mpconv.fanout.ledger import resume_with
 from mpconv.fanout.spec import Outcome, Result
 from mpconv.fanout.watching import Watcher
+from mpconv.names import readable_values
 from mpconv.observer import Observer
 from mpconv.ui.many import JsonOfMany, LineOfMany, Many
 from mpconv.units import human
@@ -69,7 +70,7 @@ class FanoutReport(Watcher):
     def say(self, text: str) -> None:
         """A broken stderr does not end the jobs."""
         with contextlib.suppress(OSError, ValueError):
-            print(f"mpconv: {text}", file=sys.stderr)
+            print(f"mpconv: {one_line(text)}", file=sys.stderr)
 
     def warn(self, text: str) -> None:
         self.say(f"warning: {text}")
@@ -85,7 +86,7 @@ class FanoutReport(Watcher):
         among_lines = isinstance(self._display, JsonOfMany)
         if as_json or among_lines:
             facts = self._facts(outcomes, len(left), journal)
-            show([json.dumps(facts) if among_lines else json.dumps(facts, indent=4)])
+            show_text(json.dumps(readable_values(facts), indent=None if among_lines else 4) + "\n")
         elif not self._quiet:
             show(table(outcomes))
         if left:

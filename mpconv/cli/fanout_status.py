@@ -22,7 +22,8 @@ def shown(path: str, *, as_json: bool) -> list[str]:
     state = "running" if used else "finished" if finished == len(found) else "stopped"
     jobs = [_fact(*one) for one in found]
     if as_json:
-        return [json_text({"state": state, "begun": round(kept.begun, 3), "finished": finished, "jobs": jobs})]
+        facts = {"state": state, "begun": round(kept.begun, 3), "finished": finished, "jobs": jobs}
+        return json_text(facts).split("\n")
     rows = [["job", "state", "durable", "target"]]
     for (spec, one, _), job in zip(found, jobs, strict=True):
         outcome = outcome_of(spec, one)

@@ -10,18 +10,22 @@ from typing import Any, TypeVar
 import click
 
 from mpconv.cli.params import Duration
-from mpconv.errors import Fatal, UsageError
+from mpconv.errors import Fatal, UsageError, one_line
 from mpconv.job import RETRY_SECONDS, Trust
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _OUTPUTS = ("human", "json")
-_BARE = {"--allow-backing": "--allow-backing=", "--verify": "--verify=all"}
+_BARE = {
+    "--allow-backing": "--allow-backing=",
+    "--allow-data-file": "--allow-data-file=",
+    "--verify": "--verify=all",
+}
 
 
 class ImageCommand(click.Command):
     """A command that refuses what it does not understand in qemu-img's words.
 
-    `--allow-backing` and `--verify` take no value but with a `=`: what follows them may be an image.
+    `--allow-backing`, `--allow-data-file` and `--verify` take no value but with a `=`: what follows may be an image.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -62,7 +66,12 @@ def trust_options(command: _Decorated) -> _Decorated:
         metavar="[=DIR]",
         help="Open backing files that images name, in DIR (default: beside the image). May be given more than once.",
     )
-    data_file = click.option("--allow-data-file", is_flag=True, help="Open external data files that images name.")
+    data_file = click.option(
+        "--allow-data-file",
+        multiple=True,
+        metavar="[=DIR]",
+        help="Open external data files that images name, in DIR (default: beside the image); written only in a DIR.",
+    )
     return backing(data_file(command))
 
 
@@ -77,9 +86,9 @@ def retry_option(command: _Decorated) -> _Decorated:
     )(command)
 
 
-def trust_of(backing: tuple[str, ...], data_file: bool) -> Trust:
+def trust_of(backing: tuple[str, ...], data_file: tuple[str, ...]) -> Trust:
     """What the images may open besides themselves; "" stands for an image's own directory."""
-    return Trust(backing=list(backing) or None, data_file=data_file)
+    return Trust(backing=list(backing) or None, data_file=list(data_file) or None)
 
 
 def image_options(command: _Decorated) -> _Decorated:
@@ -112,12 +121,20 @@ def is_json(output: str) -> bool:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Print lines. A name that is no UTF-8 comes out as it went in; a reader who leaves is no error."""
-    if sys.stdout is None:  # closed by who started us
-        return
+    """Print lines. A name that is no UTF-8 comes out as it went in, without control characters."""
+    _write(f"{one_line(line)}\n" for line in lines)
+
+
+def show_text(text: str) -> None:
+    """Print what consists of lines already."""
+    _write([text])
+
+
+def _write(texts: Iterable[str]) -> None:
+    """A reader who leaves is no error."""
     try:
         with open(sys.stdout.fileno(), "wb", closefd=False) as out:
-            out.writelines(os.fsencode(f"{line}\n") for line in lines)
+            out.writelines(map(os.fsencode, texts))
     except BrokenPipeError:
         return
     except OSError as error:
@@ -126,4 +143,4 @@ def show(lines: Iterable[str]) -> None:
 
 def warn(text: str) -> None:
     """A line for people."""
-    print(f"mpconv: warning: {text}", file=sys.stderr)
+    print(f"mpconv: warning: {one_line(text)}", file=sys.stderr)

@@ -25,6 +25,8 @@ _NODE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,30}")
 _SECRETS = re.compile(r"((?:^|,)[^,=]*passw[^,=]*=)(?:[^,]|,,)*|(://[^,/%@]*)%(?:[^,]|,,)*(?=@)")
 _URL_LIKE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _NULL_SIZE = GiB
+_IN_A_PATH = "/:@!$&'()*+,;=~"
+"""What stands for itself in the path of a URL, besides letters and digits (RFC 3986)."""
 
 
 class _Node:
@@ -276,7 +278,7 @@ def _nfs(node: _Node, driver: str) -> Place:
         raise node.refuse("Invalid URL specified")
     host = f"[{host}]" if ":" in host else host
     query = "?" + "&".join(parameters) if parameters else ""
-    return Place(url=f"nfs://{host}{path.replace('?', '%3F')}{query}")
+    return Place(url=f"nfs://{host}{quote(os.fsencode(path), safe=_IN_A_PATH)}{query}")
 
 
 def _iscsi(node: _Node, driver: str) -> Place:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show, trust_of, trust_options
+from mpconv.cli.image_command import (
+    ImageCommand,
+    image_options,
+    is_json,
+    one_name,
+    show,
+    show_text,
+    trust_of,
+    trust_options,
+)
 
 
 @click.command(cls=ImageCommand)
@@ -20,7 +29,7 @@ def info(
     force_share: bool,
     backing_chain: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> None:
     """Tell an image's format and size, and how much room it takes up."""
@@ -33,13 +42,13 @@ def info(
     from mpconv.cli.opening import places  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
-    [place] = places([name], fmt, image_opts)
+    [place] = places([name], fmt, image_opts, shared=force_share)
     if backing_chain:
         found = asyncio.run(images.backing_chain(place, trust=trust_of(allow_backing, allow_data_file)))
     else:
         found = [asyncio.run(images.info(place))]
     if as_json:
         facts = [one.facts() for one in found]
-        show([json_text(facts if backing_chain else facts[0])])
+        show_text(json_text(facts if backing_chain else facts[0]) + "\n")
     else:
         show("\n\n".join("\n".join(one.lines()) for one in found).split("\n"))

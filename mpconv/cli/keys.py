@@ -76,15 +76,19 @@ def keys_of(options: dict[str, Any]) -> Keys:
         raise UsageError("a key file is needed: --key-file FILE, made by mpconv keygen FILE")
     try:
         with open(name, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
             content = file.read(_LARGEST)
     except OSError as error:
         why = f"Could not open key file '{name}': {os.strerror(error.errno or 0)}"
         fix = f": mpconv keygen {shlex.quote(name)} makes one" if error.errno == errno.ENOENT else ""
         raise UsageError(why + fix) from None
     keys = parse(content.decode("ascii", "replace"), name)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        bits = f"{stat.S_IMODE(mode):04o}"
+    if found.st_uid not in (0, os.geteuid()):
+        raise UsageError(
+            f"the key file '{name}' is another user's ({found.st_uid}): mpconv keygen makes one of your own"
+        )
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        bits = f"{stat.S_IMODE(found.st_mode):04o}"
         raise UsageError(f"the key file '{name}' is open to others (mode {bits}): chmod 600 {shlex.quote(name)}")
     return keys
 

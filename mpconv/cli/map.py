@@ -21,7 +21,7 @@ def map_(
     image_opts: bool,
     force_share: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> None:
     """Tell where an image's data lies, and where holes are."""
@@ -34,7 +34,7 @@ def map_(
     from mpconv.cli.opening import places  # noqa: PLC0415
     from mpconv.inspection.block_map import map_json, map_lines  # noqa: PLC0415
 
-    [place] = places([name], fmt, image_opts)
+    [place] = places([name], fmt, image_opts, shared=force_share)
     trust = trust_of(allow_backing, allow_data_file)
     entries = asyncio.run(images.map(place, start_offset, max_length, trust=trust, on_warning=warn))
     show(map_json(entries) if as_json else map_lines(entries))

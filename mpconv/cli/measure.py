@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, image_options, is_json, show, trust_of, trust_options
+from mpconv.cli.image_command import (
+    ImageCommand,
+    image_options,
+    is_json,
+    show,
+    show_text,
+    trust_of,
+    trust_options,
+    warn,
+)
 from mpconv.cli.params import Size
 from mpconv.errors import UsageError
 
@@ -34,7 +43,7 @@ def measure(
     image_opts: bool,
     force_share: bool,
     allow_backing: tuple[str, ...],
-    allow_data_file: bool,
+    allow_data_file: tuple[str, ...],
     names: tuple[str, ...],
 ) -> None:
     """Tell how many bytes a copy of an image will take up."""
@@ -53,7 +62,7 @@ def measure(
     if not names and size is None:
         raise UsageError("Either --size N or one filename must be specified.")
 
-    image = places(list(names), fmt, image_opts)[0] if names else size or 0
+    image = places(list(names), fmt, image_opts, shared=force_share)[0] if names else size or 0
     options: Qcow2Options | None = None
     refusal: str | None = None
     try:
@@ -66,8 +75,13 @@ def measure(
     from mpconv.api import images  # noqa: PLC0415
 
     trust = trust_of(allow_backing, allow_data_file)
-    found = asyncio.run(images.measure(image, target_format, options, snapshot=snapshot, trust=trust, refusal=refusal))
-    show([json_text(found.facts())] if as_json else found.lines())
+    found = asyncio.run(
+        images.measure(image, target_format, options, snapshot=snapshot, trust=trust, refusal=refusal, on_warning=warn)
+    )
+    if as_json:
+        show_text(json_text(found.facts()) + "\n")
+    else:
+        show(found.lines())
 
 
 def _options(target_format: str, lists: tuple[str, ...], size: int | None) -> Qcow2Options | None:

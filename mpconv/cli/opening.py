@@ -17,9 +17,17 @@ OTHERS = frozenset(("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qed",
 
 
 def places(
-    names: Sequence[str], fmt: str | None, image_opts: bool, direct: bool = False, *, writable: bool = False
+    names: Sequence[str],
+    fmt: str | None,
+    image_opts: bool,
+    direct: bool = False,
+    *,
+    writable: bool = False,
+    shared: bool = False,
 ) -> list[Place]:
-    """Where the images lie. `fmt`: what was given for all of them, None for nothing. `writable`: they are targets."""
+    """Where the images lie. `fmt`: what was given for all of them, None for nothing. `writable`: they are targets.
+    `shared`: programs may have them open.
+    """
     if image_opts:
         if fmt is not None:
             raise UsageError("--image-opts and --format are mutually exclusive")
@@ -27,7 +35,10 @@ def places(
         from mpconv.cli.image_opts import parse_image_opts  # noqa: PLC0415 - few need it
 
         found = [parse_image_opts(name, writable=writable) for name in names]
-        return [msgspec.structs.replace(place, direct=direct or place.direct) for place in found]
+        return [
+            msgspec.structs.replace(place, direct=direct or place.direct, shared=shared or place.shared)
+            for place in found
+        ]
     for name in names:
         if fmt in OTHERS:
             raise cannot_open(name, f"mpconv cannot read {fmt} images yet (-f raw takes its bytes as they are)")
@@ -35,7 +46,7 @@ def places(
             raise cannot_open(name, f"Unknown driver '{fmt}'")
         if not name:
             raise cannot_open(name, "The 'file' block driver requires a file name")
-    return [Place(url=name, direct=direct, format=fmt) for name in names]
+    return [Place(url=name, direct=direct, shared=shared, format=fmt) for name in names]
 
 
 def probed(names: Sequence[str], fmt: str | None, image_opts: bool) -> bool:

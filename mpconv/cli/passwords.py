@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from pathlib import Path
 
-_PASSWORD = re.compile(rb"(?<=%)[^@/\0]+(?=@)|(?<=password=)[^,\0]+")
 _ARG_START, _ARG_END = 45, 46
 """Fields 48 and 49 of proc(5)'s stat, counted from the one after the command's name."""
 
 
 def hide_passwords() -> None:
-    """Overwrite `%PASSWORD@` and `password=PASSWORD` in what /proc/PID/cmdline shows. `sys.argv` keeps what was given.
+    """Overwrite what may be a password in what /proc/PID/cmdline shows. `sys.argv` keeps what was given.
 
     For a moment at the start it can still be seen; who minds sets LIBISCSI_CHAP_PASSWORD.
     """
@@ -24,5 +22,12 @@ def hide_passwords() -> None:
     start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
     if len(shown) != end - start:
         return
-    for match in _PASSWORD.finditer(shown):
-        ctypes.memset(start + match.start(), ord("x"), match.end() - match.start())
+    if b"@" not in shown and b"password" not in shown:
+        return
+    from mpconv.transports.redaction import secrets_in  # noqa: PLC0415  (few need it)
+
+    at = start
+    for word in shown.split(b"\0"):
+        for first, last in secrets_in(word.decode("latin-1")):
+            ctypes.memset(at + first, ord("x"), last - first)
+        at += len(word) + 1

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, show
+from mpconv.cli.image_command import ImageCommand, show_text
 from mpconv.errors import Fatal, UsageError
 
 
@@ -39,7 +39,7 @@ def report(output_file: str | None, as_json: bool, names: tuple[str, ...]) -> No
     else:
         text = report_page(f"mpconv: {job.source} to {job.target}", facts)
     if output_file is None or output_file == "-":
-        show([text.rstrip("\n")])
+        show_text(text.rstrip("\n") + "\n")
     else:
         _write(output_file, path, text)
 

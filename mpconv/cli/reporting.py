@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mpconv import leftovers, limits
 from mpconv.cli.image_command import show
-from mpconv.errors import Deserted
+from mpconv.errors import Deserted, one_line
 from mpconv.interruption import interruptible
 from mpconv.jobs.heard import Heard
 from mpconv.ui.progress import Display, make_display
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 _MINUTE = 60.0
+_DESCRIPTORS = 20
+"""Without these no job gets far, and it had better not begin."""
 
 
 class Report(Heard):
@@ -153,12 +156,12 @@ class Report(Heard):
 
     def said(self, text: str) -> None:
         if self._verbose:
-            print(f"mpconv: {text}", file=sys.stderr)
+            print(f"mpconv: {one_line(text)}", file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """A line for people. As in qemu-img, -q does not silence it. A broken stderr does not end the job."""
         with contextlib.suppress(OSError, ValueError):
-            print(f"mpconv: warning: {text}", file=sys.stderr)
+            print(f"mpconv: warning: {one_line(text)}", file=sys.stderr)
 
 
 def _share(some: int, of_all: int) -> str:
@@ -176,14 +179,23 @@ def run(
     dump: Callable[[], None],
     *,
     verbose: bool,
+    images: int = 2,
     placement: Placement | None = None,
     watch: Watch | None = None,
 ) -> _Result:
-    """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT and SIGTERM
-    end it with Interrupted. `placement`: places workers meanwhile; `watch`: is served meanwhile.
+    """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT, SIGTERM and
+    SIGHUP end it with Interrupted. `images`: how many it opens at once; `placement`: places workers meanwhile;
+    `watch`: is served meanwhile.
     """
     if verbose:
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
+
+    try:
+        limits.need(_DESCRIPTORS + images)
+    except BaseException:
+        job.close()
+        raise
+    leftovers.remove()
 
     async def watched() -> _Result:
         for number in filter(None, (signal.SIGUSR1, getattr(signal, "SIGINFO", None))):

@@ -6,13 +6,16 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from mpconv.cli.cluster import placement_of
-from mpconv.cli.image_command import WithProgressKind
+from mpconv.cli.copy_options import same_image_option, trust_journal_option
+from mpconv.cli.image_command import WithProgressKind, show
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Duration, Requests, Size, last_of
 from mpconv.cli.watching import watch_of, watch_options, watched
 from mpconv.errors import MpconvError, UsageError
+from mpconv.journal import ownership
 
 if TYPE_CHECKING:
     from mpconv.jobs.course import Course
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     "-r", "--rate-limit", type=Size("rate limit"), multiple=True, callback=last_of, help="The same; 0: no limit."
 )
 @click.option("--retry-for", type=Duration(), metavar="TIME", help="The same.")
+@same_image_option
+@trust_journal_option
 @watch_options
 @click.option("-p", "--progress", is_flag=True, help="Show completed bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
@@ -47,12 +52,18 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         raise UsageError("Expecting one journal: mpconv resume FILE")
     [path] = names
     listening = listening_of(options)
+    trusted = options["trust_journal"]
     if os.path.isdir(path):
+        if not trusted:
+            ownership.check_directory(path)
         return _fanout(path, options, listening)
     placement = placement_of(options, listening)
 
     if options["jobs"] is not None or options["as_json"]:
         raise UsageError("--jobs and --json are for the journal of a fan-out")
+
+    if not trusted:
+        ownership.check(path)
 
     from mpconv.jobs import course as courses  # noqa: PLC0415 - --help does without
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
@@ -74,6 +85,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
         rate=options["rate_limit"],
         retry_for=options["retry_for"],
         listening=listening,
+        allow_same_image=options["allow_same_image"] or None,
     )
     deployment = _left(course, stored) if course.aims else None
     watch = watch_of(options)
@@ -83,10 +95,14 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     try:
         with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
             observer = watched(watch, report, name, source=begun.source, target=begun.target, targets=targets)
-            copy = copying.resume(path, effort, local=local, observer=observer, deployment=deployment)
-            resumed = run(copy, display.dump, verbose=options["verbose"], placement=placement, watch=watch)
+            copy = copying.resume(
+                path, effort, trust_journal=trusted, local=local, observer=observer, deployment=deployment
+            )
+            resumed = run(
+                copy, display.dump, verbose=options["verbose"], images=1 + targets, placement=placement, watch=watch
+            )
         if resumed.was_finished and not options["quiet"] and options["progress_kind"] != "json":
-            print(f"The copy that the journal '{path}' tells of is finished.")
+            show([f"The copy that the journal '{path}' tells of is finished."])
     except MpconvError as error:
         if deployment is None:
             raise
@@ -113,4 +129,7 @@ def _fanout(path: str, options: dict[str, Any], listening: Listening | None) -> 
         if given is not None:
             raise UsageError(f"{name} is each job's own in a fan-out: it cannot be chosen anew for all of them")
     plan = left_in(path, jobs=options["jobs"], workers=options["workers"], rate=options["rate_limit"])
+    if options["allow_same_image"]:
+        jobs = [replace(spec, options=replace(spec.options, allow_same_image=True)) for spec in plan.jobs]
+        plan = replace(plan, jobs=jobs)
     return run_plan(plan, path, options, listening)

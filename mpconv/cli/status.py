@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpconv.cli.image_command import ImageCommand, is_json, show
+from mpconv.cli.image_command import ImageCommand, is_json, show, show_text
 from mpconv.cli.watching import check_installed, tell, web_option
 from mpconv.errors import Interrupted, UsageError
 from mpconv.journal.records import Happening, Stored
@@ -49,7 +49,10 @@ def status(output: str, web: str | None, names: tuple[str, ...]) -> None:
 
     stored, used = peek(path)
     stored = begun(stored, path)
-    show([json_text(facts(stored, used))] if as_json else lines(stored, used, resume_with(path)))
+    if as_json:
+        show_text(json_text(facts(stored, used)) + "\n")
+    else:
+        show(lines(stored, used, resume_with(path)))
 
 
 def _serve(web: str, paths: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mpconv.errors import UsageError
+from mpconv.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from mpconv.jobs.heard import Heard
@@ -116,7 +116,7 @@ def check_installed(*options: str) -> None:
 
 def tell(text: str) -> None:
     """At which URL."""
-    print(f"mpconv: {text}", file=sys.stderr, flush=True)
+    print(f"mpconv: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def _silent(text: str) -> None:

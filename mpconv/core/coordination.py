@@ -57,6 +57,7 @@ class CoordinatorState:
     """One job of `size` bytes. `workers` is how many are expected: it shapes the size of leases, nothing else.
 
     `durable`: what is written counts only when its worker has flushed; otherwise as soon as it is written.
+    `zeros_from`: the byte from which on zeros are there already, whatever is below; None: nothing is said.
     `writes_zeros`: zeros are written as data is. `leaves_unallocated`: what the source leaves to its backing file is
     left to the target's. `rate`: bytes written per second at most, 0 for no limit. `seams`: where one source image ends
     and the next begins. `done`: what an earlier run made durable, `zeros_done` bytes of it zero.
@@ -74,6 +75,7 @@ class CoordinatorState:
         *,
         order: Order,
         zero_initialised: bool,
+        zeros_from: int | None = None,
         durable: bool = True,
         writes_zeros: bool = False,
         leaves_unallocated: bool = False,
@@ -91,6 +93,7 @@ class CoordinatorState:
     ) -> None:
         self.size = size
         self.zero_initialised = zero_initialised
+        self.zeros_from = size if zeros_from is None else zeros_from
         self.durable = durable
         self.workers = max(1, workers)
         self.lease_size = lease_size
@@ -99,7 +102,7 @@ class CoordinatorState:
         self.leaves_unallocated = leaves_unallocated
         self.rate = Rate(rate) if rate else None
         self.wake_at: float | None = None
-        self.cursor = Cursor(size, seams)
+        self.cursor = Cursor(size, [*seams, self.zeros_from])
         self.leases = LeaseBook(lease_seconds)
         self.flushes = FlushBook(lease_seconds)
         self.digests = digests_done or Sums()
@@ -230,6 +233,13 @@ class CoordinatorState:
             self._ahead(Extent(at, extent.end - at, extent.kind))
 
     def _ahead(self, extent: Extent) -> None:
+        if extent.start < self.zeros_from < extent.end:
+            extent, tail = extent.split(self.zeros_from)
+            self._known(extent)
+            extent = tail
+        self._known(extent)
+
+    def _known(self, extent: Extent) -> None:
         self.cursor.feed(extent)
         if self._skips(extent):
             self.needless += extent.length
@@ -289,7 +299,8 @@ class CoordinatorState:
         """Zeros on a target that reads as zeros need no write, nor does what is left to its backing file."""
         if extent.kind is Kind.UNALLOCATED and self.leaves_unallocated:
             return True
-        return self.zero_initialised and extent.kind is not Kind.DATA
+        there = self.zero_initialised or extent.start >= self.zeros_from
+        return there and extent.kind is not Kind.DATA
 
     def _limit(self, extent: Extent) -> int:
         """Large leases, smaller near the end so that no worker is waited for; single buffers where the rate counts."""

@@ -18,7 +18,9 @@ from mpconv.extent import Extent, Kind
 from mpconv.inspection.info import info
 from mpconv.job import Place
 from mpconv.options import Options
-from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.base import Access, Transport
+from mpconv.transports.identity import Verdict, suspects
+from mpconv.transports.sameness import verdict_of
 from mpconv.tuning import workers_for
 from mpconv.units import human
 
@@ -76,9 +78,10 @@ async def examine(urls: Sequence[str], how: How, show: Show) -> list[Examination
         one = Examination(transports.redacted(url).removeprefix("file:"), role)
         await _examine(one, url, examiner, how)
         if role == "target":
-            together.check(found[0], one)
+            together.check(found[0], one, await _verdict(found[0], one, urls[0], url))
         if url == how.scratch and one.opened:
-            await _overwrite(found, one, url, how)
+            verdicts = [await _verdict(other, one, its, url) for other, its in zip(found, urls, strict=False)]
+            await _overwrite(one, url, how, other=any(verdict is not Verdict.DIFFERENT for verdict in verdicts))
         if one.opened and role != "source":
             one.choice = choice(found[0] if found else one, one)
         found.append(one)
@@ -94,7 +97,8 @@ async def _examine(found: Examination, url: str, examiner: Examine, how: How) ->
         what = f"the device is in use: {found.busy}. A copy of it may be half old and half new"
         found.advise("in-use", what, "copy a snapshot of it, or unmount it first")
     try:
-        found.opened, found.identity, found.size = True, store.identity, store.size
+        found.opened, found.known, found.size = True, await store.known_by(), store.size
+        found.marks = store.marks
         found.guest_size, found.answer = store.guest_size, store.round_trip
         found.fixed, found.ordered = not store.creatable, store.ordered
         found.fact("size", store.size, size_words(store.size))
@@ -114,9 +118,28 @@ async def _examine(found: Examination, url: str, examiner: Examine, how: How) ->
         await store.close()
 
 
-async def _overwrite(before: list[Examination], found: Examination, url: str, how: How) -> None:
-    """The write test, of what is nothing that was named before."""
-    if found.busy or found.writable is False or any(other.identity == found.identity for other in before):
+async def _verdict(one: Examination, other: Examination, its: str, url: str) -> Verdict:
+    """Whether the two are one. They are opened again only if that is doubtful."""
+    if one.known is None or other.known is None or not suspects([one.known, other.known]):
+        return Verdict.DIFFERENT
+    try:
+        async with asyncio.timeout(_OPENING_SECONDS):
+            first = await transports.connect(its, Access.READ)
+            try:
+                second = await transports.connect(url, Access.READ)
+                try:
+                    return await verdict_of(first, second)
+                finally:
+                    await second.close()
+            finally:
+                await first.close()
+    except (MpconvError, TimeoutError):
+        return Verdict.PROBABLE
+
+
+async def _overwrite(found: Examination, url: str, how: How, *, other: bool) -> None:
+    """The write test, of what is nothing that was named before. `other`: it is."""
+    if found.busy or found.writable is False or other:
         why = found.busy or found.why_not_writable or "it is another image of this command"
         found.problem("not-tested", f"nothing was written to it: {why}", "name another target with --write-test")
         return
@@ -124,7 +147,7 @@ async def _overwrite(before: list[Examination], found: Examination, url: str, ho
 
     store: Transport | None = None
     try:
-        store = await transports.connect(url, Access.WRITE, opening=Opening(locked=True))
+        store = await transports.open_place(Place(url=url, marks=found.marks), Access.WRITE, locked=True)
         async with asyncio.timeout(how.seconds + _WRITING_SECONDS):
             await write_test.run(found, store, how.seconds)
     except TimeoutError:
@@ -159,7 +182,7 @@ async def _format(found: Examination, url: str, how: How) -> None:
     tell = found.problem if found.role == "source" else found.advise
     try:
         async with asyncio.timeout(_OPENING_SECONDS):
-            told = await info(Place(url=url, format=how.format))
+            told = await info(Place(url=url, format=how.format, marks=found.marks))
     except Fatal as error:
         tell("format", error.reason or error.why, "give -f raw to copy its bytes as they are")
         return

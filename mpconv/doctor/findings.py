@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from mpconv.transports.identity import Facts
 from mpconv.units import human
 
 
@@ -52,8 +53,9 @@ class Examination(Struct):
 
     `opened`: it could be read. `creatable`: it is not there, and can be made; `busy`: what else uses it; `fixed`: of a
     size that nothing changes. `free`: bytes of room where it lies; `used`: what it takes up. `guest_size`: bytes of the
-    disk in it; `data_size`: of those that are no zeros, as far as is known. `identity`: of the store, equal for two
-    names of one. `round_trip`: seconds to connect; `answer`: of the first small request.
+    disk in it; `data_size`: of those that are no zeros, as far as is known. `known`: what the store is, whatever its
+    name; `marks`: by what it is known when it is opened again. `round_trip`: seconds to connect; `answer`: of the first
+    small request.
     """
 
     url: str
@@ -71,7 +73,8 @@ class Examination(Struct):
     ordered: bool = False
     format: str = "raw"
     why_not_writable: str = ""
-    identity: tuple[object, ...] = ()
+    known: Facts | None = None
+    marks: dict[str, str] = {}
     round_trip: float | None = None
     answer: float = 0.0
     facts: list[Fact] = []

@@ -19,7 +19,7 @@ from mpconv.transports.nfs import NfsTransport, connect, directory
 from mpconv.transports.nfs4.compound import What
 from mpconv.transports.nfs4.opening import open_file, said
 from mpconv.transports.nfs4.xdr import Malformed
-from mpconv.transports.nfs_session import Address, parse
+from mpconv.transports.nfs_url import Address, parse
 from mpconv.units import human
 
 _ASKING = (OSError, EOFError, TimeoutError, Malformed, Declined)
@@ -28,7 +28,7 @@ _ASKING = (OSError, EOFError, TimeoutError, Malformed, Declined)
 async def examine(found: Examination, url: str, seconds: float) -> NfsTransport | None:
     """What can be known of it without writing: facts, problems, and the file when it could be opened for reading."""
     address = parse(url)
-    server = Server(address.server, seconds)
+    server = Server(address.host, seconds)
     asked = await _ask(found, address, server, seconds)
     if asked is None:
         return None
@@ -60,7 +60,7 @@ async def _root_mounts(address: Address, asked: Asked, seconds: float) -> bool:
     export = nfs_refusals.around(asked, address.directory)
     if export is None or export.path == address.directory:
         return False
-    path = f"{export.path.rstrip('/')}/x".replace("?", "%3F")
+    path = f"{export.path.rstrip('/')}/x"
     try:
         await directory(replace(address, path=path).url, seconds)
     except (Fatal, TimeoutError):
@@ -87,23 +87,23 @@ async def _ask(found: Examination, address: Address, server: Server, seconds: fl
     if wanted == "4":
         nfs = nfs or NFS_PORT
     elif not (nfs and mount):
-        what = f"the portmapper of {address.server}, which tells the NFS server's ports,"
+        what = f"the portmapper of {address.host}, which tells the NFS server's ports,"
         fix = (
             "start rpcbind on the server; or name its ports with ?nfsport=2049&mountport=N,"
             " or use NFSv4 with ?version=4, and no portmapper is asked"
         )
-        if not await reached(found, address.server, PORTMAPPER_PORT, seconds, what=what, fix=fix):
+        if not await reached(found, address.host, PORTMAPPER_PORT, seconds, what=what, fix=fix):
             return None
         try:
             nfs = nfs or await server.port_of(NFS, 3) or await server.port_of(NFS, 4) or NFS_PORT
             mount = mount or await server.port_of(MOUNT, 3)
         except _ASKING:
             nfs = nfs or NFS_PORT
-    if not await reached(found, address.server, nfs, seconds, what="the NFS server"):
+    if not await reached(found, address.host, nfs, seconds, what="the NFS server"):
         return None
     assert found.round_trip is not None
-    where = f"{address.server} port {nfs}"
-    told = {"host": address.server, "port": nfs, "round_trip": found.round_trip}
+    where = f"{address.host} port {nfs}"
+    told = {"host": address.host, "port": nfs, "round_trip": found.round_trip}
     found.fact("server", told, f"{where}, {milliseconds(found.round_trip)} a round trip")
     asked = Asked(nfs, mount, [], "", may_use_low_ports(), Library().writes_version_4)
     try:

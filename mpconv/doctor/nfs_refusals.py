@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from mpconv.doctor.findings import Examination
 from mpconv.doctor.rpc import Export
 from mpconv.errors import Absent, Denied, MpconvError, Unreachable
-from mpconv.transports.nfs_session import Address
+from mpconv.transports.nfs_url import Address
 
 _SHOWN = 8
 """Exports that are listed."""
@@ -57,7 +57,7 @@ def with_parameters(address: Address, **parameters: str) -> str:
 
 def missing(found: Examination, address: Address) -> None:
     """There is no such file in a directory that could be mounted."""
-    name = address.path.rpartition("/")[2]
+    name = address.file
     found.fact("mounted", address.directory, address.directory)
     if not name:
         found.problem("not-a-file", "the URL names a directory", "write the image's name behind it")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from mpconv.doctor.findings import Examination, size_words
+from mpconv.transports.identity import ALLOW, Verdict
 from mpconv.units import human
 
 
-def check(source: Examination, target: Examination) -> None:
-    """Adds to what was found about the target."""
+def check(source: Examination, target: Examination, verdict: Verdict) -> None:
+    """Adds to what was found about the target. `verdict`: whether the two are one, under whatever names."""
     missing = [one for one in target.problems if one.code == "missing"]
     if missing and target.creatable:
         target.problems = [one for one in target.problems if one.code != "missing"]
@@ -21,8 +22,11 @@ def check(source: Examination, target: Examination) -> None:
         target.problem("in-use", what, "unmount it, or name another device")
     if target.opened and target.writable is False:
         target.problem("not-writable", f"the target cannot be written: {target.why_not_writable}", _write_fix(target))
-    if source.opened and target.opened and source.identity == target.identity:
-        target.problem("same", "source and target are the same image", "name another target")
+    if verdict is not Verdict.DIFFERENT:
+        probably = verdict is Verdict.PROBABLE
+        fix = f"name another target, or give {ALLOW} to convert if you know that they are two"
+        what = f"source and target are {'probably ' if probably else ''}the same image"
+        target.problem("same", what, fix if probably else "name another target")
         return
     _room(source, target)
 

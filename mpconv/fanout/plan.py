@@ -77,6 +77,7 @@ class JobTable(Struct, frozen=True, kw_only=True):
     copy_range_offloading: Switch = UNSET
     salvage: Switch = UNSET
     force_share: Switch = UNSET
+    allow_same_image: Switch = UNSET
     compress: Switch = UNSET
     compression_level: Number = UNSET
     backing: Text = UNSET
@@ -86,7 +87,7 @@ class JobTable(Struct, frozen=True, kw_only=True):
     verify: bool | str | UnsetType = UNSET
     retry_for: float | str | UnsetType = UNSET
     allow_backing: bool | str | list[str] | UnsetType = UNSET
-    allow_data_file: Switch = UNSET
+    allow_data_file: bool | str | list[str] | UnsetType = UNSET
 
     @property
     def sources(self) -> list[str]:

@@ -10,16 +10,19 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.errors import (
     Cancelled,
+    Denied,
     Deserted,
     ImageError,
     Interrupted,
     InUse,
     MpconvError,
+    NoSpace,
     NoSuchImage,
     Unreachable,
     UsageError,
     internal,
 )
+from mpconv.fanout.encounters import meetings
 from mpconv.fanout.ledger import Ledger
 from mpconv.fanout.pool import Lot, Pool
 from mpconv.fanout.schedule import Entry, Flow, Schedule
@@ -33,7 +36,8 @@ from mpconv.observer import Observer
 from mpconv.protocol.keys import Listening
 from mpconv.workers.launch.local import LocalWorkers
 
-_WILL_NOT_PASS = (UsageError, ImageError, NoSuchImage, InUse, Interrupted)
+_WILL_NOT_PASS = (UsageError, ImageError, NoSuchImage, InUse, Denied, NoSpace, Interrupted)
+"""Of whatever process: a worker's errors come with their classes."""
 
 
 class Run:
@@ -79,12 +83,17 @@ class Run:
         )
 
     async def run(self) -> None:
-        """Until all jobs are over. Interrupted, when none runs any more, if a signal came."""
+        """Until all jobs are over. Interrupted, when none runs any more, if a signal came. UsageError before any begins
+        when what one of them writes is another one's too, under whatever name.
+        """
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         for spec in self._specs.values():
             outcome = self._by_name[spec.name]
             self._observers[spec.name] = Noting(outcome, self._watcher.job(outcome))
+        wrong = await before(Audience(), meetings(self._left()))
+        if wrong:
+            raise UsageError("; ".join(map(str, wrong)))
         running: set[asyncio.Task[None]] = set()
         with heard_by(self._interrupt):
             async with self._pool:
@@ -103,6 +112,10 @@ class Run:
                     raise
         if self._interrupted is not None:
             raise self._interrupted
+
+    def _left(self) -> list[Spec]:
+        """The jobs that are not done."""
+        return [spec for spec in self._specs.values() if self._by_name[spec.name].result is not Result.WRITTEN]
 
     async def _until_something_changes(self) -> None:
         wake_at = self._schedule.wake_at
@@ -161,13 +174,14 @@ class Run:
     async def _copy(self, spec: Spec, lot: Lot, observer: Observer) -> None:
         options = replace(spec.options, listening=self._listening)
         if self._ledger is None:
-            await convert.convert(spec.sources, spec.target, options, lot, observer, observer.warn)
+            again = self._observers[spec.name].begun
+            await convert.convert(spec.sources, spec.target, options, lot, observer, observer.warn, again=again)
             return
         path = self._ledger.journal_of(spec.name)
         if self._ledger.stored(spec.name) is None:
             await journaled.convert(spec.sources, spec.target, options, lot, observer, observer.warn, path)
             return
-        effort = Effort(listening=self._listening)
+        effort = Effort(listening=self._listening, allow_same_image=spec.options.allow_same_image or None)
         await journaled.resume(path, effort, lot, observer, observer.warn, self._ledger.passwords)
 
     def _ended(self, spec: Spec, outcome: Outcome, error: MpconvError | None) -> None:

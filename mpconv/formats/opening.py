@@ -14,7 +14,7 @@ from mpconv.formats.concatenation import Concatenation
 from mpconv.formats.image import Image
 from mpconv.formats.raw import RawImage
 from mpconv.job import Place, Trust
-from mpconv.transports.base import Access, Transport, cannot_open
+from mpconv.transports.base import Access, Sharing, Transport, cannot_open
 from mpconv.transports.retrying import Retry, Tell, silently
 
 if TYPE_CHECKING:
@@ -24,13 +24,15 @@ READABLE = ("raw", "qcow2")
 
 
 class How(Struct, frozen=True):
-    """How images are opened. `locked`: QEMU's locks are taken. `trusting`: as RawImage's. `trust`: what may be opened
-    besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one. `alone`: nothing is
-    opened besides, for who wants to know of the image and not its guest's bytes. `retry`, `tell`: of a server's absence
-    once the image is open; None: it ends what is being read.
+    """How images are opened. `locked`: QEMU's locks are taken, as for a copy; `looking`: as for a look, which does not
+    mind what is written meanwhile into raw images and data files. `trusting`: as RawImage's. `trust`: what may be
+    opened besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one. `alone`: nothing
+    is opened besides, for who wants to know of the image and not its guest's bytes. `retry`, `tell`: of a server's
+    absence once the image is open; None: it ends what is being read.
     """
 
     locked: bool = False
+    looking: bool = False
     trusting: bool = True
     trust: Trust | None = None
     keeps_backing: bool = False
@@ -41,6 +43,11 @@ class How(Struct, frozen=True):
     async def store(self, place: Place) -> Transport:
         """The store at a place, for reading."""
         return await transports.open_place(place, Access.READ, locked=self.locked, retry=self.retry, tell=self.tell)
+
+    def look(self, store: Transport, place: Place, sharing: Sharing) -> None:
+        """Take the locks for a look, now that it is known what the store is. InUse when it is written to."""
+        if self.looking and not place.shared:
+            store.claim(sharing)
 
 
 _AS_A_RULE = How()
@@ -72,12 +79,14 @@ async def _open(place: Place, how: How, above: tuple[tuple[object, ...], ...]) -
     """`above`: the identities of the stores whose backing file this one is, directly or not."""
     store = await how.store(place)
     try:
-        fmt = place.format or await found_format(store)
+        fmt = place.format or await found_format(store, None if how.alone else how.tell)
         if fmt == "raw":
             _no_snapshot(place)
-            return RawImage(store, trusting=how.trusting), place.resolved("raw")
+            how.look(store, place, Sharing.ALL)
+            return RawImage(store, trusting=how.trusting), place.resolved("raw", store.marks)
         if fmt != "qcow2":
             raise cannot_open(place.url, f"mpconv cannot read {fmt} images yet (-f raw takes its bytes as they are)")
+        how.look(store, place, Sharing.NOTHING)
         return await _open_qcow2(store, place, how, above)
     except BaseException:
         await store.close()
@@ -100,12 +109,13 @@ async def _open_qcow2(
     chain = (*above, store.identity)
     metadata = await read_metadata(store, place.snapshot)
     if how.alone:
-        return Qcow2Image(store, metadata), place.resolved("qcow2")
+        return Qcow2Image(store, metadata), place.resolved("qcow2", store.marks)
     header = metadata.header
     data_place, backing_place = place.data_file, place.backing
     if how.trust is not None:
         from mpconv.formats import trust  # noqa: PLC0415
 
+        place = place.marked(store.marks)
         data_place = trust.data_place(place, header.data_file, how.trust) if header.external_data else None
         if header.backing_file is not None:
             if len(chain) > trust.MOST_LAYERS:
@@ -117,6 +127,8 @@ async def _open_qcow2(
     try:
         if data_place is not None:
             data = await how.store(data_place)
+            data_place = data_place.marked(data.marks)
+            how.look(data, data_place, Sharing.WRITES)
         if backing_place is not None:
             below = replace(how, keeps_backing=False)
             backing, backing_place = await _open(backing_place, below, chain)
@@ -127,20 +139,7 @@ async def _open_qcow2(
     image = Qcow2Image(
         store, metadata, data=data, backing=backing, keeps_backing=how.keeps_backing, trusting=how.trusting
     )
-    return image, place.resolved("qcow2", backing=backing_place, data_file=data_place)
-
-
-async def size_of(place: Place) -> int:
-    """The guest's bytes of an image, without opening what lies below it."""
-    store = await transports.open_place(place, Access.READ)
-    try:
-        if (place.format or await found_format(store)) != "qcow2":
-            return RawImage(store).size
-        from mpconv.formats.qcow2.image import Qcow2Image, read_metadata  # noqa: PLC0415
-
-        return Qcow2Image(store, await read_metadata(store)).size
-    finally:
-        await store.close()
+    return image, place.resolved("qcow2", store.marks, backing=backing_place, data_file=data_place)
 
 
 def _all_known(store: Transport, header: Header, data: Place | None, backing: Place | None) -> None:
@@ -157,22 +156,30 @@ def _all_known(store: Transport, header: Header, data: Place | None, backing: Pl
             )
 
 
-async def format_at(place: Place) -> str:
-    """As found_format, of the store at a place."""
+async def probed(place: Place, tell: Tell) -> Place:
+    """The place with the format that its first bytes tell, and with what lies there."""
     store = await transports.open_place(place, Access.READ)
     try:
-        return await found_format(store)
+        return place.resolved(await found_format(store, tell), store.marks)
     finally:
         await store.close()
 
 
-async def found_format(store: Transport) -> str:
-    """What the first bytes look like: a name of qemu-img's."""
+async def found_format(store: Transport, tell: Tell | None = None) -> str:
+    """What the first bytes look like: a name of qemu-img's. `tell`: for who takes guest bytes out of it, or puts
+    any in: then a LUN or a device is raw until somebody says otherwise, since a guest can write any header into the
+    first sector of its disk, and `tell` hears what it looks like.
+    """
     from mpconv.formats.probe import PROBED, probe  # noqa: PLC0415  (workers do without)
 
     header = memoryview(bytearray(min(PROBED, store.size)))
     await store.read_into(0, header)
     found = probe(bytes(header), store.name, store.size)
+    if tell is not None and found != "raw" and not store.creatable:
+        tell(
+            f"'{store.name}' looks like {found}, but its guest can make it so: it is taken for raw (or say -f {found})"
+        )
+        return "raw"
     if found not in READABLE:
         why = f"it looks like {found}, which mpconv cannot read yet; -f raw copies its bytes as they are"
         raise cannot_open(store.name, why)

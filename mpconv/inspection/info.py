@@ -199,7 +199,7 @@ async def chain(place: Place, trusted: Trust) -> list[Info]:
 
 async def _look(place: Place) -> tuple[Info, tuple[object, ...], Header | None, Place]:
     """And the store's identity, the header when it names a backing file, the place with its format."""
-    image, [resolved] = await open_and_resolve([place], How(alone=True))
+    image, [resolved] = await open_and_resolve([place], How(looking=True, alone=True))
     try:
         store = image.stores[0]
         flagged = module_of(store.name).rpartition(".")[2] in {"file", "iscsi"}

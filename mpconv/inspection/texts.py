@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from mpconv.names import readable_values
+
 _UNITS = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|.)|\x7f")
 _EMPTY_LIST = re.compile(r"^( *)(.*)\[\](,?)$", re.MULTILINE)
@@ -29,15 +31,7 @@ def json_text(value: object) -> str:
             return "\\u007F"
         return match[0] if match[1] is None else f"\\u{match[1].upper()}"
 
-    return _EMPTY_LIST.sub(r"\1\2[\n\1]\3", _ESCAPE.sub(escape, json.dumps(_utf8(value), indent=4)))
-
-
-def _utf8(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode(errors="surrogateescape").decode(errors="replace")
-    if isinstance(value, dict):
-        return {key: _utf8(inner) for key, inner in value.items()}
-    return [_utf8(inner) for inner in value] if isinstance(value, list) else value
+    return _EMPTY_LIST.sub(r"\1\2[\n\1]\3", _ESCAPE.sub(escape, json.dumps(readable_values(value), indent=4)))
 
 
 def tree_lines(value: dict[str, object] | list[object], depth: int) -> Iterator[str]:

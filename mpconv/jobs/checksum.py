@@ -7,6 +7,7 @@ import os
 import msgspec
 from msgspec import Struct
 
+from mpconv import transports
 from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
 from mpconv.digest import text
@@ -15,6 +16,7 @@ from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
+from mpconv.jobs.convert import held
 from mpconv.observer import Observer
 from mpconv.transports.retrying import Retry, Sparingly
 from mpconv.tuning import Effort, workers_for
@@ -52,7 +54,9 @@ async def checksum(place: Place, options: Options, local: Supply, observer: Obse
 
 
 async def _checksum(place: Place, options: Options, local: Supply, observer: Observer, *, trusting: bool) -> Checksum:
-    wanted = msgspec.structs.replace(place, snapshot=options.snapshot, shared=place.shared or options.shared)
+    wanted = msgspec.structs.replace(
+        transports.settled(place), snapshot=options.snapshot, shared=place.shared or options.shared
+    )
     how = How(
         locked=True,
         trusting=trusting,
@@ -100,6 +104,6 @@ async def read_sums(
         digest=True,
     )
     observer.progress(0, part.size, 0)
-    coordinator = Coordinator(job, part, local, count, observer, tell=how.tell)
+    coordinator = Coordinator(job, part, local, count, observer, tell=how.tell, holds=held(places, image))
     await coordinator.run()
     return coordinator.digests

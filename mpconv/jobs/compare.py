@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import msgspec
 from msgspec import Struct
 
+from mpconv import transports
 from mpconv.coordinator import Coordinator
 from mpconv.errors import StatusWithdrawn
 from mpconv.formats.image import Image
@@ -15,7 +17,7 @@ from mpconv.formats.pair import Pair
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.status import first_unlike
 from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
-from mpconv.jobs.convert import LEASE, farthest
+from mpconv.jobs.convert import LEASE, farthest, held
 from mpconv.observer import Observer
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.tuning import BUFFER, workers_for
@@ -24,12 +26,14 @@ from mpconv.workers.launch.local import LocalWorkers
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """How to compare. `strict`: sizes and block status count too. `trust`: what the images may open besides themselves.
+    """How to compare. `strict`: sizes and block status count too. `shared`: programs may have the images open. `trust`:
+    what these may open besides themselves.
 
-    No locks are taken: qemu-img takes none here that would be in a writer's way, or he in its.
+    As with qemu-img, what is written to raw images meanwhile is nobody's fault but the writer's.
     """
 
     strict: bool = False
+    shared: bool = False
     requests: int | None = None
     workers: int | None = None
     trust: Trust = NO_TRUST
@@ -63,8 +67,9 @@ async def _compare(
     try:
         found: list[Place] = []
         for place in places:
-            how = How(trusting=trusting, trust=options.trust, retry=Retry(options.retry_for), tell=tell)
-            image, resolved = await open_and_resolve([place], how)
+            how = How(looking=True, trusting=trusting, trust=options.trust, retry=Retry(options.retry_for), tell=tell)
+            wanted = msgspec.structs.replace(transports.settled(place), shared=place.shared or options.shared)
+            image, resolved = await open_and_resolve([wanted], how)
             images.append(image)
             found += resolved
         first, second = images
@@ -125,6 +130,6 @@ async def _first_difference(
         buffer_size=BUFFER,
         lease_size=LEASE,
     )
-    coordinator = Coordinator(job, pair, local, count, observer, tell=tell)
+    coordinator = Coordinator(job, pair, local, count, observer, tell=tell, holds=held(places, pair))
     await coordinator.run()
     return coordinator.differs_at

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import structs
 
 from mpconv import transports
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.digest import BLOCK
 from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
-from mpconv.formats.opening import How, format_at, open_and_resolve
+from mpconv.formats.opening import How, open_and_resolve, probed
+from mpconv.formats.pair import Pair
 from mpconv.interruption import interruptible
 from mpconv.job import Job, Place
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.sharing import anywhere, places_for_all
-from mpconv.target import Left, Target, open_raw
+from mpconv.target import Left, Target, check_end, check_source, open_raw
 from mpconv.transports.base import Transport
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.tuning import BUFFER, words, workers_for
@@ -58,12 +61,14 @@ async def convert(
     local: Supply,
     observer: Observer,
     on_warning: Callable[[str], None],
+    *,
+    again: bool = False,
 ) -> None:
     """Copy one image, or several one after the other. Raises MpconvError; the message says how much was written when
-    it was only a part.
+    it was only a part. `again`: another attempt may have written a part of it.
     """
     try:
-        await copy_once(sources, target, options, local, observer, on_warning, trusting=True)
+        await copy_once(sources, target, options, local, observer, on_warning, trusting=True, again=again)
     except StatusWithdrawn as error:
         on_warning(f"{error}: the copy begins anew and reads everything")
         await copy_once(sources, target, options, local, observer, on_warning, trusting=False)
@@ -78,6 +83,7 @@ async def copy_once(
     on_warning: Callable[[str], None],
     *,
     trusting: bool,
+    again: bool = False,
     begin: Begin | None = None,
 ) -> None:
     """The same. `trusting`: what the sources say of their holes is believed; at StatusWithdrawn all is to be done anew
@@ -98,6 +104,7 @@ async def copy_once(
     )
     several = options.snapshot is not None and len(sources) > 1 and not options.snapshot.startswith("snapshot.")
     snapshot = None if several else options.snapshot
+    sources, place, options = settled(sources, place, options)
     wanted = [msgspec.structs.replace(sources[0], snapshot=snapshot), *sources[1:]]
     if options.shared:
         wanted = [msgspec.structs.replace(place, shared=True) for place in wanted]
@@ -111,10 +118,13 @@ async def copy_once(
         if options.verify is not None:
             from mpconv.jobs.verify import check_readable  # noqa: PLC0415  (few need it)
 
-            await check_readable(place, options)
-        if begin is not None and not options.create and await _format_of(place, options) == "qcow2":
+            place = await check_readable(place, options)
+        if options.probe_target:
+            place = await probed(place, tell)
+        if begin is not None and not options.create and _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet: leave out one of the two")
-        target = await open_target(source, place, options, tell)
+        target = await open_target(source, place, options, tell, begun=again or not trusting)
+        await check_source(source, target.stores, options)
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
         recorder = await begin(sources, source, target, how) if begin is not None else None
@@ -125,21 +135,45 @@ async def copy_once(
             await target.close()
 
 
-async def _format_of(place: Place, options: Options) -> str:
-    return await format_at(place) if options.probe_target else options.target_format
+def settled(sources: Sequence[Place], place: Place, options: Options) -> tuple[list[Place], Place, Options]:
+    """The same by names that mean the same in every process, and later: those that a new image keeps, too."""
+    sources, place = [transports.settled(one) for one in sources], transports.settled(place)
+    made = options.qcow2
+    if made is None or (made.backing_file is None and made.data_file is None):
+        return sources, place, options
+    from mpconv.formats.trust import combined  # noqa: PLC0415  (few need it)
+
+    def named(name: str | None) -> str | None:
+        if name is None:
+            return None
+        known = Place(url=combined(place.url, name))
+        found = transports.settled(known)
+        return name if found is known else found.url.removeprefix("file:")
+
+    names = {"backing_file": named(made.backing_file), "data_file": named(made.data_file)}
+    return sources, place, structs.replace(options, qcow2=structs.replace(made, **names))
 
 
-async def open_target(source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None) -> Target:
-    """The target, made anew unless it exists by the user's word, or is `left` by an earlier run."""
-    if await _format_of(place, options) != "qcow2":
+def _format_of(place: Place, options: Options) -> str | None:
+    """A place that is to be probed was so already."""
+    return place.format if options.probe_target else options.target_format
+
+
+async def open_target(
+    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, begun: bool = False
+) -> Target:
+    """The target, made anew unless it exists by the user's word, or is `left` by an earlier run. `begun`: another
+    attempt came before, as with check_apart.
+    """
+    if _format_of(place, options) != "qcow2":
         if options.compress:
             raise UsageError("Compression not supported for this file format")
-        return await open_raw(source, place, options, tell, left)
+        return await open_raw(source, place, options, tell, left, begun=begun)
     from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
 
     if options.create and options.qcow2 is not None:
-        return await qcow2_target.make(source, place, options, options.qcow2, tell, left)
-    return await qcow2_target.existing(source, place, options, tell)
+        return await qcow2_target.make(source, place, options, options.qcow2, tell, left, begun=begun)
+    return await qcow2_target.existing(source, place, options, tell, begun=begun)
 
 
 def plan(sources: list[Place], source: Image, targets: Sequence[Target], options: Options) -> tuple[Job, int]:
@@ -205,6 +239,21 @@ def _round_trips(source: Image, targets: Sequence[Target]) -> tuple[float, float
     return farthest(source.stores), farthest([target.written for target in targets])
 
 
+def held(sources: list[Place], source: Image | Pair, targets: Sequence[Target] = ()) -> list[Transport] | None:
+    """What the coordinator has open and can do without while workers copy; None: of what is not raw it reads or writes
+    tables meanwhile.
+    """
+    if any(place.format != "raw" for place in sources) or any(target.writer is not None for target in targets):
+        return None
+    return [*source.stores, *(store for target in targets for store in target.stores)]
+
+
+async def give_back(*stores: Sequence[Transport]) -> None:
+    """Until they are needed again, for who is to open the same."""
+    for store in itertools.chain(*stores):
+        await store.release()
+
+
 def farthest(stores: Sequence[Transport]) -> float:
     """The longest of their round trips, in seconds."""
     return max((store.origin.round_trip for store in stores), default=0.0)
@@ -247,6 +296,7 @@ async def run(
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else JOURNAL_SECONDS,
         recorder=recorder,
         listening=options.listening,
+        holds=held(sources, source, [target]),
     )
     async with recorder or contextlib.nullcontext():
         try:
@@ -259,6 +309,7 @@ async def run(
                 observer.phase("flush")
             if not target.whole:
                 await interruptible(target.finish(durable=options.cache.flushes))
+            await check_end(source, options, observer.warn)
         except StatusWithdrawn:
             raise
         except MpconvError as error:
@@ -270,4 +321,6 @@ async def run(
         if options.digests:
             from mpconv.jobs.verify import prove  # noqa: PLC0415  (few need it)
 
+            if coordinator.let_go:
+                await give_back(source.stores, target.stores)
             await prove(source.size, coordinator.digests, place, target, options, local, observer)

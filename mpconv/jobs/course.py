@@ -20,6 +20,7 @@ from mpconv.options import Options
 from mpconv.protocol.keys import Listening
 from mpconv.target import Target
 from mpconv.transports.base import Transport
+from mpconv.transports.redaction import has_user
 
 _ANEW = "begin anew, with mpconv convert or deploy"
 
@@ -97,6 +98,7 @@ class Effort(Struct, frozen=True, kw_only=True):
     rate: int | None = None
     retry_for: float | None = None
     listening: Listening | None = None
+    allow_same_image: bool | None = None
 
     def applied(self, options: Options) -> Options:
         """The options that count now."""
@@ -198,13 +200,16 @@ async def _check(stored: Stored, role: str, stores: Sequence[Transport]) -> None
 
 
 def kept(place: Place) -> Place:
-    """The same place wherever one stands, without passwords, and so the files that it is made of."""
+    """The same place wherever one stands, without passwords, and so the files that it is made of. What tells one store
+    from another is kept apart, since some of it is another after a boot.
+    """
     url = without_password(place.url)
     if transports.is_local(url):
         url = os.path.abspath(url.removeprefix("file://").removeprefix("file:"))
     return msgspec.structs.replace(
         place,
         url=url,
+        marks={},
         backing=kept(place.backing) if place.backing is not None else None,
         data_file=kept(place.data_file) if place.data_file is not None else None,
     )
@@ -244,6 +249,5 @@ def check_password_of(place: Place) -> None:
     while places:
         place = places.pop()
         places += [below for below in (place.backing, place.data_file) if below is not None]
-        user = place.url.lower().startswith("iscsi://") and "@" in place.url.partition("?")[0]
-        if user and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
+        if has_user(place.url) and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
             raise UsageError(f"no journal keeps a password: set LIBISCSI_CHAP_PASSWORD for '{place.url}'")

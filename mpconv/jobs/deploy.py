@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -22,13 +21,16 @@ from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
-from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, plan
+from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan
 from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.sharing import anywhere
-from mpconv.target import Left, Target, check_other, open_raw, too_small
+from mpconv.target import Left, Target, check_apart, check_end, check_source, open_raw, too_small
 from mpconv.transports.base import Access
+from mpconv.transports.beneath import realpath
+from mpconv.transports.identity import ALLOW, Facts, Verdict, alike_at_most, suspects
 from mpconv.transports.retrying import Retry, Sparingly, Tell
+from mpconv.transports.sameness import verdict_of
 from mpconv.units import human
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -106,14 +108,17 @@ async def deploy_once(
         tell=tell,
     )
     shared = options.shared or deployment.source.shared
-    wanted = msgspec.structs.replace(deployment.source, snapshot=options.snapshot, shared=shared)
+    for outcome in deployment.outcomes:
+        outcome.place = transports.settled(outcome.place)
+    wanted = msgspec.structs.replace(transports.settled(deployment.source), snapshot=options.snapshot, shared=shared)
     source, sources = await open_and_resolve([wanted], how)
     deployment.size = source.size
     targets: dict[int, Target] = {}
     try:
-        await _check(deployment.outcomes, source, options, observer)
+        await _check(deployment.outcomes, source, options, observer, begun=not trusting)
         await open_all(deployment.outcomes, source, options, observer, tell, targets)
-        _all_different(deployment.outcomes, targets)
+        await _all_different(deployment.outcomes, targets, options)
+        await check_source(source, [targets[number].store for number in sorted(targets)], options)
         if targets:
             recorder = await begin(sources, source, targets, how) if begin is not None else None
         if targets:
@@ -124,9 +129,11 @@ async def deploy_once(
             await target.close()
 
 
-async def _check(outcomes: Sequence[Outcome], source: Image, options: Options, observer: Observer) -> None:
+async def _check(
+    outcomes: Sequence[Outcome], source: Image, options: Options, observer: Observer, *, begun: bool
+) -> None:
     """Before anything is made or written. UsageError for a target that cannot be meant; one that is not to be had is
-    dropped.
+    dropped. `begun`: as check_apart's.
     """
     if options.verify is not None:
         for outcome in outcomes:
@@ -135,44 +142,82 @@ async def _check(outcomes: Sequence[Outcome], source: Image, options: Options, o
                     f"--verify: '{outcome.place.url}' keeps nothing that could be read back: leave out --verify"
                 )
     left = [outcome for outcome in outcomes if outcome.error is None]
-    looks = await asyncio.gather(*(_look(outcome, source, options) for outcome in left), return_exceptions=True)
-    seen: set[tuple[object, ...]] = set()
-    for outcome, found in zip(left, looks, strict=True):
+    looks = await asyncio.gather(
+        *(_look(outcome, source, options, begun=begun) for outcome in left), return_exceptions=True
+    )
+    seen: set[str] = set()
+    known: dict[int, Facts] = {}
+    for number, (outcome, found) in enumerate(zip(left, looks, strict=True)):
         if isinstance(found, BaseException):
             raise found
-        if found & seen:
-            raise _twice(outcome)
-        seen |= found
+        name, facts = found
+        if name in seen:
+            raise _twice(outcome, outcome)
+        if not outcome.place.url.startswith("null:"):
+            seen.add(name)
+            known |= {} if facts is None else {number: facts}
+    numbers = list(known)
+    for one, other in suspects([known[number] for number in numbers]):
+        if alike_at_most(known[numbers[one]], known[numbers[other]]):
+            continue
+        await _check_pair(left[numbers[one]], left[numbers[other]], options, begun=begun)
     for number, outcome in enumerate(outcomes):
         if outcome.error is not None and outcome in left:
             observer.dropped(number, outcome.name, str(outcome.error))
 
 
-def _twice(outcome: Outcome) -> UsageError:
-    return UsageError(f"'{outcome.name}' is named twice among the targets: name it once")
+def _twice(outcome: Outcome, other: Outcome) -> UsageError:
+    if outcome.name == other.name:
+        return UsageError(f"'{outcome.name}' is named twice among the targets: name it once")
+    return UsageError(f"'{outcome.name}' and '{other.name}' are the same image: name it once among the targets")
 
 
-async def _look(outcome: Outcome, source: Image, options: Options) -> set[tuple[object, ...]]:
-    """By what one knows a target that is named twice. UsageError when it is the source, or too small."""
+def _check_verdict(verdict: Verdict, outcome: Outcome, other: Outcome, options: Options) -> None:
+    if verdict is Verdict.CERTAIN:
+        raise _twice(outcome, other)
+    if verdict is Verdict.PROBABLE and not options.allow_same_image:
+        names = f"'{outcome.name}' and '{other.name}'"
+        why = f"name it once among the targets, or give {ALLOW} if you know that they are two"
+        raise UsageError(f"{names} are probably the same image: {why}")
+
+
+async def _check_pair(outcome: Outcome, other: Outcome, options: Options, *, begun: bool) -> None:
+    """UsageError when two targets that are there are one."""
+    first = await transports.open_place(outcome.place, Access.READ)
+    try:
+        second = await transports.open_place(other.place, Access.READ)
+        try:
+            verdict = await verdict_of(first, second, begun=begun or options.allow_same_image)
+        finally:
+            await second.close()
+    finally:
+        await first.close()
+    _check_verdict(verdict, outcome, other, options)
+
+
+async def _look(outcome: Outcome, source: Image, options: Options, *, begun: bool) -> tuple[str, Facts | None]:
+    """By what one knows a target that is named twice: its name, and what it is when it is there. UsageError when it is
+    the source, or too small.
+    """
     place = outcome.place
     local = transports.is_local(place.url)
-    named: tuple[object, ...] = ("name", os.path.realpath(place.url.removeprefix("file:")) if local else place.url)
+    named = realpath(place.url.removeprefix("file:")) if local else place.url
     try:
-        store = await transports.open_place(place, Access.WRITE)
+        store = await transports.open_place(place, Access.WRITE, retry=Retry(options.retry_for))
     except NoSuchImage as error:
         if not options.create:
             outcome.error = error
-        return {named}
+        return named, None
     except MpconvError as error:
         if not (options.create and local):  # of a file the attempt to make it tells what is wrong
             outcome.error = error
-        return {named}
+        return named, None
     try:
-        check_other(source, store)
+        await check_apart(source, store, options, begun=begun)
         stays = not (options.create and store.creatable)
         if stays and store.fixed_size and store.writable < source.size:
             raise too_small(store, store.size, source)
-        return {store.identity} if place.url.startswith("null:") else {named, store.identity}
+        return named, await store.known_by()
     finally:
         await store.close()
 
@@ -192,21 +237,21 @@ async def open_all(
 
     async def open_one(number: int, outcome: Outcome) -> None:
         try:
-            targets[number] = await open_raw(source, outcome.place, options, tell, left.get(number))
+            targets[number] = await open_raw(source, outcome.place, options, tell, left.get(number), begun=True)
         except MpconvError as error:
             failed(number, outcome, error, observer)
 
     await asyncio.gather(*(open_one(n, outcome) for n, outcome in enumerate(outcomes) if outcome.error is None))
 
 
-def _all_different(outcomes: Sequence[Outcome], targets: dict[int, Target]) -> None:
-    """UsageError for links to one file that was not there yet."""
-    identities: set[tuple[object, ...]] = set()
-    for number in sorted(targets):
-        identity = targets[number].store.identity
-        if identity in identities:
-            raise _twice(outcomes[number])
-        identities.add(identity)
+async def _all_different(outcomes: Sequence[Outcome], targets: dict[int, Target], options: Options) -> None:
+    """UsageError for two names of one file that was not there yet."""
+    numbers = sorted(targets)
+    known = await asyncio.gather(*(targets[number].store.known_by() for number in numbers))
+    for one, other in suspects(known):
+        first, second = numbers[one], numbers[other]
+        verdict = await verdict_of(targets[first].store, targets[second].store, begun=True)
+        _check_verdict(verdict, outcomes[second], outcomes[first], options)
 
 
 async def copy(
@@ -227,9 +272,10 @@ async def copy(
     job, count = plan(sources, source, opened, options)
     observer.said(effort_words(job, count, source, opened))
     outcomes = deployment.outcomes
+    places = dict(zip(sorted(targets), job.targets, strict=True))
     job = msgspec.structs.replace(
         job,
-        targets=[outcome.place for outcome in outcomes],
+        targets=[places.get(number, outcome.place) for number, outcome in enumerate(outcomes)],
         reads_zeros=[n in targets and targets[n].zero_initialised for n in range(len(outcomes))],
         dropped=[n for n in range(len(outcomes)) if n not in targets],
     )
@@ -247,6 +293,7 @@ async def copy(
         checkpoint_seconds=CHECKPOINT_SECONDS if recorder is None else JOURNAL_SECONDS,
         recorder=recorder,
         listening=options.listening,
+        holds=held(sources, source, opened),
     )
     with contextlib.suppress(_NoneLeft):
         async with recorder or contextlib.nullcontext():
@@ -270,10 +317,16 @@ async def copy(
             if options.cache.flushes:
                 observer.phase("flush")
                 await interruptible(_finish(deployment, targets, observer))
+            await check_end(source, options, observer.warn)
             if options.verify is not None:
+                if coordinator.let_go:
+                    await give_back(source.stores, [store for target in opened for store in target.stores])
                 for number, outcome in enumerate(outcomes):
                     if outcome.error is None:
-                        await _verify(number, outcome, source.size, coordinator.digests, options, local, observer)
+                        where = outcome.place.resolved("raw", targets[number].store.marks)
+                        await _verify(
+                            number, where, outcome, source.size, coordinator.digests, options, local, observer
+                        )
             if not deployment.left:
                 raise _NoneLeft("no target is left")
     if options.digest:
@@ -296,12 +349,18 @@ async def _finish(deployment: Deployment, targets: dict[int, Target], observer: 
 
 
 async def _verify(
-    number: int, outcome: Outcome, size: int, sums: Sums, options: Options, local: LocalWorkers, observer: Observer
+    number: int,
+    where: Place,
+    outcome: Outcome,
+    size: int,
+    sums: Sums,
+    options: Options,
+    local: LocalWorkers,
+    observer: Observer,
 ) -> None:
     from mpconv.jobs.verify import verify  # noqa: PLC0415  (few need it)
 
     assert options.verify is not None
-    where = msgspec.structs.replace(outcome.place, format="raw")
     try:
         outcome.verified = await verify(where, size, sums, options.verify, options, local, observer)
     except Interrupted:

@@ -17,7 +17,7 @@ from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
 from mpconv.jobs import course as courses
-from mpconv.jobs.convert import SETTLE_SECONDS, copy_once, open_target, run
+from mpconv.jobs.convert import SETTLE_SECONDS, copy_once, open_target, run, settled
 from mpconv.jobs.course import Course, Effort
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Entries, Recorder
@@ -39,6 +39,7 @@ async def convert(
     path: str,
 ) -> None:
     """As convert.convert, with a journal at `path`."""
+    sources, target, options = settled(sources, target, options)
     courses.check_journal(path, [*sources, target], options)
     with contextlib.closing(Journal.for_new_copy(path)) as journal:
         noting = Noting(observer)

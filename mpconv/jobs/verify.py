@@ -17,6 +17,7 @@ from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
+from mpconv.formats.trust import with_data_file
 from mpconv.job import Place, Trust
 from mpconv.jobs.checksum import read_sums
 from mpconv.observer import Observer
@@ -31,18 +32,24 @@ _FEWEST_ZEROS = 64
 """Regions of zeros that a sample has where there is hardly any data."""
 
 
-async def check_readable(place: Place, options: Options) -> None:
-    """UsageError, or another, when the target could not be read back: better now than when all is written."""
+async def check_readable(place: Place, options: Options) -> Place:
+    """UsageError, or another, when the target could not be read back: better now than when all is written. The place,
+    with what lies there.
+    """
     if place.url.startswith("null:"):
         raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back: leave out --verify")
     if not options.create:
         where = msgspec.structs.replace(place, format=None if options.probe_target else options.target_format)
-        await (await open_source([where], How(trust=_trust(options)))).close()
+        image = await open_source([where], How(trust=_trust(place, options)))
+        await image.close()
+        return place.marked(image.stores[0].marks)
+    return place
 
 
-def _trust(options: Options) -> Trust:
-    """What the target may open besides itself, to be read back: the data file that was just written at least."""
-    return msgspec.structs.replace(options.trust, data_file=True)
+def _trust(place: Place, options: Options) -> Trust:
+    """What the target may open besides itself, to be read back: the data file that was just made at least."""
+    made = options.qcow2.data_file if options.create and options.qcow2 is not None else None
+    return options.trust if made is None else with_data_file(options.trust, place.url, made)
 
 
 async def prove(
@@ -50,7 +57,7 @@ async def prove(
 ) -> None:
     """Everything is written: now what was asked for to believe it. `sums`: of the `size` bytes that were read."""
     if options.verify is not None:
-        where = msgspec.structs.replace(place, format="raw" if target.writer is None else "qcow2")
+        where = place.resolved("raw" if target.writer is None else "qcow2", target.store.marks)
         await verify(where, size, sums, options.verify, options, local, observer)
     if options.digest:
         observer.digest(text(size, sums.total), transports.redacted(place.url))
@@ -94,7 +101,7 @@ async def _read_back(
     local: Supply,
     observer: Observer,
 ) -> Sums:
-    how = How(trust=_trust(options), retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
+    how = How(trust=_trust(place, options), retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
     try:
         return await _read(place, how, size, wanted, options, local, observer)
     except StatusWithdrawn as error:

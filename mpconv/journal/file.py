@@ -23,6 +23,7 @@ from mpconv.errors import Fatal
 from mpconv.extent import Ranges
 from mpconv.journal.faults import told
 from mpconv.journal.records import Begun, Checkpoint, Happening, Identity, State, Stored
+from mpconv.names import readable
 
 VERSION = 1
 APPLICATION = 0x6D70636A
@@ -78,6 +79,7 @@ class Journal:
         with told(path, "opening"):
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                os.fchmod(fd, 0o600)  # whatever the umask takes away; what SQLite makes beside it gets the same
             except FileExistsError:
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         journal = cls._taken(path, fd, fresh=os.fstat(fd).st_size == 0)
@@ -137,7 +139,7 @@ class Journal:
             os.fsync(self._fd)
             self._database.execute("PRAGMA synchronous = FULL")
         now = time.time()
-        names = (_plain(begun.source), _plain(begun.target))
+        names = (readable(begun.source), readable(begun.target))
         job = (now, now, os.getpid(), State.RUNNING.value, *names, begun.size, 0, 0, 0)
         with self._transaction() as database:
             _empty(database)
@@ -146,7 +148,7 @@ class Journal:
                 facts = (json.dumps(identity.same), json.dumps(identity.content))
                 database.execute(
                     "INSERT INTO identities (role, name, same, content) VALUES (?, ?, ?, ?)",
-                    (identity.role, _plain(identity.name), *facts),
+                    (identity.role, readable(identity.name), *facts),
                 )
             database.execute("INSERT INTO happened VALUES (?, 'began', '', NULL, NULL)", (now,))
             database.execute("INSERT INTO progress VALUES (?, 0, 0)", (now,))
@@ -263,7 +265,7 @@ def _empty(database: sqlite3.Connection) -> None:
 
 
 def _note(database: sqlite3.Connection, happened: Sequence[Happening]) -> None:
-    rows = [(one.at, one.kind, _plain(one.text), one.start, one.length) for one in happened]
+    rows = [(one.at, one.kind, readable(one.text), one.start, one.length) for one in happened]
     database.executemany("INSERT INTO happened VALUES (?, ?, ?, ?, ?)", rows)
 
 
@@ -387,8 +389,3 @@ def _user(path: str) -> str:
 def _quoted(path: str) -> str:
     """As SQLite's URIs want it."""
     return os.path.abspath(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-def _plain(text: str) -> str:
-    """Names that are no UTF-8 cannot be stored as text."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")

@@ -6,8 +6,10 @@ key is the one of the key file. Connections that come to nothing are counted.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,12 +18,17 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from mpconv.errors import Fatal
+from mpconv.limits import share
+from mpconv.protocol.acceptance import HANDSHAKE, QUEUE, Acceptance
 from mpconv.protocol.codec import MAX_FRAME
 from mpconv.protocol.keys import Listening
 from mpconv.protocol.link import Link
 
 _ZAP = "inproc://zeromq.zap.01"
-_WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+_WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+_LOOK = 0.25
+_STRANGERS = 8, 16, 512
+"""One in so many descriptors is for them, within these bounds."""
 _LINGER_MS = 1000
 _NOT_OURS = ": this host has no such address: choose one that it has, or tcp://*:PORT for all of them"
 _HINTS = {
@@ -71,10 +78,14 @@ class Gate:
         self._link = Link(context, zmq.ROUTER, receive)
         socket = self._link.socket
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE * 1000))
+        socket.setsockopt(zmq.BACKLOG, QUEUE)
         socket.setsockopt(zmq.ZAP_DOMAIN, b"mpconv")
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, listening.keys.coordinator_secret.encode())
         self._monitor = Link(context, zmq.PAIR, self._count)
+        self._acceptance: Acceptance | None = None
+        self._again: asyncio.TimerHandle | None = None
         watched = f"inproc://gate-{id(self)}"
         socket.monitor(watched, _WATCHED)
         self._monitor.socket.connect(watched)
@@ -83,9 +94,16 @@ class Gate:
         except Fatal:
             self.close()
             raise
+        self._acceptance = Acceptance(socket, share(*_STRANGERS), time.monotonic)
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         for link in (self._zap, self._monitor, self._link):
             link.start()
+        self._look()
+
+    def _look(self) -> None:
+        if self._acceptance is not None:
+            self._acceptance.look()
+            self._again = asyncio.get_running_loop().call_later(_LOOK, self._look)
 
     def _judge(self, frames: list[bytes]) -> None:
         envelope, version, request, mechanism = frames[0], frames[2], frames[3], frames[7]
@@ -94,7 +112,10 @@ class Gate:
         self._zap.send(envelope, b"", version, request, code, text, b"", b"")
 
     def _count(self, frames: list[bytes]) -> None:
-        event = parse_monitor_message(frames)["event"]
+        told = parse_monitor_message(frames)
+        event = told["event"]
+        if self._acceptance is not None:
+            self._acceptance.heard(event, told["value"])
         self._accepted += event == zmq.EVENT_ACCEPTED
         self._admitted += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
 
@@ -118,6 +139,11 @@ class Gate:
 
     def close(self) -> None:
         """What was said last still goes out."""
+        if self._again is not None:
+            self._again.cancel()
+        if self._acceptance is not None:
+            self._acceptance.close()
+            self._acceptance = None
         self._link.socket.disable_monitor()
         self._link.close(_LINGER_MS)
         self._monitor.close()

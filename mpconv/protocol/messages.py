@@ -12,7 +12,7 @@ import msgspec
 from mpconv.extent import Kind
 from mpconv.job import Job
 
-VERSION = 6
+VERSION = 7
 MAX_WANT = 64
 MAX_RANGES = 4096
 MAX_CLUSTERS = 4096
@@ -78,13 +78,15 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """A request failed for good; the fields are those of MpconvError."""
+    """A request failed for good; the fields are those of MpconvError. `kind`: its class, see errors.KINDS."""
 
     job: Number
     why: str
     operation: str
     image: str
     offset: Bytes | None
+    kind: str = "fatal"
+    reason: str = ""
 
 
 class TargetFailed(msgspec.Struct, frozen=True, tag="target_failed"):
@@ -99,6 +101,8 @@ class TargetFailed(msgspec.Struct, frozen=True, tag="target_failed"):
     operation: str
     image: str
     offset: Bytes | None
+    kind: str = "fatal"
+    reason: str = ""
 
 
 class Lost(msgspec.Struct, frozen=True, tag="lost"):
@@ -130,6 +134,17 @@ class Trouble(msgspec.Struct, frozen=True, tag="trouble"):
     text: str
 
 
+class Crowded(msgspec.Struct, frozen=True, tag="crowded"):
+    """A server has no room for another session: what the worker had opened is closed, and it waits for another open.
+    `certain`: the server says that this is the reason.
+    """
+
+    job: Number
+    image: str
+    why: str
+    certain: bool = True
+
+
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """A heartbeat: renews the worker's leases. `count`: of a worker on another host, which of its heartbeats it is."""
 
@@ -152,11 +167,13 @@ class Gone(msgspec.Struct, frozen=True, tag="gone"):
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
     """The job that the leases after this message belong to. `fence`: seconds after which a worker that is cut off must
-    have stopped; 0 on the coordinator's host.
+    have stopped; 0 on the coordinator's host. `insist`: a server without room for another session is tried again, as
+    one that does not answer.
     """
 
     job: Job
     fence: Annotated[float, msgspec.Meta(ge=0, le=MAX_FENCE)] = 0.0
+    insist: bool = False
 
 
 class Wait(msgspec.Struct, frozen=True, tag="wait"):
@@ -228,6 +245,7 @@ FromWorker = (
     | Differs
     | Said
     | Trouble
+    | Crowded
     | Alive
     | FlushDone
     | Leaving

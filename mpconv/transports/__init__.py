@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from functools import partial
 
-from mpconv.errors import MpconvError, UsageError
+from msgspec.structs import replace
+
+from mpconv.errors import Gone, MpconvError, UsageError
 from mpconv.job import Place
-from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport
-from mpconv.transports.base import redacted as redacted
+from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport, cannot_open, unlike
+from mpconv.transports.redaction import redacted as redacted
 from mpconv.transports.retrying import Retry, Tell, silently
 from mpconv.transports.window import Window
 
@@ -33,6 +36,13 @@ def is_local(url: str) -> bool:
     return module_of(url) == f"{__name__}.file"
 
 
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are one, as far as names tell: links of this host are followed."""
+    if is_local(one) and is_local(other):
+        one, other = (os.path.realpath(url.removeprefix("file://").removeprefix("file:")) for url in (one, other))
+    return one == other
+
+
 async def connect(
     url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
 ) -> Transport:
@@ -40,6 +50,39 @@ async def connect(
     module = importlib.import_module(module_of(url))
     transport: Transport = await module.connect(url, access, create_size=create_size, opening=opening)
     return transport
+
+
+def patience_of(retry: Retry) -> float:
+    """For how many seconds what a server puts off is asked again, where its absence may last as long as that."""
+    return max(LEAST_PATIENCE, retry.seconds)
+
+
+async def _proved(place: Place, access: Access, opening: Opening) -> Transport:
+    """What is there, which must be what was there when somebody looked before. Gone when it is not."""
+    store = await connect(place.url, access, opening=opening)
+    why = unlike(place.marks, store.marks)
+    if why is not None:
+        await store.close()
+        raise cannot_open(
+            place.url, f"another one has come in its place ({why}): see who did that, and begin anew", Gone
+        )
+    return store
+
+
+def settled(place: Place) -> Place:
+    """The same by a name that means the same in every process, and with what it means. Fatal when there is none."""
+    if not is_local(place.url):
+        return place
+    from mpconv.transports.file import path_of  # noqa: PLC0415  (as connect's)
+    from mpconv.transports.file_facts import marks_at  # noqa: PLC0415
+    from mpconv.transports.process_names import settled as settled_path  # noqa: PLC0415
+
+    path = path_of(place.url)
+    try:
+        name = settled_path(path)
+    except OSError as error:
+        raise cannot_open(place.url, error.strerror or str(error)) from error
+    return place if name == path else replace(place, url=f"file:{name}", marks=marks_at(path))
 
 
 async def open_place(
@@ -54,9 +97,15 @@ async def open_place(
     """The store at a place that exists. `growing`: as Opening's. `retry`: a server's absence is to be survived: what is
     read is read again on a new connection, and `tell` hears of it; who writes must see to the rest himself.
     """
-    patience = max(LEAST_PATIENCE, retry.seconds if retry is not None else 0.0)
-    opening = Opening(direct=place.direct, locked=locked and not place.shared, growing=growing, patience=patience)
-    reopen = partial(connect, place.url, access, opening=opening)
+    patience = patience_of(retry) if retry is not None else LEAST_PATIENCE
+    opening = Opening(
+        direct=place.direct,
+        locked=locked and not place.shared,
+        growing=growing,
+        patience=patience,
+        beneath=place.beneath,
+    )
+    reopen = partial(_proved, place, access, opening)
     store = await reopen()
     if retry is not None and access is Access.READ and not is_local(place.url):
         from mpconv.transports.lasting import Lasting  # noqa: PLC0415  (copies between files do without)

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import abc
 import enum
-import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -38,6 +37,8 @@ from msgspec import Struct
 
 from mpconv.errors import Fatal, MpconvError
 from mpconv.extent import Extent
+from mpconv.transports.identity import Facts, File
+from mpconv.transports.redaction import redacted
 from mpconv.units import SECTOR, MiB, align_up
 
 Buffer = memoryview
@@ -51,7 +52,18 @@ class Access(enum.Enum):
     WRITE = "write"
 
 
+class Sharing(enum.Enum):
+    """What other programs may do to an image while it is read."""
+
+    NOTHING = "nothing"
+    WRITES = "writes"
+    ALL = "all"
+
+
 LEAST_PATIENCE = 1.5
+
+
+Judge = Callable[["Transport"], Awaitable[None]]
 
 
 class Opening(Struct, frozen=True):
@@ -60,6 +72,8 @@ class Opening(Struct, frozen=True):
     `direct`: past the page cache. `locked`: take QEMU's locks on the image, or be refused when another program holds
     them. `preallocation`: "off", "falloc" or "full", of what is created. `growing`: writes may go past the end, where
     that makes the store longer. `patience`: for how many seconds a request is made again that the server puts off.
+    `beneath`: as Place's. `judge`: of what is made or replaced: called with what is there, before any of it is lost.
+    `replaces`: the same for who cannot call: the marks of what was there, none when there was nothing; None: whatever.
     """
 
     direct: bool = False
@@ -67,6 +81,9 @@ class Opening(Struct, frozen=True):
     preallocation: str = "off"
     growing: bool = False
     patience: float = LEAST_PATIENCE
+    beneath: str | None = None
+    judge: Judge | None = None
+    replaces: dict[str, str] | None = None
 
 
 AS_USUAL = Opening()
@@ -102,6 +119,10 @@ class Transport(abc.ABC):
     version: tuple[object, ...] = ()
     """Another one when somebody has changed what is stored, or put something else in its place, as far as that is cheap
     to see. It is that of the moment when the store was opened."""
+    stamp: File | None = None
+    """Of a regular file: what it was when it was opened. It is another one when somebody has changed it since."""
+    marks: dict[str, str] = {}  # noqa: RUF012  (never changed in place)
+    """By what whoever opens it again knows it, in another process or on another host too: as a Fingerprint's `same`."""
     limits: Limits = Limits()
     round_trip: float = 0.0
     """Seconds that a small request took when it was opened; 0 where nothing is asked over a network."""
@@ -122,9 +143,27 @@ class Transport(abc.ABC):
     creatable: bool = True
     """False: nothing is made under such a URL; what is there is written into (LUNs, devices, null:)."""
 
+    async def release(self) -> bool:
+        """Give back, until it is needed again, what a server may have little of. False: that would be for good."""
+        return True
+
+    @property
+    def vague(self) -> bool:
+        """Whether `continues` may not know."""
+        return False
+
     @property
     def origin(self) -> Transport:
         """The connection itself, which is another one whenever it was made again."""
+        return self
+
+    def continues(self, before: Transport) -> bool | None:
+        """Whether an earlier connection of the same name led to this store. None: only what is in it tells."""
+        return self.identity == before.identity
+
+    @property
+    def whole(self) -> Transport:
+        """All of the store, where this is a part of it."""
         return self
 
     @property
@@ -170,6 +209,10 @@ class Transport(abc.ABC):
         """As it is now. Nothing where nothing can be told: then it counts as the same for ever."""
         return Fingerprint({}, {})
 
+    async def known_by(self) -> Facts:
+        """What it is, whatever its name, as it is now."""
+        return Facts(self.identity, size=self.size)
+
     async def disk_size(self) -> int | None:
         """Bytes that the store takes up where it lies; None: nobody tells."""
         return None
@@ -178,6 +221,12 @@ class Transport(abc.ABC):
         """Extents from `offset` on, in order, without gaps, covering at least one byte and at most `length`."""
         self._check("reading block status", offset, length)
         return [Extent(offset, length)] if length else []
+
+    def claim(self, sharing: Sharing) -> bool:
+        """Take QEMU's locks for reading it, and hold them instead of those of before; False: there are none here. InUse
+        when another program's are in the way.
+        """
+        return False
 
     async def insist(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work` on this store: from its start again when the connection was lost, where it can be made again."""
@@ -207,18 +256,24 @@ class Transport(abc.ABC):
         return kind(why, operation=operation, image=self.name, offset=offset)
 
 
+LOCAL_MARKS = frozenset(("its device", "its number"))
+"""Those that are others on another host."""
+
+
+def unlike(then: dict[str, str], now: dict[str, str]) -> str | None:
+    """What tells that it is not the same store: the first mark that both have and that differs."""
+    for what, was in then.items():
+        if now.get(what, was) != was:
+            return f"{what} is {now[what]}, and was {was}"
+    return None
+
+
 CLOSED = "the connection is closed"
 
 
 def moment(seconds: int, nanoseconds: int) -> str:
     """A point in time, UTC."""
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d} UTC"
-
-
-def redacted(url: str) -> str:
-    """The URL without a password, and without parameters where one may be among them."""
-    match = re.fullmatch(r"([^/?]*://)([^?]*)@([^@?]*)(\?.*)?", url, re.DOTALL)
-    return f"{match[1]}{match[2].partition('%')[0].partition(':')[0]}@{match[3]}" if match else url
 
 
 def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
@@ -229,6 +284,6 @@ def cannot_open(name: str, why: str, kind: type[Fatal] = Fatal) -> Fatal:
     return error
 
 
-def cannot_create(name: str, why: str, path: str | None = None) -> Fatal:
+def cannot_create(name: str, why: str, path: str | None = None, kind: type[Fatal] = Fatal) -> Fatal:
     """qemu-img's words for a store that cannot be made. `path`: as the file system knows it."""
-    return Fatal(f"{name}: error while converting raw: Could not create '{name if path is None else path}': {why}")
+    return kind(f"{name}: error while converting raw: Could not create '{name if path is None else path}': {why}")

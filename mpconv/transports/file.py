@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSuchImage, Retryable
+from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSpace, NoSuchImage, Retryable
 from mpconv.extent import Extent, Kind
-from mpconv.transports import file_facts, file_locks
+from mpconv.transports import file_facts, file_layers, file_locks
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
@@ -30,12 +30,15 @@ from mpconv.transports.base import (
     Fingerprint,
     Limits,
     Opening,
+    Sharing,
     Transport,
     cannot_create,
     cannot_open,
 )
+from mpconv.transports.beneath import Outside, open_beneath
 from mpconv.transports.file_io import BLOCK, OpenFile
 from mpconv.transports.file_zero import UNSUPPORTED, Zeroing
+from mpconv.transports.identity import Facts
 from mpconv.units import MiB, align_down, align_up
 
 _SHRUNK = "the file ends here: it has shrunk; see who writes to it, and begin anew"
@@ -49,27 +52,44 @@ _PREALLOCATED = 16 * MiB
 _NOT_DIRECT = "filesystem does not support O_DIRECT"
 _NOT_A_STORE = "neither a regular file nor a block device"
 
+_KINDS_OF_OPENING: dict[int, type[Fatal]] = {
+    errno.ENOSPC: NoSpace,
+    errno.EDQUOT: NoSpace,
+    errno.EACCES: Denied,
+    errno.EPERM: Denied,
+}
+_KINDS: dict[int, type[MpconvError]] = {**_KINDS_OF_OPENING, errno.EINTR: Retryable, errno.EAGAIN: Retryable}
+
+_LOCKS = {
+    Sharing.NOTHING: file_locks.SOURCE,
+    Sharing.WRITES: file_locks.DATA_FILE,
+    Sharing.ALL: file_locks.LOOKED_AT,
+}
+
+_LONGEST = (1 << 63) - (1 << 30)
+"""Bytes: qemu-img opens no longer one."""
 _T = TypeVar("_T")
 
 
 class FileTransport(Transport):
     """A regular file or block device."""
 
-    def __init__(self, name: str, fd: int, direct: int, *, created: bool) -> None:
+    def __init__(self, name: str, fd: int, direct: int) -> None:
         self.name = name
         self._fd = fd
         self._file = OpenFile(fd, direct)
         info = os.fstat(fd)
         self.device = stat.S_ISBLK(info.st_mode)
         self.identity = ("device", info.st_rdev) if self.device else ("file", info.st_dev, info.st_ino)
+        self.marks = file_facts.marks(fd)
         if self.device:
             self.size = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
         else:
             self.size = info.st_size
         self.limits = Limits(BLOCK if direct >= 0 else 1, largest_read=16 * MiB, largest_write=16 * MiB)
-        self.zero_initialised = created and not self.device
         self.creatable = self.grows = not self.device
         self._zeroing = Zeroing(fd, device=self.device)
+        self.stamp = None if self.device else file_layers.file_of(fd)
         self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
 
@@ -83,8 +103,8 @@ class FileTransport(Transport):
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, call)
         except OSError as error:
-            kind = Retryable if error.errno in (errno.EINTR, errno.EAGAIN) else Fatal
-            raise self.error(kind, operation, offset, os.strerror(error.errno or 0)) from error
+            number = error.errno or 0
+            raise self.error(_KINDS.get(number, Fatal), operation, offset, os.strerror(number)) from error
 
     async def read_into(self, offset: int, buffer: Buffer) -> None:
         self._check("reading", offset, len(buffer))
@@ -158,6 +178,9 @@ class FileTransport(Transport):
             what, None, lambda: file_facts.device(self._fd) if self.device else file_facts.file(self._fd)
         )
 
+    async def known_by(self) -> Facts:
+        return await self._run("asking what it is", None, lambda: file_layers.facts_of(self._fd, self.size))
+
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)
         if self.device:
@@ -190,6 +213,15 @@ class FileTransport(Transport):
     async def flush(self) -> None:
         await self._run("flushing", None, self._file.flush)
 
+    def begin(self, size: int) -> None:
+        """Of a file: it is empty from now on, and of that size. Not sooner: what another program has open, or is not to
+        be written, stays as it is.
+        """
+        os.ftruncate(self._fd, 0)
+        os.ftruncate(self._fd, size)
+        self.size = size
+        self.zero_initialised = not self.device
+
     async def preallocate(self, how: str) -> None:
         """Take up the room for all bytes of a file that was just made: "falloc", or "full" with zeros written.
 
@@ -209,7 +241,8 @@ class FileTransport(Transport):
                 return
         except MpconvError as error:
             os.ftruncate(self._fd, 0)
-            raise Fatal(f"{self.name}: error while converting raw: {what}: {error.why}") from error
+            kind = NoSpace if isinstance(error, NoSpace) else Fatal
+            raise kind(f"{self.name}: error while converting raw: {what}: {error.why}") from error
         with suppress(MpconvError):  # the next write tells of a full disk
             await self.write(0, memoryview(bytes(min(self.size, BLOCK))))
 
@@ -217,6 +250,12 @@ class FileTransport(Transport):
         """The file is there: of the locks those of a target are enough now."""
         if locked:
             file_locks.hold(self._fd, file_locks.TARGET)
+
+    def claim(self, sharing: Sharing) -> bool:
+        why = file_locks.hold(self._fd, _LOCKS[sharing])
+        if why is not None:
+            raise cannot_open(self.name, why, InUse)
+        return True
 
     async def close(self) -> None:
         if self._closed:
@@ -248,14 +287,16 @@ async def connect(
     try:
         store = _open(url, access, create_size, opening)
     except OSError as error:
-        why = os.strerror(error.errno or 0)
-        if create_size is not None:
-            raise cannot_create(url, why, path_of(url)) from error
-        kinds = {errno.ENOENT: NoSuchImage, errno.EACCES: Denied, errno.EPERM: Denied}
-        raise cannot_open(url, why, kinds.get(error.errno or 0, Fatal)) from error
+        raise _explained(error, url, create_size) from error
     if create_size is not None:
         try:
+            if opening.judge is not None:
+                await opening.judge(store)
+            store.begin(create_size)
             await store.preallocate(opening.preallocation)
+        except OSError as error:
+            await store.close()
+            raise _explained(error, url, create_size) from error
         except BaseException:
             await store.close()
             raise
@@ -263,10 +304,18 @@ async def connect(
     return store
 
 
+def _explained(error: OSError, url: str, create_size: int | None) -> Fatal:
+    why = str(error.strerror) if isinstance(error, Outside) else os.strerror(error.errno or 0)
+    kind = _KINDS_OF_OPENING.get(error.errno or 0, Fatal)
+    if create_size is not None:
+        return cannot_create(url, why, path_of(url), kind)
+    return cannot_open(url, why, NoSuchImage if error.errno == errno.ENOENT else kind)
+
+
 def _open(url: str, access: Access, create_size: int | None, opening: Opening) -> FileTransport:
     path = path_of(url)
-    mode = _mode(path)
-    if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):  # to open a FIFO would block
+    mode = _mode(path) if opening.beneath is None else None
+    if mode is not None and not _holds_bytes(mode):  # to open some devices does something
         if not stat.S_ISDIR(mode):
             raise cannot_open(url, _NOT_A_STORE)
         if create_size is not None:
@@ -278,23 +327,45 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
         raise cannot_open(url, f"'file' driver requires '{path}' to be a regular file")
     flags = os.O_CLOEXEC | (os.O_RDONLY if access is Access.READ and create_size is None else os.O_RDWR)
     with ExitStack() as opened:
-        fd = os.open(path, flags | (0 if create_size is None else os.O_CREAT), 0o644)
+        fd = _descriptor(path, flags | (0 if create_size is None else os.O_CREAT), opening.beneath)
         opened.callback(os.close, fd)
-        if mode is not None and stat.S_ISBLK(mode) and flags & os.O_RDWR and _read_only(fd):
+        mode = os.fstat(fd).st_mode  # under the path there may be another one by now
+        if not _holds_bytes(mode):
+            raise cannot_open(url, _NOT_A_STORE)
+        if stat.S_ISBLK(mode) and flags & os.O_RDWR and _read_only(fd):
             raise cannot_open(url, f"The device is not writable: {os.strerror(errno.EACCES)}")
+        if os.fstat(fd).st_size > _LONGEST:
+            raise cannot_open(url, f"Could not refresh total sector count: {os.strerror(errno.EFBIG)}")
         if opening.locked:
             _lock(fd, url, access, create_size)
         direct = -1
         if opening.direct:
             direct = _open_direct(fd, url, flags)
             opened.callback(os.close, direct)
-        if create_size is not None:  # only now: what another program has open, or we cannot use, stays as it is
-            os.ftruncate(fd, 0)
-            os.ftruncate(fd, create_size)
-        store = FileTransport(url, fd, direct, created=create_size is not None)
+        store = FileTransport(url, fd, direct)
         store.growing = opening.growing and not store.device
         opened.pop_all()
     return store
+
+
+def _holds_bytes(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def _descriptor(path: str, flags: int, beneath: str | None) -> int:
+    """Never waiting for the other end of a FIFO that has come in the place of a file: for writing nobody does."""
+    if flags & os.O_RDWR:
+        return _opened(path, flags, beneath)
+    try:
+        fd = _opened(path, flags | os.O_NONBLOCK, beneath)
+    except BlockingIOError:  # a file that somebody has a lease of: he is asked to give it back
+        return _opened(path, flags, beneath)
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _opened(path: str, flags: int, beneath: str | None) -> int:
+    return os.open(path, flags, 0o644) if beneath is None else open_beneath(beneath, path, flags)
 
 
 def _read_only(fd: int) -> bool:

@@ -4,17 +4,51 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import struct
 from pathlib import Path
 
-from mpconv.transports.base import Fingerprint, moment
+from mpconv.transports.base import Fingerprint, moment, unlike
 
 _EMPTY_PATH, _BIRTH = 0x1000, 0x800
 _STATX_BYTES = 256
 _MASK_AT, _BIRTH_AT = 0, 80
 """Where struct statx has what the kernel filled in, and stx_btime."""
+_FINER = len("789 UTC")
 _NAMES = ("wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "loop/backing_file")
 """Files below /sys/dev/block/MAJOR:MINOR, the most certain first."""
+
+
+def marks(fd: int) -> dict[str, str]:
+    """By what it is known again while this host runs, and by processes of others: some file systems tell these of times
+    in steps of 100 ns, so microseconds count.
+    """
+    info = os.fstat(fd)
+    if stat.S_ISBLK(info.st_mode):
+        return device(fd).same | {"its number": _number(info.st_rdev)}
+    born = _born(fd)
+    found = {"its inode": str(info.st_ino), "its device": _number(info.st_dev)}
+    return found | ({"made at": f"{born[:-_FINER]} UTC"} if born else {})
+
+
+def is_marked(path: str, known: dict[str, str]) -> bool:
+    """Whether the file at `path` may be the one with these marks."""
+    try:
+        return unlike(known, marks_at(path)) is None
+    except OSError:
+        return False
+
+
+def marks_at(path: str) -> dict[str, str]:
+    """Those that are known without opening a file, or a device."""
+    info = os.stat(path)
+    if stat.S_ISBLK(info.st_mode):
+        return {"its number": _number(info.st_rdev)}
+    return {"its inode": str(info.st_ino), "its device": _number(info.st_dev)}
+
+
+def _number(device: int) -> str:
+    return f"{os.major(device)}:{os.minor(device)}"
 
 
 def file(fd: int) -> Fingerprint:

@@ -30,6 +30,10 @@ class Locks(Struct, frozen=True):
 
 
 SOURCE = Locks(frozenset({_READ}), frozenset({_WRITE, _RESIZE}))
+DATA_FILE = Locks(frozenset({_READ}), frozenset({_RESIZE}))
+LOOKED_AT = Locks(frozenset({_READ}))
+"""What those of its commands hold that only tell of an image: on a qcow2 image as on a source, on its data file, on a
+raw one."""
 TARGET = Locks(frozenset({_READ, _WRITE}))
 CREATING = Locks(frozenset({_WRITE, _RESIZE}), frozenset({_WRITE, _RESIZE}))
 """What `qemu-img convert` holds on its source, on its target, and on the target while that is made; only that it lets

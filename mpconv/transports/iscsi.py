@@ -9,30 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import mmap
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
 from msgspec import Struct
 
-from mpconv.errors import Absent, Fatal, Gone, Retryable, StatusWithdrawn, Unreachable
+from mpconv.errors import Absent, Fatal, Gone, NoSpace, Retryable, StatusWithdrawn, Unreachable
 from mpconv.extent import Extent, Kind
-from mpconv.transports import scsi
+from mpconv.transports import iscsi_identity, iscsi_resets, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
+from mpconv.transports.identity import Disk, Facts
 from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
 from mpconv.transports.iscsi_copy import Copying
+from mpconv.transports.iscsi_identity import Designators
 from mpconv.transports.iscsi_login import Address, Session, login, parse
 from mpconv.transports.iscsi_status import Impossible, LbaStatus, extents
 from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
 from mpconv.transports.sampling import places
 from mpconv.units import MiB, align_down, align_up
 
+_T = TypeVar("_T")
 _SAMPLES = 8
 """Places in what an answer calls unmapped that are read before it is believed."""
-_NAMES_BYTES = 252
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 512, PIECE
+_LOOKS = 8
+"""When it is opened: so often it is asked again what it is because there was news meanwhile."""
 _LARGEST_OPTIMAL = 16 * MiB
-_PAGE_BYTES = 252
 
 
 class Traits(Struct, frozen=True):
@@ -46,32 +52,57 @@ class Traits(Struct, frozen=True):
 
 
 class IscsiTransport(Transport):
-    """One session and one LUN."""
+    """One session and one LUN. `designators`: by what it is known, as it told when it was opened."""
 
     creatable = False
     ordered = copy_may_spoil = True
 
     def __init__(self, address: Address, session: Session, patience: float) -> None:
         self.name = address.name
+        self._address = address
         self._patience = patience
         self._commands = Commands(session, address.wire_lun, patience)
         self._status = LbaStatus(self._commands, 0, told=False)
         self._zeroing = Zeroing(self._commands, [], self._status)
         self.traits = Traits()
+        self.designators = Designators()
         self._copying = Copying(self._commands)
-        self._part_blocks = asyncio.Lock()
-        # Not by the LUN's own designator (VPD page 83): tgt makes it of target and LUN numbers, so that those of
-        # different servers are the same, and a copy between two servers would be refused.
+        self._part_blocks, self._one_by_one = asyncio.Lock(), asyncio.Lock()
+        # Not by the LUN's own designator (VPD page 83), which `known_by` tells: tgt makes it of target and LUN numbers,
+        # so that those of different servers are the same.
         self.identity = ("iscsi", *self._commands.peer, address.target.lower(), address.lun)
 
     async def discover(self, access: Access) -> None:
         """Ask the LUN what it is: a disk, its size, block length and limits. Fatal for what cannot be used."""
-        ask, ask_if_known = self._commands.ask, self._commands.ask_if_known
+        told = await self._get_ready()
+        news = -1
+        for _ in range(_LOOKS):
+            if news == self._commands.news:
+                break
+            news = self._commands.news
+            await self._describe(told, access)
+        self._commands.look = partial(self._look_again, access)
+
+    async def _get_ready(self) -> bytes:
+        """What INQUIRY tells of a disk that is ready. Absent or Unreachable when it may be ready later."""
+        ready = self._commands.tell(scsi.test_unit_ready())
+        answers = await asyncio.gather(ready, self._commands.ask(scsi.inquiry(64), 64), return_exceptions=True)
+        if isinstance(answers[1], bytes):
+            other = scsi.not_a_disk(answers[1])
+            if other is not None:
+                raise (Absent if other == scsi.NO_SUCH_LUN else Fatal)(other)
         with self._explained("asking for the kind of device"):
-            told = await ask(scsi.inquiry(64), 64)
-            other = scsi.not_a_disk(told)
-        if other is not None:
-            raise (Absent if other == scsi.NO_SUCH_LUN else Fatal)(other)
+            for answer in answers:
+                if isinstance(answer, Refused) and not answer.how.lost and not answer.how.passing:
+                    absent, later = answer.how.ascq == scsi.NO_LUN, answer.how.key == scsi.NOT_READY
+                    raise (Absent if absent else Unreachable if later else Fatal)(str(answer))
+                if isinstance(answer, BaseException):
+                    raise answer
+        assert isinstance(answers[1], bytes)
+        return answers[1]
+
+    async def _describe(self, told: bytes, access: Access) -> None:
+        ask, ask_if_known = self._commands.ask, self._commands.ask_if_known
         clock = asyncio.get_running_loop().time
         started = clock()
         with self._explained("reading the capacity"):
@@ -82,16 +113,17 @@ class IscsiTransport(Transport):
             raise Fatal(f"its blocks of {block} bytes are not supported: only powers of two from 512 bytes to 1 MiB")
         self.size = capacity.blocks * block
         with self._explained("asking for limits"):
-            mode, told_limits, told_provisioning, names = await asyncio.gather(
+            mode, told_limits, told_provisioning, self.designators = await asyncio.gather(
                 ask_if_known(scsi.mode_sense6(192), 192),
                 ask_if_known(scsi.inquiry_vpd(0xB0, 64), 64),
                 ask_if_known(scsi.inquiry_vpd(0xB2, 64), 64),
-                ask_if_known(scsi.inquiry_vpd(0x83, _NAMES_BYTES), _NAMES_BYTES),
+                iscsi_identity.read(ask_if_known),
             )
         if access is Access.WRITE and scsi.parse_write_protected(mode):
             raise Fatal("the LUN is write protected: take that off on the target, or name another")
         limits = scsi.parse_block_limits(told_limits)
-        self.version = (names,)
+        own = ", ".join(sorted(self.designators.worldwide or self.designators.told))
+        self.marks = {"its block size": str(block)} | ({"its designators": own} if own else {})
         provisioning = scsi.parse_provisioning(told_provisioning)
         promised = capacity.thin and capacity.zeroes and provisioning.zeroes is not False
         means = means_for(capacity, promised, limits, provisioning)
@@ -103,6 +135,28 @@ class IscsiTransport(Transport):
         self.rewrites = block
         self.limits = Limits(alignment=block, largest_read=most, largest_write=most, optimal_write=optimal)
 
+    async def _look_again(self, access: Access) -> None:
+        """After news: Gone when the LUN is not what it was."""
+        ask, ask_if_known = (partial(one, heeds=False) for one in (self._commands.ask, self._commands.ask_if_known))
+        found, mode, named = await asyncio.gather(
+            ask(scsi.read_capacity16(32), 32),
+            ask_if_known(scsi.mode_sense6(192), 192),
+            iscsi_identity.read(ask_if_known),
+        )
+        was, now = self.traits.capacity, scsi.parse_capacity(found)
+        why = None
+        if named.same(self.designators) is False:
+            why = "another LUN has come in its place"
+        elif (was.blocks, was.block_size) != (now.blocks, now.block_size):
+            sizes = f"{was.blocks * was.block_size} to {now.blocks * now.block_size} bytes"
+            why = f"the LUN has changed its size from {sizes}, in blocks of {now.block_size}"
+        elif was != now:
+            why = "the LUN has changed what it promises of zeros"
+        elif access is Access.WRITE and scsi.parse_write_protected(mode):
+            why = "the LUN has been write protected"
+        if why is not None:
+            raise self.error(Gone, "looking at the LUN again", None, f"{why}: see who did that, and begin anew")
+
     @contextlib.contextmanager
     def _explained(self, operation: str, at: int | None = None) -> Iterator[None]:
         """Refusals become errors of this store. `at`: where the refusal itself does not know."""
@@ -110,13 +164,16 @@ class IscsiTransport(Transport):
             yield
         except Refused as refused:
             where = at if refused.how.at is None else refused.how.at
-            if refused.how.put_off:
+            if refused.how.put_off or refused.how.news:
                 raise self.error(Gone, operation, where, f"{refused}, for {self._patience:g} seconds") from None
             if not refused.how.lost:
-                raise self.error(Fatal, operation, where, str(refused)) from None
+                kind = NoSpace if refused.how.full else Fatal
+                raise self.error(kind, operation, where, str(refused)) from None
             raise self.error(Retryable, operation, where, self._commands.lost_why or str(refused)) from None
 
     def _check(self, operation: str, offset: int | None, length: int) -> None:
+        if self._commands.over is not None:
+            raise copy.copy(self._commands.over)
         if self._commands.lost_why is not None:
             raise self.error(Retryable, operation, offset, self._commands.lost_why)
         self.check_bounds(operation, offset or 0, length)
@@ -140,10 +197,30 @@ class IscsiTransport(Transport):
         await self._transfer("reading", first, whole, reads=True)
         buffer[:] = whole[offset - first : offset - first + len(buffer)]
 
+    async def _kept(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """What `work`, which writes, returns; see iscsi_resets."""
+        resets = self._commands.resets
+        if not resets.careful:
+            resets.begins()
+            try:
+                return await work()
+            finally:
+                resets.ends()
+        async with self._one_by_one:  # or the resets of all would count for each
+            for _ in range(iscsi_resets.TRIES):
+                heard = resets.heard
+                done = await work()
+                await self.flush()
+                if heard == resets.heard:
+                    return done
+        raise self.error(Gone, "writing", None, iscsi_resets.AGAIN)
+
     async def write(self, offset: int, buffer: Buffer) -> None:
         self._check("writing", offset, len(buffer))
-        if not buffer:
-            return
+        if buffer:
+            await self._kept(lambda: self._write(offset, buffer))
+
+    async def _write(self, offset: int, buffer: Buffer) -> None:
         if offset % self._block == 0 and len(buffer) % self._block == 0:
             await self._transfer("writing", offset, buffer, reads=False)
             return
@@ -162,12 +239,31 @@ class IscsiTransport(Transport):
         first, end = align_up(offset, self._block), align_down(offset + length, self._block)
         if first >= end:
             return not length
+        return await self._kept(lambda: self._zero(offset, length, first, end))
+
+    async def _zero(self, offset: int, length: int, first: int, end: int) -> bool:
         with self._explained("writing"):
             if not await self._zeroing.zero(first // self._block, (end - first) // self._block):
                 return False
         for start, stop in ((offset, first), (end, offset + length)):
-            await self.write(start, memoryview(bytes(stop - start)))
+            if start < stop:
+                await self._write(start, memoryview(bytes(stop - start)))
         return True
+
+    async def release(self) -> bool:
+        return False
+
+    @property
+    def vague(self) -> bool:
+        return not self.designators.worldwide
+
+    def continues(self, before: Transport) -> bool | None:
+        """By its designators, at whatever portal it is now. Where strangers may have the same, as tgt's do, only at the
+        same one."""
+        same = self.designators.same(before.designators) if isinstance(before, IscsiTransport) else False
+        if same is None and self.identity == before.identity:
+            return True
+        return same
 
     @property
     def zeroing(self) -> str:
@@ -196,19 +292,37 @@ class IscsiTransport(Transport):
         source._check("reading", source_offset, length)
         if source._block != self._block or any(place % self._block for place in (source_offset, offset, length)):
             return False
-        places = (place // self._block for place in (source_offset, offset, length))
-        with self._explained("writing", offset):
-            return await self._copying.copy(source._commands, *places)
+        places = [place // self._block for place in (source_offset, offset, length)]
+
+        async def copy() -> bool:
+            with self._explained("writing", offset):
+                return await self._copying.copy(source._commands, *places)
+
+        return await self._kept(copy)
 
     async def fingerprint(self) -> Fingerprint:
         """What the LUN calls itself. Nothing tells whether its bytes were changed."""
         self._check("asking what LUN it is", None, 0)
-        ask = self._commands.ask_if_known
         with self._explained("asking what LUN it is"):
-            serial = scsi.parse_serial(await ask(scsi.inquiry_vpd(0x80, _PAGE_BYTES), _PAGE_BYTES))
-            names = scsi.parse_names(await ask(scsi.inquiry_vpd(0x83, _PAGE_BYTES), _PAGE_BYTES))
-        same = {"its block size": str(self._block), "its serial number": serial, "its designators": ", ".join(names)}
+            named = await iscsi_identity.read(self._commands.ask_if_known)
+        same = {
+            "its block size": str(self._block),
+            "its serial number": named.serial,
+            "its designators": ", ".join(named.told),
+        }
         return Fingerprint(same, {"its size": str(self.size)})
+
+    async def known_by(self) -> Facts:
+        """As it was told when it was opened."""
+        disk = Disk(
+            self.size,
+            self.designators,
+            peer=self._commands.peer[0],
+            target=self._address.target.lower(),
+            lun=self._address.lun,
+            here=self._commands.here,
+        )
+        return Facts(self.identity, disk=disk, size=self.size)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)
@@ -239,12 +353,19 @@ class IscsiTransport(Transport):
         sample = bytearray(place.length)
         try:
             await self.read_into(place.start, memoryview(sample))
+        except Gone:
+            raise
         except Fatal:
             return False
         return any(sample)
 
     async def flush(self) -> None:
         self._check("flushing", None, 0)
+        mark = self._commands.resets.mark()
+        await self._flush()
+        self._commands.resets.flushed(mark)
+
+    async def _flush(self) -> None:
         for cdb in (scsi.synchronize_cache16(), scsi.synchronize_cache10()):
             with self._explained("flushing"):
                 try:

@@ -1,7 +1,7 @@
 """From an iSCSI URL to a session that is logged in, by libiscsi's blocking calls, and every way to fail in words.
 
 The URL is read as libiscsi and qemu-img read it: the user ends at the first '%', user and password are taken as
-they stand, and of the rest only the target's name is percent-decoded. What follows a '?' is not looked at.
+they stand, and of the rest only the target's name is percent-decoded, to bytes. What follows a '?' is not looked at.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import secrets
 import socket
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
 
-from mpconv.errors import Absent, Denied, Fatal, Unreachable
-from mpconv.transports import scsi
+from mpconv.errors import Absent, Crowded, Denied, Fatal, Unavailable, Unreachable
 from mpconv.transports.base import cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi
 from mpconv.transports.blocking import beside
-from mpconv.transports.reach import why_unreachable
+from mpconv.transports.percent import decoded
+from mpconv.transports.reach import addresses_of, why_unreachable
+from mpconv.transports.redaction import redacted
 from mpconv.transports.requests import request_seconds
 
 DEFAULT_PORT = 3260
@@ -31,7 +31,10 @@ _LOGIN_SECONDS = 8
 _CLOSE_SECONDS = 3
 _SYN_RETRIES = 1
 """A second attempt after one second; given up after three."""
-_TRIES = 3
+_WHOLE_LOGINS = 3
+"""So many may be silent until the end, at different addresses or portals."""
+_MOST_MOVES = 8
+"""Real targets send once."""
 _LONGEST = 255
 """libiscsi cuts longer texts off."""
 
@@ -39,16 +42,18 @@ _URL = re.compile(r"iscsi://(?:(?P<login>[^@?]*)@)?(?P<portal>[^/?]*)/(?P<target
 _PORTAL = re.compile(r"(?:\[(?P<six>[^\[\]@]+)\]|(?P<host>[^:\[\]@]+))(?::(?P<port>\d{1,5}))?")
 _FORM = "not of the form iscsi://[user[%password]@]host[:port]/target-iqn/lun"
 _LOGIN_STATUS = re.compile(r"Status: (.*)\((\d+)\)")
-_SENSE = re.compile(r"SENSE KEY:\w+\((\d+)\) ASCQ:.*\((0x[0-9a-fA-F]+)\)")
+_INITIATOR_ERROR = 0x0200
 _AUTHENTICATION_FAILED, _FORBIDDEN, _NO_TARGET, _REMOVED = 0x0201, 0x0202, 0x0203, 0x0204
-_UNAVAILABLE, _NO_RESOURCES = 0x0301, 0x0302
-_LOGIN_KINDS = {
+_TOO_MANY, _TARGET_ERROR, _UNAVAILABLE, _NO_RESOURCES = 0x0206, 0x0300, 0x0301, 0x0302
+_LOGIN_KINDS: dict[int, type[Fatal]] = {
     _AUTHENTICATION_FAILED: Denied,
     _FORBIDDEN: Denied,
     _NO_TARGET: Absent,
     _REMOVED: Absent,
-    _UNAVAILABLE: Unreachable,
-    _NO_RESOURCES: Unreachable,
+    _TOO_MANY: Crowded,
+    _TARGET_ERROR: Unavailable,
+    _UNAVAILABLE: Unavailable,
+    _NO_RESOURCES: Crowded,
 }
 
 
@@ -70,11 +75,6 @@ class Address:
         return (self.host, self.port, self.target)
 
     @property
-    def portal(self) -> str:
-        """As libiscsi takes it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
     def wire_lun(self) -> int:
         """The first two bytes of the LUN field: libiscsi sends the number as it is, and above 255 that would be
         another LUN (300 is taken for 44), unless flat space addressing is asked for."""
@@ -83,10 +83,7 @@ class Address:
 
 def parse(url: str) -> Address:
     """Fatal when it is none. Nothing that may be a password comes into the message."""
-    bare = url.partition("?")[0]
-    scheme, _, rest = bare.partition("://")
-    user = rest.partition("@")[0].partition("%")[0] + "@" if "@" in rest else ""
-    name = f"{scheme}://{user}{rest.rpartition('@')[2]}"
+    name = redacted(url)
     match = _URL.fullmatch(url)
     if match is None:
         raise cannot_open(name, _FORM)
@@ -106,8 +103,8 @@ def parse(url: str) -> Address:
     password = password or os.environ.get("LIBISCSI_CHAP_PASSWORD", "")
     if user and not password:
         raise cannot_open(name, f"no password for '{user}': write user%password or set LIBISCSI_CHAP_PASSWORD")
-    target = unquote(match["target"])
-    if any(len(text.encode()) > _LONGEST for text in (user, password, target, match["portal"])):
+    target = decoded(name, match["target"])
+    if any(len(os.fsencode(text)) > _LONGEST for text in (user, password, target, match["portal"])):
         raise cannot_open(name, f"host, target, user and password have {_LONGEST} bytes at most")
     return Address(name, portal["six"] or portal["host"], port, target, lun, user, password)
 
@@ -153,7 +150,7 @@ def _give_back(address: Address, number: int) -> None:
 
 
 async def login(library: Any, address: Address) -> Session:
-    """A full-feature session, its LUN ready. Fatal says why not; nothing is left behind then."""
+    """A full-feature session. Fatal says why not; nothing is left behind then."""
     known = _numbers.get(address.place)
     number = known.pop() if known else secrets.randbits(24)
 
@@ -161,11 +158,12 @@ async def login(library: Any, address: Address) -> Session:
         return Session(library, _login(library, address, number), address, number)
 
     try:
-        return await beside(run, seconds=_TRIES * _LOGIN_SECONDS, undo=_cut)
+        return await beside(run, seconds=_WHOLE_LOGINS * _LOGIN_SECONDS, undo=_cut)
     except BaseException as error:
         _give_back(address, number)
         if isinstance(error, TimeoutError):
-            raise _silent(address) from error
+            why = _silence(address.host, address.port)
+            raise cannot_open(address.name, why, Unreachable) from error
         raise
 
 
@@ -174,18 +172,53 @@ def _cut(session: Session) -> None:
 
 
 def _login(library: Any, address: Address, number: int) -> Any:
-    for attempt in range(_TRIES):
+    """A context that is logged in, wherever the portal sends us."""
+    host, port = address.host, address.port
+    for _ in range(_MOST_MOVES):
+        found = _login_at(library, address, number, host, port)
+        if not isinstance(found, str):
+            return found
+        host, port = _moved_to(address, found)
+    sent = f"its portals send from one to the next, {_MOST_MOVES} times, the last time to {host} port {port}"
+    raise cannot_open(address.name, f"{sent}: see how the target is set up", Unreachable)
+
+
+def _login_at(library: Any, address: Address, number: int, host: str, port: int) -> Any | str:
+    """The same at one portal, or where that sends us. Of the host's addresses the first one that lets us in: a name may
+    have one of IPv6 where the target listens on IPv4 alone.
+    """
+    errors: list[Fatal] = []
+    for numeric in addresses_of(host):
         context = _context(library, address, number)
-        if library.iscsi_full_connect_sync(context, address.portal.encode(), address.wire_lun) == 0:
+        portal = f"[{numeric}]:{port}" if ":" in numeric else f"{numeric}:{port}"
+        if library.iscsi_connect_sync(context, os.fsencode(portal)) == 0 and library.iscsi_login_sync(context) == 0:
             library.iscsi_set_timeout(context, max(1, round(request_seconds())))
             return context
         text = ffi.string(library.iscsi_get_error(context)).decode(errors="replace")
+        moved: str = ffi.string(library.iscsi_get_target_address(context)).decode(errors="replace")
         library.iscsi_destroy_context(context)
-        sense = _SENSE.search(text)
-        # After a reset the LUN tells each new session so, once or more often than libiscsi asks.
-        if sense is None or int(sense[1]) != scsi.UNIT_ATTENTION or attempt == _TRIES - 1:
-            raise _refused(address, text)
-    raise AssertionError("not reached")
+        if moved:
+            return moved
+        errors.append(_refused(address, text, host, port))
+        if not isinstance(errors[-1], Absent | Unreachable):
+            break
+    # What a target says is worth more than that there is none at another address.
+    raise min(errors, key=lambda error: isinstance(error, Unreachable))
+
+
+def _moved_to(address: Address, portal: str) -> tuple[str, int]:
+    """From a TargetAddress: host, port if it has one, and after a comma the portal's group."""
+    match = _PORTAL.fullmatch(portal.partition(",")[0])
+    if match is None or not 0 < int(match["port"] or DEFAULT_PORT) < 65536:
+        raise cannot_open(address.name, f"the portal sends to '{portal}', which is no address", Unreachable)
+    return match["six"] or match["host"], int(match["port"] or DEFAULT_PORT)
+
+
+def _sent(address: Address, host: str, port: int) -> str:
+    """A clause for what is wrong at a portal that is not the URL's."""
+    if (host, port) == (address.host, address.port):
+        return ""
+    return f", where {address.host} port {address.port} sends"
 
 
 def initiator_name() -> str:
@@ -195,52 +228,47 @@ def initiator_name() -> str:
 
 
 def _context(library: Any, address: Address, number: int) -> Any:
-    context = library.iscsi_create_context(initiator_name().encode())
+    context = library.iscsi_create_context(os.fsencode(initiator_name()))
     if context == ffi.NULL:
         raise MemoryError("libiscsi could not make a context")
     # All connections have one name, so those that are open must differ in their numbers: an equal one ends the other.
     library.iscsi_set_isid_random(context, number, os.getpid() & 0xFFFF)
-    library.iscsi_set_targetname(context, address.target.encode())
+    library.iscsi_set_targetname(context, os.fsencode(address.target))
     library.iscsi_set_session_type(context, libiscsi.NORMAL_SESSION)
-    library.iscsi_set_header_digest(context, libiscsi.NO_DIGEST)
+    library.iscsi_set_header_digest(context, libiscsi.NO_DIGEST_OR_CRC32C)
     library.iscsi_set_noautoreconnect(context, 1)
     library.iscsi_set_tcp_syncnt(context, _SYN_RETRIES)
     library.iscsi_set_timeout(context, _LOGIN_SECONDS)
     if address.user:
-        library.iscsi_set_initiator_username_pwd(context, address.user.encode(), address.password.encode())
+        library.iscsi_set_initiator_username_pwd(context, os.fsencode(address.user), os.fsencode(address.password))
         back_user = os.environ.get("LIBISCSI_CHAP_TARGET_USERNAME", "")
         back_password = os.environ.get("LIBISCSI_CHAP_TARGET_PASSWORD", "")
         if back_user and back_password:
-            library.iscsi_set_target_username_pwd(context, back_user.encode(), back_password.encode())
+            library.iscsi_set_target_username_pwd(context, os.fsencode(back_user), os.fsencode(back_password))
     return context
 
 
-def _silent(address: Address) -> Fatal:
-    why = f"no answer from {address.host} port {address.port}: is the target up, and a firewall between?"
-    return cannot_open(address.name, why, Unreachable)
+def _silence(host: str, port: int) -> str:
+    return f"no answer from {host} port {port}: is the target up, and a firewall between?"
 
 
-def _refused(address: Address, text: str) -> Fatal:
+def _refused(address: Address, text: str, host: str, port: int) -> Fatal:
     """What libiscsi's last words mean; where it lost the connection it says little, so the port is asked again."""
     text = " ".join(text.split())
-    status, sense = _LOGIN_STATUS.search(text), _SENSE.search(text)
+    status = _LOGIN_STATUS.search(text)
     if status is not None:
         number = int(status[2])
         return cannot_open(address.name, _login_words(address, number, status[1]), _LOGIN_KINDS.get(number, Fatal))
-    if sense is not None:
-        key, ascq = int(sense[1]), int(sense[2], 16)
-        passing = key in (scsi.NOT_READY, scsi.UNIT_ATTENTION)
-        kind = Absent if ascq == scsi.NO_LUN else Unreachable if passing else Fatal
-        return cannot_open(address.name, scsi.words(scsi.CHECK_CONDITION, key, ascq), kind)
+    sent = _sent(address, host, port)
     if "timed out" in text:
-        return _silent(address)
-    unreachable = why_unreachable(address.host, [address.port])
+        return cannot_open(address.name, _silence(host, port) + sent, Unreachable)
+    unreachable = why_unreachable(host, [port])
     if unreachable is not None:
-        return cannot_open(address.name, unreachable, Unreachable)
+        return cannot_open(address.name, unreachable + sent, Unreachable)
     if "iscsi_service" in text or not text:
-        where = f"{address.host} port {address.port}"
-        return cannot_open(address.name, f"{where} ended the connection: is it an iSCSI target?", Unreachable)
-    return cannot_open(address.name, text)
+        where = f"{host} port {port}"
+        return cannot_open(address.name, f"{where} ended the connection: is it an iSCSI target?{sent}", Unreachable)
+    return cannot_open(address.name, text + sent)
 
 
 def _login_words(address: Address, status: int, text: str) -> str:
@@ -252,9 +280,13 @@ def _login_words(address: Address, status: int, text: str) -> str:
             " or set LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD"
         )
     words = {
+        _INITIATOR_ERROR: "The target refuses how this host logs in (0x0200):"
+        " it may ask for data digests, which libiscsi does not know",
         _FORBIDDEN: f"Permission denied: the target is not open to this host, whose name is {initiator_name()}",
         _NO_TARGET: f"No such target '{address.target}', or it is not open to this host, {initiator_name()}",
         _REMOVED: f"The target '{address.target}' has been removed",
+        _TOO_MANY: "The target allows no more connections",
+        _TARGET_ERROR: "The target has an error of its own (0x0300)",
         _UNAVAILABLE: "The target is not available at present",
         _NO_RESOURCES: "The target has no room for another session",
     }

@@ -14,8 +14,10 @@ from typing import TypeVar
 
 from mpconv.errors import Gone, MpconvError, Retryable, StatusWithdrawn, internal
 from mpconv.extent import Extent
-from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport
+from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport, unlike
+from mpconv.transports.identity import Facts
 from mpconv.transports.retrying import ANSWERS, Outage, Retry, Tell, keep_trying
+from mpconv.transports.seen import Seen
 
 _T = TypeVar("_T")
 _ANEW = "see who writes to it, and begin anew"
@@ -29,16 +31,19 @@ class Remade(Transport):
     """
 
     def __init__(self, store: Transport, reopen: Reopen, retry: Retry, tell: Tell, *, steady: bool = False) -> None:
-        self._store = store
+        self._store = self._first = store
         self._reopen = reopen
         self._retry = retry
         self._tell = tell
         self._steady = steady
         self._remaking: asyncio.Task[None] | None = None
         self._over: MpconvError | None = None
+        self._released = False
         self.name = store.name
         self.identity = store.identity
         self.version = store.version
+        self.stamp = store.stamp
+        self.marks = store.marks
         self.size = store.size
         self.limits = store.limits
         self.zero_initialised = store.zero_initialised
@@ -49,6 +54,7 @@ class Remade(Transport):
         self.growing = store.growing
         self.ordered = store.ordered
         self.creatable = store.creatable
+        self._vague = store.vague
 
     @property
     def origin(self) -> Transport:
@@ -58,13 +64,23 @@ class Remade(Transport):
     def guest_size(self) -> int:
         return self._store.guest_size
 
+    async def release(self) -> bool:
+        """The next request that needs it makes a new one."""
+        if not await self._store.release() and self._over is None:
+            self._released = True
+            await self._store.close()
+        return True
+
     async def read_into(self, offset: int, buffer: Buffer) -> None:
+        await self._take_up()
         await self._store.read_into(offset, buffer)
 
     async def write(self, offset: int, buffer: Buffer) -> None:
+        await self._take_up()
         await self._store.write(offset, buffer)
 
     async def zero(self, offset: int, length: int) -> bool:
+        await self._take_up()
         return await self._store.zero(offset, length)
 
     @property
@@ -72,6 +88,7 @@ class Remade(Transport):
         return self._store.zeroing
 
     async def disk_size(self) -> int | None:
+        await self._take_up()
         return await self._store.disk_size()
 
     async def fingerprint(self) -> Fingerprint:
@@ -82,10 +99,20 @@ class Remade(Transport):
 
         return await self._until_done(ask, Outage(self._retry))
 
+    async def known_by(self) -> Facts:
+        """As the fingerprint."""
+
+        async def ask() -> Facts:
+            return await self._store.known_by()
+
+        return await self._until_done(ask, Outage(self._retry))
+
     async def block_status(self, offset: int, length: int) -> list[Extent]:
+        await self._take_up()
         return await self._store.block_status(offset, length)
 
     async def flush(self) -> None:
+        await self._take_up()
         await self._store.flush()
 
     async def close(self) -> None:
@@ -102,6 +129,7 @@ class Remade(Transport):
     async def _until_done(self, work: Callable[[], Awaitable[_T]], outage: Outage) -> _T:
         """What `work` returns, done again on a new connection as often as one is lost."""
         while True:
+            await self._take_up()
             store = self._store
             try:
                 return await work()
@@ -109,6 +137,15 @@ class Remade(Transport):
                 raise
             except Retryable as error:
                 await self._remake(store, error, outage)
+
+    async def _take_up(self) -> None:
+        """After `release`: a connection. It is made by one alone, however many need it."""
+        while self._released:
+            if self._over is not None:
+                raise copy.copy(self._over)
+            if self._remaking is None:
+                self._remaking = asyncio.create_task(self._make_again(""))
+            await asyncio.wait([self._remaking])
 
     async def _remake(self, lost: Transport, error: Retryable, outage: Outage) -> None:
         """Return when there is a new connection in place of `lost`. Raises what is final."""
@@ -130,12 +167,14 @@ class Remade(Transport):
             raise type(self._over)(why, operation=error.operation, image=error.image, offset=error.offset)
 
     async def _make_again(self, why: str) -> None:
-        """All that is asked of the lost connection fails when that is closed."""
+        """All that is asked of the lost connection fails when that is closed. `why`: nothing where it was released."""
         lost = self._store
         try:
             await lost.close()
             self._store = await keep_trying(self._open_same, self._retry, self._tell)
-            self._tell(f"'{self.name}' was not to be reached ({why}): {ANSWERS}")
+            self._released = False
+            if why:
+                self._tell(f"'{self.name}' was not to be reached ({why}): {ANSWERS}")
         except MpconvError as error:
             self._over = error
         except Exception as error:
@@ -145,16 +184,24 @@ class Remade(Transport):
 
     async def _open_same(self) -> Transport:
         store = await self._reopen()
-        changed = self._difference(store)
-        if changed is not None:
+        try:
+            changed = await self._difference(store)
+            if changed is not None:
+                error = Gone(f"'{self.name}' {changed}", image=self.name)
+                error.reason = changed
+                raise error
+        except BaseException:
             await store.close()
-            error = Gone(f"'{self.name}' {changed}", image=self.name)
-            error.reason = changed
-            raise error
+            raise
         return store
 
-    def _difference(self, store: Transport) -> str | None:
-        if store.identity != self.identity:
+    async def _knows(self, store: Transport) -> bool:
+        """Whether what is stored proves that it is the same store."""
+        return False
+
+    async def _difference(self, store: Transport) -> str | None:
+        same = store.continues(self._first)
+        if not (await self._knows(store) if same is None else same) or unlike(self.marks, store.marks):
             return f"is not the image it was when the copy began: {_ANEW}"
         if store.size < self.size or (self._steady and store.size != self.size):
             return f"has changed its size from {self.size} to {store.size} bytes: {_ANEW}"
@@ -166,16 +213,28 @@ class Remade(Transport):
 class Lasting(Remade):
     """For reading: every request outlives the connection."""
 
+    _seen: Seen | None = None
+
     async def read_into(self, offset: int, buffer: Buffer) -> None:
+        await self._take_up()
         store = self._store
         try:
             await store.read_into(offset, buffer)
-            return
         except Retryable as error:
             outage = Outage(self._retry)
             await self._remake(store, error, outage)
-        await self._until_done(lambda: self._store.read_into(offset, buffer), outage)
+            await self._until_done(lambda: self._store.read_into(offset, buffer), outage)
+        if self._vague:
+            self._seen = self._seen or Seen()
+            self._seen.add(offset, buffer)
+
+    async def _knows(self, store: Transport) -> bool:
+        return self._seen is not None and await self._seen.again_in(store)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """The map of holes goes with the connection: the next one has its own, from the beginning, or none."""
+        """The map of holes goes with the connection: the next one has its own, from the beginning, or none. As long as
+        it is released, everything may be data.
+        """
+        if self._released and length:
+            return [Extent(offset, length)]
         return await self._until_done(lambda: self._store.block_status(offset, length), Outage(self._retry))

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mpconv.errors import Absent, Busy, Fatal, Gone, MpconvError, Retryable, StatusWithdrawn, Unreachable
+from mpconv.errors import Absent, Busy, Fatal, Gone, MpconvError, Restarted, Retryable, StatusWithdrawn, Unreachable
 from mpconv.extent import Extent
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
+    LEAST_PATIENCE,
     Access,
     Buffer,
     Fingerprint,
@@ -28,10 +29,13 @@ from mpconv.transports.base import (
 )
 from mpconv.transports.bindings.libnfs import ffi
 from mpconv.transports.blocking import beside
+from mpconv.transports.identity import Facts, File
 from mpconv.transports.nfs4 import Deallocator, HoleMap
 from mpconv.transports.nfs4 import connect as connect_hole_map
-from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, text_of
+from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, Step, file_of, text_of
 from mpconv.transports.nfs_status import meaning
+from mpconv.transports.nfs_verifier import Verifiers
+from mpconv.transports.nfs_writing import Refused, SyncWriting, Writing
 from mpconv.transports.pump import Pump
 from mpconv.transports.requests import Batch, Requests
 from mpconv.transports.retrying import Patience
@@ -56,22 +60,31 @@ class NfsTransport(Transport):
         )
         self.largest = (session.largest_read, session.largest_write)
         self.zero_initialised = session.created
+        self._inode = session.inode
+        self._beneath = session.beneath
         self._library = session.library
         self._nfs = session.nfs
         self._fh = session.fh
         self._requests = Requests()
         self._on_answer = ffi.callback("nfs_cb", self._answered)
         self._lost_why: str | None = None
+        self._lost_kind: type[Retryable] = Retryable
+        writing = SyncWriting if session.version_4 else Writing
+        self._writing = writing(self._library, self._nfs, self._fh, self._replied)
+        self._verifiers = Verifiers()
         self._awaited = 0
         self.where = session.where
+        self._handle = session.stamp.handle
         self._fingerprint = Fingerprint(
-            {"its inode": str(session.inode), "its file handle": session.handle()},
+            {"its inode": str(session.inode), "its file handle": self._handle},
             {"its size": str(session.size), "modified at": moment(*session.modified)},
         )
+        self.marks = session.marks()
         self.facts = session.facts
+        self.stamp = session.stamp
         self._holes: asyncio.Task[HoleMap | None] | None = None
         self._deallocator = Deallocator(
-            session.where, size=session.size, fileid=session.inode, read=self.read_into, write=self.write
+            session.where, size=session.size, fileid=session.inode, read=self.read_into, write=self._mark
         )
         lib = self._library.lib
         self._pump = Pump(
@@ -83,7 +96,10 @@ class NfsTransport(Transport):
         )
 
     def _answered(self, status: int, nfs: Any, data: Any, tag: Any) -> None:
-        self._requests.answered(int(ffi.cast("uintptr_t", tag)), status, data)
+        self._replied(status, data, tag)
+
+    def _replied(self, status: int, result: Any, tag: Any) -> None:
+        self._requests.answered(int(ffi.cast("uintptr_t", tag)), status, result)
 
     def _lost(self) -> None:
         if self._lost_why is None:
@@ -93,9 +109,12 @@ class NfsTransport(Transport):
         self._requests.fail_all(Retryable(self._lost_why))
 
     async def _served(self, queue: Callable[[Batch], None], operation: str, offset: int | None) -> None:
-        """Requests, and again while the server puts them off."""
+        """Requests, and again while the server puts them off. None is queued once the connection is lost: nothing would
+        ever answer it.
+        """
         patience: Patience | None = None
         while True:
+            self._check(operation, offset, 0)
             batch = Batch()
             queue(batch)
             try:
@@ -105,7 +124,6 @@ class NfsTransport(Transport):
                 patience = patience or Patience(self._patience)
                 if not await patience.wait():
                     raise self.error(Gone, operation, offset, f"{error.why}, for {self._patience:g} seconds") from None
-            self._check(operation, offset, 0)
 
     async def _end(self, batch: Batch, operation: str, offset: int | None) -> None:
         """Wait for all of it. A lost connection knows no offset: here it gets one."""
@@ -117,12 +135,12 @@ class NfsTransport(Transport):
             if self._lost_why is None:
                 raise
             raise self.error(
-                Retryable, operation, offset if error.offset is None else error.offset, self._lost_why
+                self._lost_kind, operation, offset if error.offset is None else error.offset, self._lost_why
             ) from error
 
     def _check(self, operation: str, offset: int | None, length: int) -> None:
         if self._lost_why is not None:
-            raise self.error(Retryable, operation, offset, self._lost_why)
+            raise self.error(self._lost_kind, operation, offset, self._lost_why)
         self.check_bounds(operation, offset or 0, length)
 
     def _fail(self, operation: str, offset: int | None, status: int) -> MpconvError:
@@ -190,26 +208,40 @@ class NfsTransport(Transport):
         batch.left += 1
         for start in range(0, len(buffer), step):
             piece = buffer[start : start + step]
-            source = ffi.from_buffer(piece)
-            at = offset + start
-
-            def finish(status: int, data: Any, at: int = at, want: int = len(piece)) -> MpconvError | None:
-                if status < 0:
-                    return self._fail("writing", at, status)
-                if status != want:
-                    return self.error(Fatal, "writing", at + status, f"the server took {status} of {want} bytes")
-                return None
-
-            tag = self._tag(batch, finish, source)
-            self._started(
-                batch,
-                tag,
-                self._library.pwrite(self._nfs, self._fh, at, source, len(piece), self._on_answer, tag),
-                "writing",
-                at,
-            )
+            self._queue_write(batch, offset + start, ffi.from_buffer(piece), 0, len(piece))
         batch.ended(None)
         self._pump.kick()
+
+    def _queue_write(self, batch: Batch, offset: int, source: Any, start: int, want: int) -> None:
+        """Of what `source` has from byte `start` on; and again of what the server did not take."""
+        at = offset + start
+
+        def finish(status: int, result: Any) -> MpconvError | None:
+            answer = self._writing.taken(status, result)
+            if isinstance(answer, Refused):
+                return self._refused("writing", at, answer)
+            if not 0 < answer.count <= want:
+                return self.error(Fatal, "writing", at, f"the server took {answer.count} of {want} bytes")
+            if not self._verifiers.wrote(answer.verifier, answer.stability):
+                return self._restarted("writing", at)
+            if answer.count < want:
+                self._queue_write(batch, offset, source, start + answer.count, want - answer.count)
+                self._pump.kick()
+            return None
+
+        tag = self._tag(batch, finish, source)
+        started = self._writing.write(at, ffi.cast("char *", source) + start, want, tag)
+        self._started(batch, tag, started, "writing", at)
+
+    def _refused(self, operation: str, offset: int | None, answer: Refused) -> MpconvError:
+        kind = Retryable if answer.kind is Absent else answer.kind  # by its name there may be another one
+        return self.error(kind, operation, offset, answer.why)
+
+    def _restarted(self, operation: str, offset: int | None) -> MpconvError:
+        """What was written through this connection may be gone: it serves nobody any more."""
+        if self._lost_why is None:
+            self._lost_why, self._lost_kind = _RESTARTED, Restarted
+        return self.error(self._lost_kind, operation, offset, self._lost_why)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Holes by NFSv4.2, where the server tells them and proves right; else all of it is data."""
@@ -236,9 +268,16 @@ class NfsTransport(Transport):
         self._check("writing", offset, length)
         stored = min(length, self.size - offset)  # the padding of the last sector is not stored, and reads as zeros
         if stored > 0 and await self._deallocator.zero(offset, stored):
+            self._verifiers.holds()
             return True
         self._check("writing", offset, length)
         return False
+
+    async def _mark(self, offset: int, buffer: Buffer) -> None:
+        """Written before the first hole is made. Holes may be lost as writes are: from now on a restart is noticed."""
+        await self.write(offset, buffer)
+        if not self._verifiers.known:
+            await self.flush()
 
     @property
     def zeroing(self) -> str:
@@ -247,17 +286,34 @@ class NfsTransport(Transport):
     async def disk_size(self) -> int | None:
         """As the server counts it now: asked by a session of its own, as libnfs's blocking calls are."""
         self._check("reading the disk size", None, 0)
-        session = Session(self.name)
+        session = Session(self.name, self._beneath)
         try:
             await _opened(session, Access.READ, None)
         except (MpconvError, TimeoutError):
             return None
         session.close()
-        return session.used
+        return session.used if session.inode == self._inode else None
 
     async def fingerprint(self) -> Fingerprint:
         """As it was when it was opened."""
         return self._fingerprint
+
+    async def known_by(self) -> Facts:
+        found: list[File] = []
+        await self._served(partial(self._queue_look, found), "asking what it is", None)
+        return Facts(self.identity, files=tuple(found), size=self.size)
+
+    def _queue_look(self, found: list[File], batch: Batch) -> None:
+        def finish(status: int, data: Any) -> MpconvError | None:
+            if status < 0:
+                return self._fail("asking what it is", None, status)
+            found.append(file_of(ffi.cast("struct nfs_stat_64 *", data), self._handle))
+            return None
+
+        tag = self._tag(batch, finish, None)
+        started = self._library.lib.nfs_fstat64_async(self._nfs, self._fh, self._on_answer, tag)
+        self._started(batch, tag, started, "asking what it is", None)
+        self._pump.kick()
 
     async def flush(self) -> None:
         """COMMIT of all of the file. Servers do an fsync for it, which covers the holes that were made too; the Linux
@@ -267,12 +323,18 @@ class NfsTransport(Transport):
         await self._served(self._queue_flush, "flushing", None)
 
     def _queue_flush(self, batch: Batch) -> None:
-        def finish(status: int, data: Any) -> MpconvError | None:
-            return None if status >= 0 else self._fail("flushing", None, status)
+        covered = self._verifiers.asked()
+
+        def finish(status: int, result: Any) -> MpconvError | None:
+            answer = self._writing.committed(status, result)
+            if isinstance(answer, Refused):
+                return self._refused("flushing", None, answer)
+            if not self._verifiers.committed(answer.verifier, covered):
+                return self._restarted("flushing", None)
+            return None
 
         tag = self._tag(batch, finish, None)
-        started = self._library.lib.nfs_fsync_async(self._nfs, self._fh, self._on_answer, tag)
-        self._started(batch, tag, started, "flushing", None)
+        self._started(batch, tag, self._writing.commit(tag), "flushing", None)
         self._pump.kick()
 
     def _tag(self, batch: Batch, finish: Any, keep: Any) -> Any:
@@ -300,6 +362,9 @@ class NfsTransport(Transport):
         self._requests.fail_all(Retryable(self._lost_why))
 
 
+_RESTARTED = "the server was started again before it had made it durable"
+
+
 def _short_read(got: int, wanted: int) -> str:
     return (
         f"the server returned {got} of {wanted} bytes: the file may have shrunk; see who writes to it, and begin anew"
@@ -310,9 +375,9 @@ async def connect(
     url: str, access: Access, *, create_size: int | None = None, opening: Opening = AS_USUAL
 ) -> NfsTransport:
     """Mount the directory of `url` and open its last component; `create_size` makes or replaces the file."""
-    session = Session(url)
+    session = Session(url, opening.beneath)
     try:
-        await _opened(session, access, create_size)
+        await _opened(session, access, create_size, opening.patience, opening.replaces)
     except TimeoutError as error:
         raise cannot_open(url, "the server does not answer", Unreachable) from error
     store = NfsTransport(url, session, opening.patience)
@@ -328,7 +393,33 @@ async def directory(url: str, seconds: float) -> tuple[int | None, bool]:
     return await beside(session.directory, seconds=seconds)
 
 
-async def _opened(session: Session, access: Access, create_size: int | None) -> None:
-    """TimeoutError when it takes too long; a session that comes about afterwards is closed."""
-    seconds = CONNECT_SECONDS + 5
-    await beside(lambda: session.open(access, create_size), seconds=seconds, undo=lambda _: session.close())
+async def _opened(
+    session: Session,
+    access: Access,
+    create_size: int | None,
+    seconds: float = LEAST_PATIENCE,
+    replaces: dict[str, str] | None = None,
+) -> None:
+    """TimeoutError when it takes too long; a session that comes about afterwards is closed. `seconds`: for how long it
+    is tried when the server puts it off. `replaces`: as Opening's.
+    """
+    patience = Patience(seconds)
+    for step in session.steps(access, create_size, replaces):
+        while not await _done(step, session):
+            try:
+                again = await patience.wait()
+            except BaseException:
+                session.close()
+                raise
+            if not again:
+                session.close()
+                raise cannot_open(session.name, f"the server asks to try again later, for {seconds:g} seconds", Gone)
+
+
+async def _done(step: Step, session: Session) -> bool:
+    """False: the server asks for patience."""
+    try:
+        await beside(step, seconds=CONNECT_SECONDS + 5, undo=lambda _: session.close())
+    except Busy:
+        return False
+    return True

@@ -6,23 +6,25 @@ its own words: libnfs says little more than that it failed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
-import re
 import secrets
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from msgspec import Struct
-
-from mpconv.errors import Absent, Denied, Fatal, NoSuchImage, Retryable, Unreachable
-from mpconv.transports.base import Access, cannot_create, cannot_open
+from mpconv.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSpace, NoSuchImage, Retryable, Unreachable
+from mpconv.transports.base import Access, cannot_create, cannot_open, unlike
 from mpconv.transports.bindings.libnfs import Library, ffi
+from mpconv.transports.identity import File
 from mpconv.transports.nfs4 import FileFacts, Where
 from mpconv.transports.nfs_status import meaning
-from mpconv.transports.reach import why_unreachable
+from mpconv.transports.nfs_url import parse
+from mpconv.transports.reach import address_that_answers, why_unreachable
 from mpconv.transports.requests import request_seconds
 from mpconv.units import MiB
 
@@ -30,83 +32,51 @@ CONNECT_SECONDS = 10.0
 PIECE = MiB
 """Bytes of one request at most: larger ones gain nothing and take the heap's memory."""
 _PORTMAPPER = 111
+_PORTS = 2
+"""The mount service's and the NFS server's."""
 _LONGEST_HANDLE = 128
 """Bytes, in NFSv4; 64 in NFSv3."""
-_URL = re.compile(
-    r"nfs://(?P<host>(?:[^/@?]*@)?(?:\[[^\]/]*\]|[^/:?]*))(?::(?P<port>\d*))?(?P<path>/[^?]*)(?:\?(?P<query>.*))?", re.I
-)
-_URL_PARAMETERS = frozenset(
-    (
-        "version",
-        "uid",
-        "gid",
-        "nfsport",
-        "mountport",
-        "if",
-        "tcp-syncnt",
-        "debug",
-        "sec",
-        "auto-traverse-mounts",
-        "dircache",
-    )
-)
 _PRIVILEGED = "run as root, or export with 'insecure'"
-_QUESTION_MARK = re.compile("%3f", re.IGNORECASE)
-"""The one character that a URL's path cannot hold; libnfs 4 does not decode it."""
 
-
-class Address(Struct, frozen=True):
-    """A URL, taken apart. `host`: as it stands there; `path`: of the file, with its export."""
-
-    host: str
-    path: str
-    parameters: dict[str, str]
-
-    @property
-    def url(self) -> str:
-        """As libnfs takes it: a port is a parameter."""
-        query = "&".join(f"{name}={value}" for name, value in self.parameters.items())
-        return f"nfs://{self.host}{self.path}" + (f"?{query}" if query else "")
-
-    @property
-    def server(self) -> str:
-        """The host's name or address alone."""
-        return self.host.rpartition("@")[2].removeprefix("[").removesuffix("]")
-
-    @property
-    def directory(self) -> str:
-        """What is mounted."""
-        return _QUESTION_MARK.sub("?", self.path).rpartition("/")[0] or "/"
-
-
-def parse(url: str) -> Address:
-    """Fatal when it is none."""
-    match = _URL.fullmatch(url)
-    if match is None or not match["host"]:
-        raise cannot_open(url, "not of the form nfs://host[:port]/export/file[?parameter=value&...]")
-    parameters = dict(part.partition("=")[::2] for part in (match["query"] or "").split("&") if part)
-    for parameter in parameters:
-        if parameter not in _URL_PARAMETERS:
-            raise cannot_open(url, f"unknown URL parameter '{parameter}' (a '?' in a file's name is written %3F)")
-    if match["port"] and "nfsport" not in parameters:
-        parameters["nfsport"] = match["port"]
-    return Address(match["host"], match["path"], parameters)
+Step = Callable[[], None]
 
 
 class Session:
-    """A context of libnfs. `facts`: of a file that is only read, for the map of its holes."""
+    """A context of libnfs. `facts`: of a file that is only read, for the map of its holes. `beneath`: as Opening's:
+    that directory is mounted, and libnfs, which follows links itself, follows none out of what is mounted.
+    """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, beneath: str | None = None) -> None:
+        self.beneath = beneath
         self.library = Library()
-        address = parse(url)
-        self.parameters, self.url = address.parameters, address.url
+        self._address = parse(url)
+        self.parameters = self._address.parameters
+        self.version_4 = self.parameters.get("version") == "4"
         self.name = url
         self.created = False
-        self.nfs = self.library.lib.nfs_init_context()
+        self.nfs: Any = None
+        self._directory, self._file = self._address.directory, self._address.file
+        if beneath is not None:
+            self._mount_above(beneath)
 
-    def fail(self, status: int) -> Fatal:
+    def _mount_above(self, directory: str) -> None:
+        """That directory, and not the one that the file lies in."""
+        above = parse(f"{directory.rstrip('/')}/file").directory.rstrip("/")
+        if not self._address.path.startswith(f"{above}/") or ".." in self._address.path.split("/"):
+            raise cannot_open(self.name, f"it leads out of the directory '{directory}', in which alone it is allowed")
+        self._directory, self._file = above or "/", self._address.path.removeprefix(f"{above}/")
+
+    @property
+    def _ports(self) -> list[int]:
+        """Those that the URL names."""
+        return [int(self.parameters[name]) for name in ("mountport", "nfsport") if name in self.parameters]
+
+    def fail(self, status: int) -> MpconvError:
+        """What the status of a call means. `Busy`: the same call may be made again."""
         text = text_of(self.library.lib.nfs_get_error(self.nfs))
-        kind, _ = meaning(status, text)
+        kind, why = meaning(status, text)
+        if kind is Busy:
+            return Busy(why, operation="opening", image=self.name)
         if status == -errno.ENOENT:
             return cannot_open(self.name, _short(text, status), NoSuchImage)
         if status in (-errno.EACCES, -errno.EPERM):
@@ -114,9 +84,21 @@ class Session:
         passing = Unreachable if issubclass(kind, Retryable) else Fatal
         return cannot_open(self.name, _short(text, status), Absent if kind is Absent else passing)
 
-    def not_mounted(self, status: int, server: str, path: str) -> Fatal:
+    def _not_created(self, status: int) -> MpconvError:
+        text = text_of(self.library.lib.nfs_get_error(self.nfs))
+        kind, why = meaning(status, text)
+        if kind is Busy:
+            return Busy(why, operation="creating", image=self.name)
+        final = kind if issubclass(kind, Denied | NoSpace) else Fatal
+        return cannot_create(self.name, _short(text, status), kind=final)
+
+    def not_mounted(self, status: int) -> MpconvError:
         """What is wrong with the server, its ports or its export, in words that tell what to do."""
         text = text_of(self.library.lib.nfs_get_error(self.nfs))
+        server, path = self._address.host, self._directory
+        kind, busy = meaning(status, text)
+        if kind is Busy:
+            return Busy(busy, operation="opening", image=self.name)
         if status == -errno.EACCES:
             why = f"Permission denied: no export for this host with a directory '{path}'"
             return cannot_open(self.name, f"{why}, or only for ports below 1024 ({_PRIVILEGED})", Absent)
@@ -127,19 +109,32 @@ class Session:
             return cannot_open(self.name, f"no NFS server is known to the portmapper of {server}: {why}", Unreachable)
         if "timed out" in text:
             return cannot_open(self.name, "the server does not answer", Unreachable)
-        named = [self.parameters.get(name, "") for name in ("mountport", "nfsport")]
-        ports = [int(port) for port in named if port.isdecimal()]
-        why = why_unreachable(server, ports if len(ports) == len(named) else [_PORTMAPPER, *ports]) or ""
+        ports = self._ports
+        why = why_unreachable(server, ports if len(ports) == _PORTS else [_PORTMAPPER, *ports]) or ""
         if not why and "(null)" in text:
             why = f"the server refused the request: it may serve only ports below 1024 ({_PRIVILEGED})"
         return cannot_open(self.name, why or _short(text, status), Unreachable)
 
-    def open(self, access: Access, create_size: int | None) -> None:
-        """Mount and open. What it raises leaves nothing behind."""
+    def steps(self, access: Access, create_size: int | None, replaces: dict[str, str] | None = None) -> list[Step]:
+        """All that is to be done until the file is open. One that raises `Busy` may be done again; after any other
+        error the session is closed. `replaces`: as Opening's.
+        """
+        self._check(access, create_size)
+        if create_size is None:
+            steps: list[Step] = [lambda: self._open(access)]
+        else:
+            steps = [self._create if not replaces else lambda: self._open(Access.WRITE)]
+            steps += [lambda: self._compare(replaces)] if replaces is not None else []
+            steps += [lambda: self._truncate(0), lambda: self._truncate(create_size)]
+        return [partial(self._closing, step) for step in (self._mount, *steps, lambda: self._look(access))]
+
+    def _closing(self, step: Step) -> None:
         try:
-            self._open(access, create_size)
+            step()
+        except Busy:
+            raise
         except BaseException:
-            self.library.lib.nfs_destroy_context(self.nfs)
+            self.close()
             raise
 
     def directory(self) -> tuple[int | None, bool]:
@@ -152,53 +147,93 @@ class Session:
             free = int(room.f_bavail) * int(room.f_frsize or room.f_bsize) if told else None
             return free, lib.nfs_access(self.nfs, b"/", os.W_OK) == 0
         finally:
-            lib.nfs_destroy_context(self.nfs)
+            self.close()
 
-    def _mount(self) -> tuple[str, str]:
-        """The directory that is mounted, and the file's name in it."""
-        lib = self.library.lib
-        parsed = lib.nfs_parse_url_full(self.nfs, self.url.encode())
-        if parsed == ffi.NULL:
-            raise cannot_open(self.name, text_of(lib.nfs_get_error(self.nfs)) or "not an NFS URL")
-        server, path, file = (_QUESTION_MARK.sub("?", text_of(x)) for x in (parsed.server, parsed.path, parsed.file))
-        lib.nfs_destroy_url(parsed)
-        server = server.removeprefix("[").removesuffix("]")
-        lib.nfs_set_autoreconnect(self.nfs, 0)
-        lib.nfs_set_timeout(self.nfs, int(CONNECT_SECONDS * 1000))
-        # libnfs names an NFSv4 client by process number and second: to the server another connection with the same name
-        # is the same client after a reboot, and all that the first one has open ends (NFS4ERR_EXPIRED).
-        lib.nfs4_set_client_name(self.nfs, f"mpconv {secrets.token_hex(16)}".encode())
-        status = lib.nfs_mount(self.nfs, server.encode(), path.encode())
-        if status != 0:
-            raise self.not_mounted(status, server, path)
-        return path, file
-
-    def _open(self, access: Access, create_size: int | None) -> None:
-        lib = self.library.lib
-        if self.parameters.get("version") == "4" and not self.library.writes_version_4:
+    def _check(self, access: Access, create_size: int | None) -> None:
+        """Fatal when it cannot be, whatever the server says."""
+        if self.version_4 and not self.library.writes_version_4:
             why = "libnfs 4 cannot write by NFSv4: leave 'version=4' out, or install libnfs 5 or later"
             if create_size is not None:
                 raise cannot_create(self.name, why)
             if access is Access.WRITE:
                 raise cannot_open(self.name, why)
-        path, file = self._mount()
-        handle = ffi.new("struct nfsfh **")
-        if not file.strip("/"):
+        if not self._address.file:
             raise cannot_open(self.name, "Is a directory")
-        if create_size is not None:
-            status = lib.nfs_creat(self.nfs, file.encode(), 0o644, handle)
-            if status == 0:
-                for size in (0, create_size):
-                    status = status or lib.nfs_ftruncate(self.nfs, handle[0], size)
-            if status != 0:
-                raise cannot_create(self.name, _short(text_of(lib.nfs_get_error(self.nfs)), status))
-            self.created = True
-        else:
-            flags = os.O_RDONLY if access is Access.READ else os.O_RDWR
-            status = lib.nfs_open(self.nfs, file.encode(), flags, handle)
-            if status != 0:
-                raise self.fail(status)
+
+    def _mount(self) -> None:
+        """On a context that is new: one that failed to mount is in between."""
+        lib = self.library.lib
+        self.close()
+        self.nfs = lib.nfs_init_context()
+        # The parameters are libnfs's to know, by a URL that has nothing else in it.
+        parsed = lib.nfs_parse_url_full(self.nfs, f"nfs://host/export/file?{self._address.query}".encode())
+        if parsed == ffi.NULL:
+            raise cannot_open(self.name, text_of(lib.nfs_get_error(self.nfs)) or "not an NFS URL")
+        lib.nfs_destroy_url(parsed)
+        lib.nfs_set_autoreconnect(self.nfs, 0)
+        lib.nfs_set_timeout(self.nfs, int(CONNECT_SECONDS * 1000))
+        lib.nfs_umask(self.nfs, 0)  # it has one of its own
+        # libnfs names an NFSv4 client by process number and second: to the server another connection with the same name
+        # is the same client after a reboot, and all that the first one has open ends (NFS4ERR_EXPIRED).
+        lib.nfs4_set_client_name(self.nfs, f"mpconv {secrets.token_hex(16)}".encode())
+        # libnfs looks at the first address of a name alone.
+        address = address_that_answers(self._address.host, self._ports or [_PORTMAPPER])
+        status = lib.nfs_mount(self.nfs, os.fsencode(address), os.fsencode(self._directory))
+        if status != 0:
+            raise self.not_mounted(status)
+
+    def _open(self, access: Access) -> None:
+        flags = os.O_RDONLY if access is Access.READ else os.O_RDWR
+        if self.version_4 and access is Access.WRITE:
+            flags |= os.O_SYNC  # see nfs_writing
+        handle = ffi.new("struct nfsfh **")
+        status = self.library.lib.nfs_open(self.nfs, self._path, flags, handle)
+        if status != 0:
+            raise self.fail(status)
         self.fh = handle[0]
+
+    def _create(self) -> None:
+        """As local files are made: what the umask leaves, of everything but to execute."""
+        if self.version_4:  # there libnfs makes only what is not there yet, and no file with O_SYNC
+            with contextlib.suppress(NoSuchImage):
+                self._open(Access.WRITE)
+                self.created = True
+                return
+        handle = ffi.new("struct nfsfh **")
+        status = self.library.lib.nfs_creat(self.nfs, self._path, 0o666 & ~_umask(), handle)
+        if status != 0:
+            raise self._not_created(status)
+        self.fh = handle[0]
+        if self.version_4:
+            self.library.lib.nfs_close(self.nfs, self.fh)
+            self._open(Access.WRITE)
+
+    def _compare(self, replaces: dict[str, str]) -> None:
+        """Before it is emptied: whether it is the file that was looked at, or new. CREATE leaves one that is there."""
+        info = ffi.new("struct nfs_stat_64 *")
+        status = self.library.lib.nfs_fstat64(self.nfs, self.fh, info)
+        if status != 0:
+            raise self._not_created(status)
+        self.inode = int(info.nfs_ino)
+        why = unlike(replaces, self.marks()) if replaces else "it is not empty" if info.nfs_size else None
+        if why is not None:
+            told = f"another one has come in its place ({why}): see who did that, and begin anew"
+            raise cannot_create(self.name, told)
+
+    def _truncate(self, size: int) -> None:
+        status = self.library.lib.nfs_ftruncate(self.nfs, self.fh, size)
+        if status != 0:
+            raise self._not_created(status)
+        self.created = True
+
+    @property
+    def _path(self) -> bytes:
+        """Of the file, in what is mounted."""
+        return b"/" + os.fsencode(self._file)
+
+    def _look(self, access: Access) -> None:
+        """At what is open, as the server sees it."""
+        lib = self.library.lib
         info = ffi.new("struct nfs_stat_64 *")
         started = time.monotonic()
         status = lib.nfs_fstat64(self.nfs, self.fh, info)
@@ -215,16 +250,22 @@ class Session:
         self.where = Where(
             self.address,
             port,
-            f"{path}/{file}",
-            self._own("uid", os.getuid()),
-            self._own("gid", os.getgid()),
+            self._address.path,
+            int(self.parameters.get("uid", os.getuid())),
+            int(self.parameters.get("gid", os.getgid())),
         )
         self.facts: FileFacts | None = None
         self.used = int(info.nfs_used)
         if access is Access.READ:
             self.facts = FileFacts(self.size, self.inode, int(info.nfs_mtime), int(info.nfs_mtime_nsec), self.used)
         self.modified = (int(info.nfs_mtime), int(info.nfs_mtime_nsec))
+        self.stamp = file_of(info, self.handle())
         lib.nfs_set_timeout(self.nfs, int(request_seconds() * 1000))
+
+    def marks(self) -> dict[str, str]:
+        """By what the open file is known again."""
+        told = self.handle()
+        return {"its inode": str(self.inode)} | ({"its file handle": told} if told else {})
 
     def handle(self) -> str:
         """The server's name for the open file, shortened: unlike the inode it never stands for another file later."""
@@ -234,12 +275,30 @@ class Session:
         return hashlib.sha256(bytes(ffi.buffer(handle.val, handle.len))).hexdigest()[:16]
 
     def close(self) -> None:
-        """Every request that is under way gets no answer any more."""
-        self.library.lib.nfs_destroy_context(self.nfs)
+        """Every request that is under way gets no answer any more. May be called twice."""
+        nfs, self.nfs = self.nfs, None
+        if nfs is not None:
+            self.library.lib.nfs_destroy_context(nfs)
 
-    def _own(self, name: str, default: int) -> int:
-        value = self.parameters.get(name, "")
-        return int(value) if value.isdecimal() else default
+
+def _umask() -> int:
+    """Of this process: to ask the kernel by setting another one would be seen by other threads."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022
+
+
+def file_of(info: Any, handle: str) -> File:
+    """What the server tells of a file."""
+    return File(
+        int(info.nfs_ino),
+        int(info.nfs_size),
+        int(info.nfs_mtime) * 10**9 + int(info.nfs_mtime_nsec),
+        int(info.nfs_ctime) * 10**9 + int(info.nfs_ctime_nsec),
+        handle,
+    )
 
 
 def text_of(pointer: Any) -> str:

@@ -10,12 +10,14 @@ import errno
 import os
 import re
 
-from mpconv.errors import Absent, Busy, Fatal, MpconvError, Retryable
+from mpconv.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSpace, Retryable
 
 _NAMED = re.compile(r"NFS[34]ERR_([A-Z_]+)(?:\((-?\d+)\))?")
 _REASON = re.compile(r"\(-(\d+)\)")
 
 _PUT_OFF = {"JUKEBOX", "DELAY", "GRACE", "RESOURCE"}
+_PUT_OFF_MOUNT = "unknown mount stat(10008)"
+"""NFS3ERR_JUKEBOX, from a server that says it where MOUNT has no such status."""
 _FORGOTTEN = {
     "ADMIN_REVOKED",
     "BADSESSION",
@@ -31,14 +33,29 @@ _FORGOTTEN = {
 _NO_FILE = {"STALE", "BADHANDLE", "FHEXPIRED"}
 _ERRNO = {"DQUOT": errno.EDQUOT}
 
+_STATUSES = {
+    63: errno.ENAMETOOLONG,
+    66: errno.ENOTEMPTY,
+    69: errno.EDQUOT,
+    70: errno.ESTALE,
+    71: errno.EREMOTE,
+}
+"""The statuses of NFSv3 below 10000 that are no errno of Linux."""
+_TEXTS = {
+    10001: "BADHANDLE",
+    10002: "NOT_SYNC",
+    10003: "BAD_COOKIE",
+    10004: "NOTSUPP",
+    10005: "TOOSMALL",
+    10006: "SERVERFAULT",
+    10007: "BADTYPE",
+    10008: "JUKEBOX",
+}
+_FIRST_TEXT = 10000
+
 _FINAL = {
     errno.EIO,
     errno.ENXIO,
-    errno.ENOSPC,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EDQUOT,
     errno.EFBIG,
     errno.EINVAL,
     errno.EISDIR,
@@ -46,6 +63,15 @@ _FINAL = {
     errno.ENODEV,
     errno.ENOTDIR,
     errno.ERANGE,
+}
+
+
+_KINDS = {
+    errno.ENOSPC: NoSpace,
+    errno.EDQUOT: NoSpace,
+    errno.EACCES: Denied,
+    errno.EPERM: Denied,
+    errno.EROFS: Denied,
 }
 
 
@@ -57,7 +83,7 @@ def meaning(status: int, text: str) -> tuple[type[MpconvError], str]:
         return Retryable, "the server did not answer in time"
     named = _NAMED.search(text)
     name = named[1] if named else ""
-    if name in _PUT_OFF:
+    if name in _PUT_OFF or _PUT_OFF_MOUNT in text:
         return Busy, "the server asks to try again later"
     if name in _FORGOTTEN:
         return Retryable, f"the server answers {named[0].partition('(')[0] if named else ''}"
@@ -71,4 +97,13 @@ def meaning(status: int, text: str) -> tuple[type[MpconvError], str]:
         return Busy, "the server asks to try again later"
     if number == errno.ENOENT:
         return Absent, os.strerror(number)
-    return (Fatal if number in _FINAL else Retryable), os.strerror(number)
+    return _KINDS.get(number, Fatal if number in _FINAL else Retryable), os.strerror(number)
+
+
+def refusal(status: int) -> tuple[type[MpconvError], str]:
+    """As `meaning`, of an NFSv3 status as the server sent it."""
+    if status < _FIRST_TEXT:
+        return meaning(-_STATUSES.get(status, status), "")
+    name = f"NFS3ERR_{_TEXTS.get(status, status)}"
+    kind, why = meaning(-errno.EIO, name)
+    return (kind, why) if kind is not Fatal else (Retryable, f"the server answers {name}")

@@ -22,3 +22,24 @@ def why_unreachable(host: str, ports: list[int]) -> str | None:
         except OSError as error:
             return f"{os.strerror(error.errno) if error.errno else error} ({host} port {port})"
     return None
+
+
+def addresses_of(host: str) -> list[str]:
+    """A host's addresses, in the resolver's order; its name itself where that cannot be resolved, which to connect to
+    then tells.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [host]
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def address_that_answers(host: str, ports: list[int]) -> str:
+    """The first of several addresses of a host where all these TCP ports are open: a name may have one of IPv6 where
+    the server listens on IPv4 alone. The name itself where it has one address, or none does.
+    """
+    found = addresses_of(host)
+    if len(found) == 1:
+        return host
+    return next((address for address in found if why_unreachable(address, ports) is None), host)

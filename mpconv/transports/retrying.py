@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from mpconv.errors import Absent, Busy, Gone, MpconvError, Retryable, Unreachable
+from mpconv.errors import Absent, Busy, Gone, MpconvError, Restarted, Retryable, Unreachable
 
 _T = TypeVar("_T")
 Tell = Callable[[str], None]
@@ -63,7 +63,11 @@ class Sparingly:
 
 
 class Outage:
-    """From a first failure to the next success. Times are in seconds, on a clock of the caller's."""
+    """From a first failure to the next success. Times are in seconds, on a clock of the caller's.
+
+    `lost_data`: a server that was started again is in it. That it takes writes proves nothing then, only that it makes
+    them durable: one that loses them time and again would be tried for ever.
+    """
 
     def __init__(self, retry: Retry, chance: Callable[[], float] = random.random) -> None:
         self._retry = retry
@@ -76,6 +80,7 @@ class Outage:
         self._failures = 0
         self._absent_since: float | None = None
         self._said_at: float | None = None
+        self.lost_data = False
 
     @property
     def again(self) -> bool:
@@ -93,6 +98,7 @@ class Outage:
             left = min(left, self._absent_since + _ABSENT_SECONDS - now)
         elif isinstance(error, Retryable | Unreachable):
             self._absent_since = None
+            self.lost_data |= isinstance(error, Restarted)
         else:
             return None
         if left <= 0:
@@ -107,7 +113,9 @@ class Outage:
             return None
         self._said_at = now
         left = max(0, round(self._since + self._retry.seconds - now))
-        what = "is not there" if isinstance(error, Absent) else "does not answer"
+        what = "does not answer"
+        if isinstance(error, Absent | Restarted):
+            what = "is not there" if isinstance(error, Absent) else "has lost what was written"
         return f"'{error.image}' {what} ({error.reason or error.why}): trying again for {left // 60}:{left % 60:02}"
 
     def given_up(self, error: MpconvError, now: float) -> MpconvError:

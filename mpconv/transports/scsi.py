@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from msgspec import Struct
 
 GOOD, CHECK_CONDITION, BUSY, RESERVATION_CONFLICT, TASK_SET_FULL, TASK_ABORTED = 0x00, 0x02, 0x08, 0x18, 0x28, 0x40
 CANCELLED, FAILED, TIMED_OUT = 0x0F000000, 0x0F000001, 0x0F000002
 
-NOT_READY, ILLEGAL_REQUEST, UNIT_ATTENTION, DATA_PROTECT, ABORTED = 0x02, 0x05, 0x06, 0x07, 0x0B
+RECOVERED, NOT_READY, ILLEGAL_REQUEST, UNIT_ATTENTION, DATA_PROTECT, ABORTED = 0x01, 0x02, 0x05, 0x06, 0x07, 0x0B
+DEFERRED = (0x71, 0x73)
+"""Response codes of sense data that tells of an earlier command; this one was not carried out."""
 
 NO_COMMAND = 0x2000
 """Sense code 20/00: invalid command operation code."""
@@ -32,9 +35,23 @@ def is_put_off(status: int, key: int, ascq: int) -> bool:
     return status in (BUSY, TASK_SET_FULL) or not_yet
 
 
+def is_full(status: int, key: int, ascq: int) -> bool:
+    """Whether there is no room behind the LUN for what was to be written."""
+    return status == CHECK_CONDITION and key == DATA_PROTECT and ascq == NO_SPACE
+
+
 def is_interrupted(status: int, key: int) -> bool:
     """Whether something else came first: the same command does what it should at the next try, or one soon after."""
-    return status == TASK_ABORTED or (status == CHECK_CONDITION and key in (UNIT_ATTENTION, ABORTED))
+    return status == TASK_ABORTED or is_news(status, key) or (status == CHECK_CONDITION and key == ABORTED)
+
+
+def is_news(status: int, key: int) -> bool:
+    """Whether the target only tells something first: the same command is to be sent again."""
+    return status == CHECK_CONDITION and key == UNIT_ATTENTION
+
+
+def test_unit_ready() -> bytes:
+    return bytes(6)
 
 
 def read16(lba: int, blocks: int) -> bytes:
@@ -128,28 +145,39 @@ def parse_third_party_copy(data: bytes) -> bool:
     return bool(data[5] & 0x08)
 
 
-_BINARY = 1
-_EUI64, _NAA = 2, 3
-_LOCALLY_ASSIGNED = 3
+BINARY = 1
+EUI64, NAA = 2, 3
+_NAA_LENGTHS = {2: 8, 5: 8, 6: 16}
+"""By the first digit. 3 is assigned locally."""
+_EUI_LENGTHS = (8, 12, 16)
+
+
+def is_worldwide(kind: int, name: bytes) -> bool:
+    """Whether no other LUN may have this binary name: one that a company made which has a number of its own.
+
+    tgt makes names of target and LUN numbers, so another server's LUN has the same: NAA 3, and NAA 6 of company 0.
+    """
+    if kind == NAA:
+        return _NAA_LENGTHS.get(name[0] >> 4 if name else 0) == len(name) and _company(name) != 0
+    return kind == EUI64 and len(name) in _EUI_LENGTHS and any(name[-8:-5])
+
+
+def _company(name: bytes) -> int:
+    """Of an NAA name: 24 bits, after 4 bits of kind, and with kind 2 another 12."""
+    first = int.from_bytes(name[:8])
+    return first >> (24 if name[0] >> 4 == 2 else 36) & 0xFFFFFF
 
 
 def parse_designator(data: bytes) -> bytes | None:
     """From VPD page 83 the LUN's name in the whole world, with the four bytes before it; None when it has none.
 
-    NAA goes before EUI-64. Locally assigned names (NAA 3) do not count: tgt makes them of target and LUN numbers, and
-    another server's LUN may have the same.
+    NAA goes before EUI-64.
     """
     found: dict[int, bytes] = {}
-    end = min(4 + struct.unpack_from(">H", data, 2)[0], len(data)) if data[1] == 0x83 else 0
-    at = 4
-    while at + 4 <= end:
-        code_set, kind, length = data[at] & 0x0F, data[at + 1] & 0x3F, data[at + 3]
-        name = data[at + 4 : at + 4 + length]
-        local = kind == _NAA and name[:1] and name[0] >> 4 == _LOCALLY_ASSIGNED
-        if code_set == _BINARY and kind in (_EUI64, _NAA) and len(name) == length and 8 <= length <= 20 and not local:
-            found.setdefault(kind, bytes([code_set, kind, 0, length]) + name)
-        at += 4 + length
-    return found.get(_NAA) or found.get(_EUI64)
+    for code_set, kind, name in designators(data):
+        if code_set == BINARY and is_worldwide(kind, name):
+            found.setdefault(kind, bytes([code_set, kind, 0, len(name)]) + name)
+    return found.get(NAA) or found.get(EUI64)
 
 
 _SINGLE_LEVEL = (0x00, 0x40)
@@ -177,15 +205,18 @@ def parse_names(data: bytes) -> list[str]:
     """All designators of VPD page 83 that name the LUN, those that only its own target knows too, as hexadecimal digits
     after their kind.
     """
-    found: list[str] = []
-    end = min(4 + struct.unpack_from(">H", data, 2)[0], len(data)) if data[1] == 0x83 else 0
+    return [f"{kind}:{name.hex()}" for _, kind, name in designators(data)]
+
+
+def designators(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Code set, kind and bytes of each designator of the LUN that is there as a whole; those of its ports are not."""
+    end = min(4 + struct.unpack_from(">H", data, 2)[0], len(data)) if len(data) >= 4 and data[1] == 0x83 else 0
     at = 4
     while at + 4 <= end:
-        association, kind, length = data[at + 1] >> 4 & 3, data[at + 1] & 0x0F, data[at + 3]
-        if association == 0 and at + 4 + length <= end:
-            found.append(f"{kind}:{data[at + 4 : at + 4 + length].hex()}")
+        code_set, association, kind, length = data[at] & 15, data[at + 1] >> 4 & 3, data[at + 1] & 15, data[at + 3]
+        if association == 0 and length and at + 4 + length <= end:
+            yield code_set, kind, data[at + 4 : at + 4 + length]
         at += 4 + length
-    return found
 
 
 class Capacity(Struct, frozen=True):

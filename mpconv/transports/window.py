@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mpconv.extent import Extent
-from mpconv.transports.base import Buffer, Fingerprint, Transport, cannot_open
+from mpconv.transports.base import Buffer, Fingerprint, Sharing, Transport, cannot_open
+from mpconv.transports.identity import Facts
 from mpconv.units import SECTOR, align_up
 
 
@@ -28,6 +29,8 @@ class Window(Transport):
         self._start = start
         self.name = inner.name
         self.identity = inner.identity
+        self.stamp = inner.stamp
+        self.marks = inner.marks
         self.size = left if size is None else min(left, size)
         self.limits = inner.limits
         self.round_trip = inner.origin.round_trip
@@ -35,6 +38,16 @@ class Window(Transport):
         self.ordered = inner.ordered
         self.rewrites = inner.rewrites if inner.rewrites and start % inner.rewrites == 0 else 0
         self.grows = inner.grows and size is None and start % SECTOR == 0
+
+    async def release(self) -> bool:
+        return await self._inner.release()
+
+    def continues(self, before: Transport) -> bool | None:
+        return self._inner.continues(before._inner if isinstance(before, Window) else before)
+
+    @property
+    def whole(self) -> Transport:
+        return self._inner
 
     @property
     def guest_size(self) -> int:
@@ -67,6 +80,12 @@ class Window(Transport):
 
     async def fingerprint(self) -> Fingerprint:
         return await self._inner.fingerprint()
+
+    async def known_by(self) -> Facts:
+        return await self._inner.known_by()
+
+    def claim(self, sharing: Sharing) -> bool:
+        return self._inner.claim(sharing)
 
     async def flush(self) -> None:
         await self._inner.flush()

@@ -81,7 +81,7 @@ class LiveBar(Display):
             self._live.start()
             self._live.update(self._lines(), refresh=True)
         except (OSError, ValueError):
-            self._give_up()
+            self._broken = True
 
     def _lines(self) -> RenderableType:
         if self._summary and self._progress.phase == "done":
@@ -152,7 +152,7 @@ class LiveBar(Display):
         try:
             self._live.stop()
         except (OSError, ValueError):
-            self._give_up()
+            self._broken = True
 
     def dump(self) -> None:
         if self._shares and self._live.is_started and not self._broken:

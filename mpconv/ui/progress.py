@@ -17,6 +17,7 @@ from typing import TextIO
 from msgspec import Struct
 
 from mpconv.errors import UsageError
+from mpconv.names import readable_values
 from mpconv.ui.speed import Speed
 
 _STEP = 1.0
@@ -107,19 +108,7 @@ class Display(abc.ABC):
             stream.flush()
         except (OSError, ValueError):
             if stream is self._stream:
-                self._give_up()
-
-    def _give_up(self) -> None:
-        """Show nothing more. What is still buffered goes nowhere, or it would fail again when the process ends."""
-        self._broken = True
-        try:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            try:
-                os.dup2(nowhere, self._stream.fileno())
-            finally:
-                os.close(nowhere)
-        except (OSError, ValueError):
-            return
+                self._broken = True
 
 
 class Silent(Display):
@@ -198,7 +187,7 @@ class JsonLines(Display):
             "retrying": self._retrying,
         }
         self._written, self._written_at = progress, now
-        self._write(self._stream, json.dumps(line) + "\n")
+        self._write(self._stream, _json(line) + "\n")
 
     def finish(self) -> None:
         if self._written != self._progress:
@@ -207,11 +196,16 @@ class JsonLines(Display):
     def lost(self, ranges: list[tuple[int, int, str]]) -> None:
         if ranges:
             listed = [{"start": start, "length": length, "why": why} for start, length, why in ranges]
-            self._write(self._stream, json.dumps({"lost": listed}) + "\n")
+            self._write(self._stream, _json({"lost": listed}) + "\n")
 
     def result(self, facts: Mapping[str, str | int]) -> bool:
-        self._write(self._stream, json.dumps(facts) + "\n")
+        self._write(self._stream, _json(facts) + "\n")
         return True
+
+
+def _json(facts: Mapping[str, object]) -> str:
+    """One line."""
+    return json.dumps(readable_values(dict(facts)))
 
 
 def make_display(kind: str, stream: TextIO, error_stream: TextIO) -> Display:

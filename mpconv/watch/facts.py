@@ -5,11 +5,6 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-def plain(text: str) -> str:
-    """Names that are no UTF-8 cannot be sent as text."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")
-
-
 class Happened(Struct, frozen=True):
     """`at`: seconds since 1970. `kind`: what happened, in a word or two; `text`: the rest."""
 

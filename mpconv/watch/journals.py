@@ -12,6 +12,7 @@ from mpconv.errors import Fatal
 from mpconv.extent import Extent
 from mpconv.journal.file import peek, resume_with
 from mpconv.journal.records import Happening, Stored
+from mpconv.names import readable
 from mpconv.watch.disk_map import DiskMap
 from mpconv.watch.facts import Happened, Job, Map, Sample
 from mpconv.watch.timeline import RECENT
@@ -69,7 +70,7 @@ def facts_of(path: str, stored: Stored, used: bool, most: int) -> Job:
     texts = {one.kind: one.text for one in stored.happened}
     dropped = sum(one.kind.endswith(_DROPPED) for one in stored.happened)
     return Job(
-        name=path,
+        name=readable(path),
         source=stored.begun.source,
         target=stored.begun.target,
         state=state,
@@ -89,7 +90,7 @@ def facts_of(path: str, stored: Stored, used: bool, most: int) -> Job:
         dropped=dropped,
         digest=texts.get("digest"),
         verified=texts.get("verified"),
-        go_on=None if state in {"running", "finished"} else resume_with(path),
+        go_on=None if state in {"running", "finished"} else readable(resume_with(path)),
         from_journal=True,
         map=map_of(stored, verified=texts.get("verified") == f"{size} of {size} bytes"),
         timeline=timeline,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
+from msgspec import Struct
 
 from mpconv.watch.facts import Job
 from mpconv.watch.record import shown
@@ -17,6 +19,14 @@ _MOST = 64
 """Clients at a time."""
 _KEEP_ALIVE = 10.0
 """Seconds without news after which a line says that the connection lives."""
+
+
+class _Client(Struct, eq=False):
+    """From an address. `leaving`: its place is somebody else's now."""
+
+    name: str
+    end: Callable[[], None]
+    leaving: bool = False
 
 
 class Live:
@@ -31,25 +41,38 @@ class Live:
         self._looked_at = -_BETWEEN
         self._news = asyncio.Event()
         self._over = False
-        self._clients = 0
+        self._clients: list[_Client] = []
         self._left = asyncio.Event()
 
-    @property
-    def full(self) -> bool:
-        """Whether nobody else can be served."""
-        return self._clients >= _MOST
+    def room(self, name: str) -> bool:
+        """Whether a client from that address can be served. When all places are taken, who has most of them gives one
+        to who has fewer.
+        """
+        if len(self._clients) < _MOST:
+            return True
+        staying = [client for client in self._clients if not client.leaving]
+        held = Counter(client.name for client in staying)
+        greedy, most = held.most_common(1)[0]
+        if len(staying) >= _MOST:
+            if held[name] + 1 >= most:
+                return False
+            oldest = next(client for client in staying if client.name == greedy)
+            oldest.leaving = True
+            oldest.end()
+        return True
 
-    async def messages(self) -> AsyncIterator[bytes]:
-        """For one client: each job that has changed, until all is over."""
+    async def messages(self, name: str, end: Callable[[], None]) -> AsyncIterator[bytes]:
+        """For one client from that address, each job that has changed, until all is over. `end`: ends it."""
         seen: dict[str, bytes] = {}
-        self._clients += 1
+        client = _Client(name, end)
+        self._clients.append(client)
         try:
             self._look()
             while True:
                 over, news = self._over, self._news
-                for name, message in list(self._messages.items()):
-                    if seen.get(name) != message:
-                        seen[name] = message
+                for job, message in list(self._messages.items()):
+                    if seen.get(job) != message:
+                        seen[job] = message
                         yield message
                 if over:
                     yield self._over_message
@@ -61,7 +84,7 @@ class Live:
                 except TimeoutError:
                     yield b":\n\n"
         finally:
-            self._clients -= 1
+            self._clients.remove(client)
             if not self._clients:
                 self._left.set()
 

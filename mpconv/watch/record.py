@@ -34,9 +34,10 @@ from mpconv.core.events import (
 )
 from mpconv.core.leases import LeaseState
 from mpconv.extent import Extent, Kind
+from mpconv.names import readable
 from mpconv.observer import Listener
 from mpconv.watch.disk_map import DiskMap
-from mpconv.watch.facts import COMPARE, COPY, READ, Happened, Job, plain
+from mpconv.watch.facts import COMPARE, COPY, READ, Happened, Job
 from mpconv.watch.rows import Rows, rate_of
 from mpconv.watch.timeline import Timeline
 
@@ -65,10 +66,10 @@ class Record(Listener):
     def __init__(
         self, name: str, *, source: str, target: str, targets: int, now: Clock, wall: Clock, kind: str = COPY
     ) -> None:
-        self.name = plain(name)
+        self.name = readable(name)
         self._kind = kind
         self.state = "opening"
-        self._source, self._target, self._targets = plain(source), plain(target), targets
+        self._source, self._target, self._targets = readable(source), readable(target), targets
         self._now, self._wall = now, wall
         self._began_at, self._begun = now(), wall()
         self._started = False
@@ -213,7 +214,7 @@ class Record(Listener):
             self._finished()
         else:
             self.state = "stopped" if stopped else "failed"
-        self._why = None if why is None else plain(why)
+        self._why = None if why is None else readable(why)
         self._rows.part()
         self._copying = None
         self._happened(self.state, why or "")
@@ -391,7 +392,7 @@ class Record(Listener):
         self._rows.sample(now)
 
     def _happened(self, kind: str, text: str) -> None:
-        self._events.append(Happened(round(self._wall(), 3), kind, plain(text)))
+        self._events.append(Happened(round(self._wall(), 3), kind, readable(text)))
 
 
 def shown(job: Job) -> Job:

@@ -88,23 +88,27 @@ class ClusterCopier(Copier):
 
     async def _prepare(self, extent: Extent, view: memoryview) -> Prepared:
         if self._compressing is not None:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._compressing, self._compress, view, extent.length
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._compressing, self._compress, view, extent)
         everything: list[Run] = [(0, extent.length, False)]
-        if self.clusters.stores_zeros and self.clusters.part == self.clusters.size:
+        stores_zeros = self._stores_zeros(extent)
+        if stores_zeros and self.clusters.part == self.clusters.size:
             return plan(view, everything, self.clusters)
         runs = find_runs(
             view[: extent.length], extent.start, sparse_size=self.job.sparse_size, alignment=self.alignment
         )
         prepared = plan(view, runs, self.clusters)
-        if self.clusters.stores_zeros:
+        if stores_zeros:
             # Every byte is written, but the parts that are zero are told apart all the same.
             prepared = replace(plan(view, everything, self.clusters), parts=prepared.parts)
         return prepared
 
-    def _compress(self, view: memoryview, length: int) -> Prepared:
-        """In a thread. `length`: the guest's bytes of the view. A cluster that does not shrink is stored as it is."""
+    def _stores_zeros(self, extent: Extent) -> bool:
+        """No extent goes across the end of that."""
+        end = self.clusters.zeros_end
+        return self.clusters.stores_zeros and (end is None or extent.start < end)
+
+    def _compress(self, view: memoryview, extent: Extent) -> Prepared:
+        """In a thread. A cluster that does not shrink is stored as it is."""
         compress = getattr(self._codecs, "compress", None)
         if compress is None:
             from mpconv.formats.qcow2.codecs import compressor  # noqa: PLC0415  (others do without)
@@ -117,13 +121,13 @@ class ClusterCopier(Copier):
         blobs: list[int | bytes] = []
         zeros = 0
         every_part = (1 << size // self.clusters.part) - 1
-        looks = self.job.sparse_size and not self.clusters.stores_zeros
+        looks = self.job.sparse_size and not self._stores_zeros(extent)
         for at in range(0, len(view), size):
             cluster = view[at : at + size]
             if looks and not cluster[0] and is_zero(cluster):
                 needs.append(0)
                 parts.append(0)
-                zeros += min(size, length - at)
+                zeros += min(size, extent.length - at)
                 continue
             blob = compress(cluster)
             shrunk = len(blob) < size

@@ -16,10 +16,12 @@ import time
 import msgspec
 import zmq
 
+from mpconv.job import Job
 from mpconv.protocol import messages
 from mpconv.protocol.codec import encode
 from mpconv.protocol.link import Link
 from mpconv.transports import pump
+from mpconv.workers.own_files import permitted
 from mpconv.workers.worker import Worker
 
 BYE, REFUSED, AGAIN, CUT_OFF = 0, 3, 4, 5
@@ -37,7 +39,9 @@ _LINGER_MS = 1000
 
 
 class Summons(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is started with; it has secrets. `host`: who starts it; `dead`: which of those are reaped."""
+    """What a worker is started with; it has secrets. `host`: who starts it; `dead`: which of those are reaped.
+    `files`: the directories of own_files.permitted.
+    """
 
     endpoint: str
     coordinator_public: str
@@ -46,6 +50,7 @@ class Summons(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     number: int
     dead: list[int]
+    files: list[str] | None = None
 
     @property
     def text(self) -> str:
@@ -80,10 +85,14 @@ class RemoteWorker(Worker):
         self.code = BYE
         pump.be_fenced()
 
+    def _permitted(self, job: Job) -> Job:
+        return permitted(job, self._summons.files)
+
     async def _meet(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Until hello is answered. Each try has a name of its own: one that is not answered may be known there."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         until = loop.time() + _PATIENCE
         while not self._over.is_set():
             self._link = Link(context, zmq.DEALER, self._receive)

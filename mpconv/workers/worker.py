@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
 from mpconv import transports
 from mpconv.digest import packed
-from mpconv.errors import Fatal, MpconvError, Retryable, internal
+from mpconv.errors import Crowded, Fatal, MpconvError, Retryable, internal
 from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source
 from mpconv.job import Job, Place
-from mpconv.protocol import messages
+from mpconv.protocol import failures, messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Access, Transport
@@ -29,7 +29,18 @@ from mpconv.workers.pieces import HeldLease, Reports
 if TYPE_CHECKING:
     from mpconv.workers.digester import Digester
 
+_T = TypeVar("_T")
 _HEARTBEAT = 2.0
+
+
+class _NoRoom(Exception):
+    """A server has no room for another session; no error to be tried again here."""
+
+    def __init__(self, error: Crowded) -> None:
+        super().__init__(str(error))
+        self.image = error.image
+        self.why = error.reason or error.why
+        self.certain = error.certain
 
 
 class Worker(Reports):
@@ -52,6 +63,8 @@ class Worker(Reports):
         self._dropped: set[int] = set()
         self._outages: dict[int, Outage] = {}
         self._asked = 0
+        self._proving = False
+        self._insists = False
 
     async def serve(self) -> None:
         """Until it is over."""
@@ -142,8 +155,7 @@ class Worker(Reports):
                 return False
             error = given_up
         self._drop(number)
-        failed = messages.TargetFailed(self._id, number, error.why, error.operation, error.image, error.offset)
-        self._send(failed)
+        self._send(failures.target_failed(self._id, number, error))
         return True
 
     def _drop(self, number: int) -> None:
@@ -160,13 +172,14 @@ class Worker(Reports):
     async def _let_go(self) -> None:
         """Of all that is being done, and of the connections; nothing is sent on them afterwards."""
         await _end(self._working)
+        self._proving = False
         self._leases.clear()
         self._branches.clear()
         while self._images:
             await self._images.pop().close()
 
     def _fail(self, error: MpconvError) -> None:
-        self._send(messages.Failed(self._id, error.why, error.operation, error.image, error.offset))
+        self._send(failures.failed(self._id, error))
 
     async def _heartbeat(self) -> None:
         while True:
@@ -176,7 +189,8 @@ class Worker(Reports):
     async def _obey(self) -> None:
         while True:
             match await self._inbox.get():
-                case messages.Open(job):
+                case messages.Open(job, _, insist):
+                    self._insists = insist
                     await self._open(job)
                 case messages.LeaseGrant(_, epoch, start, length, kind, token) if self._copier is not None:
                     await self._lease(epoch, Extent(start, length, Kind(kind)), token)
@@ -191,19 +205,38 @@ class Worker(Reports):
         if self._job is None:
             self._outage = Outage(Retry(job.retry_for))
         self._job = job
-        self._copier = await keep_trying(lambda: self._opened(job), Retry(job.retry_for), self._trouble, self._outage)
+        try:
+            self._copier = await keep_trying(
+                lambda: self._opened(job), Retry(job.retry_for), self._trouble, self._outage
+            )
+        except _NoRoom as full:
+            self._send(messages.Crowded(self._id, full.image, full.why, full.certain))
+            return
         for _ in range(job.requests):
             self._spawn(self._copier.run(), self._working)
         self._asked = 2
         self._send(messages.Want(2))
 
+    def _permitted(self, job: Job) -> Job:
+        """What may be opened of it: on the coordinator's host everything."""
+        return job
+
     async def _opened(self, job: Job) -> Copier | Comparer | Digester:
         """Everything is opened, or nothing."""
         try:
-            return await self._connected(job)
+            return await self._if_let_in(self._connected(self._permitted(job)))
         except BaseException:
             await self._let_go()
             raise
+
+    async def _if_let_in(self, opening: Coroutine[Any, Any, _T]) -> _T:
+        """What it returns. _NoRoom where a server has no room, unless that is to be tried again."""
+        try:
+            return await opening
+        except Crowded as error:
+            if self._insists:
+                raise
+            raise _NoRoom(error) from None
 
     async def _connected(self, job: Job) -> Copier | Comparer | Digester:
         """Both ends at a time: each takes a dozen round trips."""
@@ -241,7 +274,8 @@ class Worker(Reports):
             async def attempt() -> Transport | None:
                 if number in self._dropped:  # by another worker, meanwhile
                     return None
-                return await transports.open_place(job.targets[number], Access.WRITE, retry=retry)
+                place = job.targets[number]
+                return await self._if_let_in(transports.open_place(place, Access.WRITE, retry=retry))
 
             outage = self._outages.setdefault(number, Outage(retry))
             try:
@@ -275,6 +309,17 @@ class Worker(Reports):
         await all_of([target.flush() for target in self._targets])
         self._send(messages.FlushDone(job_id))
 
+    async def _prove(self) -> None:
+        """That a server which lost what was written keeps something now."""
+        await all_of([target.flush() for target in self._targets])
+        for outage in self._all_outages:
+            outage.over()
+        self._proving = False
+
+    @property
+    def _all_outages(self) -> list[Outage]:
+        return [self._outage, *self._outages.values()]
+
     @property
     def _id(self) -> int:
         return self._job.id if self._job else 0
@@ -283,9 +328,12 @@ class Worker(Reports):
         self._send(messages.Ready(self._id, lease.epoch, lease.needs, lease.parts))
 
     def done(self, lease: HeldLease) -> None:
-        self._outage.over()
-        for outage in self._outages.values():
-            outage.over()
+        for outage in self._all_outages:
+            if not outage.lost_data:
+                outage.over()
+            elif not self._proving:
+                self._proving = True
+                self._spawn(self._prove(), self._working)
         del self._leases[lease.epoch]
         sums = packed(lease.extent.start, lease.extent.length, lease.sums)
         self._send(messages.Done(self._id, lease.epoch, lease.zeros, sums))

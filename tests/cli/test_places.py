@@ -46,7 +46,8 @@ def test_other_formats_are_refused_by_name(fmt: str) -> None:
         ([], NO_TRUST),
         (["--allow-backing"], Trust(backing=[""])),
         (["--allow-backing=/srv/base", "--allow-backing"], Trust(backing=["/srv/base", ""])),
-        (["--allow-data-file"], Trust(data_file=True)),
+        (["--allow-data-file"], Trust(data_file=[""])),
+        (["--allow-data-file=/srv/data", "--allow-data-file"], Trust(data_file=["/srv/data", ""])),
         (["--allow-data-file", "--allow-backing=x"], Trust(backing=["x"], data_file=True)),
     ],
 )

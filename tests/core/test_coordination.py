@@ -105,6 +105,18 @@ def test_zeros_on_a_zero_initialised_target_are_never_leased():
     assert machine.bytes_zero == 3 * MiB
 
 
+def test_zeros_behind_what_lies_below_are_never_leased_and_no_lease_goes_across():
+    machine = c.CoordinatorState(4 * MiB, order=Order.ASCENDING, zero_initialised=False, zeros_from=MiB)
+    found = Extent(0, 3 * MiB, Kind.ZERO), Extent(3 * MiB, MiB)
+    assert machine.handle(c.StatusFound(found), 0) == []
+    granted = [c.Grant("a", 1, Extent(0, MiB, Kind.ZERO), False), c.Passed(Extent(MiB, 2 * MiB, Kind.ZERO))]
+    assert machine.handle(c.LeaseWanted("a"), 1) == granted
+    machine = c.CoordinatorState(2 * MiB, order=Order.ASCENDING, zero_initialised=False, zeros_from=MiB)
+    machine.handle(c.StatusFound((Extent(0, 2 * MiB),)), 0)
+    [grant] = machine.handle(c.LeaseWanted("a"), 1)
+    assert grant.extent == Extent(0, MiB)
+
+
 @pytest.mark.parametrize("order", Order)
 def test_what_is_left_to_the_backing_file_is_passed_and_other_zeros_are_written(order):
     machine = c.CoordinatorState(

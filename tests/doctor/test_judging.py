@@ -13,16 +13,17 @@ from mpconv.doctor.speed import Places
 from mpconv.doctor.texts import lines, summary
 from mpconv.errors import Absent, Denied, Unreachable
 from mpconv.extent import Extent, Kind
-from mpconv.transports.nfs_session import parse
+from mpconv.transports.identity import Verdict
+from mpconv.transports.nfs_url import parse
 
 MiB = 1 << 20
 
 
 def pair(**target: object) -> Examination:
     """A target that was checked beside a source of 8 MiB, 5 of them data."""
-    source = Examination("a", "source", opened=True, size=8 * MiB, guest_size=8 * MiB, data_size=5 * MiB, identity=(1,))
-    found = Examination("b", "target", opened=True, writable=True, size=8 * MiB, identity=(2,), **target)
-    together.check(source, found)
+    source = Examination("a", "source", opened=True, size=8 * MiB, guest_size=8 * MiB, data_size=5 * MiB)
+    found = Examination("b", "target", opened=True, writable=True, size=8 * MiB, **target)
+    together.check(source, found, Verdict.DIFFERENT)
     return found
 
 
@@ -48,18 +49,18 @@ def test_room_and_use(target: dict[str, object], wanted: list[str]) -> None:
 
 @pytest.mark.parametrize(("free", "wanted"), [(8 * MiB, []), (8 * MiB - 1, ["little-room"])])
 def test_room_for_a_source_whose_zeros_nobody_knows(free: int, wanted: list[str]) -> None:
-    source = Examination("a", "source", opened=True, guest_size=8 * MiB, identity=(1,))
+    source = Examination("a", "source", opened=True, guest_size=8 * MiB)
     target = Examination("b", "target", creatable=True, free=free)
-    together.check(source, target)
+    together.check(source, target, Verdict.DIFFERENT)
     assert (codes(target), [one.code for one in target.advice]) == ([], wanted)
 
 
 @pytest.mark.parametrize(("size", "wanted"), [(8 * MiB, []), (8 * MiB - 512, ["too-small"])])
 def test_sizes(size: int, wanted: list[str]) -> None:
-    source = Examination("a", "source", opened=True, guest_size=8 * MiB, identity=(1,))
+    source = Examination("a", "source", opened=True, guest_size=8 * MiB)
     for fixed in (True, False):
-        target = Examination("b", "target", opened=True, size=size, fixed=fixed, identity=(2,))
-        together.check(source, target)
+        target = Examination("b", "target", opened=True, size=size, fixed=fixed)
+        together.check(source, target, Verdict.DIFFERENT)
         assert codes(target) == (wanted if fixed else [])
 
 
@@ -67,7 +68,7 @@ def test_a_target_that_is_not_there() -> None:
     for creatable, wanted in ((True, []), (False, ["not-creatable"])):
         target = Examination("b", "target", creatable=creatable)
         target.problem("missing", "No such file", "")
-        together.check(Examination("a", "source"), target)
+        together.check(Examination("a", "source"), target, Verdict.DIFFERENT)
         assert codes(target) == wanted
 
 

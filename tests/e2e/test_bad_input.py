@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,16 @@ def test_help_and_no_arguments():
         done = mpconv(*arguments)
         assert "Usage:" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("size", [2**63 - 1, 2**63 - 2**30 + 512])
+@pytest.mark.parametrize("command", ["convert {} b.raw", "convert -O qcow2 {} b.raw", "compare {0} {0}", "info {}"])
+def test_a_longer_file_than_qemu_opens(tmp_path: Path, size: int, command: str):
+    """Only tmpfs has any so long."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.truncate(size)
+        done = mpconv(*command.format(file.name).split(), cwd=tmp_path)
+    assert done.returncode == (2 if "compare" in command else 1)
+    words = "Could not refresh total sector count: File too large"
+    assert done.stderr == f"mpconv: Could not open '{file.name}': {words}\n"
+    assert not (tmp_path / "b.raw").exists()

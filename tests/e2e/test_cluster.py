@@ -91,7 +91,7 @@ def test_a_local_cluster_copies_what_none_copies_here(lab):
             "--parent",
             "--key-file",
             "--workers",
-            "",
+            "--shared-files=/",
         ]
         assert words[words.index("--key-file") + 1] == "/dev/stdin"
         assert [environment(pid) for pid in placed] == [environment(parent_of(command))] * len(placed)

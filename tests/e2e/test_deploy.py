@@ -126,7 +126,7 @@ def test_targets_that_cannot_be_meant_are_refused_before_a_byte_is_written(tmp_p
 def small_disk(tmp_path) -> Iterator[Path]:
     where = tmp_path / "small"
     where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(where)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "none", str(where)], check=True)
     yield where
     subprocess.run(["umount", "-l", str(where)], check=True)
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -421,3 +422,41 @@ def workers_of(pid: int) -> int:
 def written(path: Path) -> int:
     """Bytes that a sparse file has."""
     return path.stat().st_blocks * 512 if path.exists() else 0
+
+
+@pytest.mark.parametrize("journal", [False, True], ids=["", "journal"])
+def test_what_a_worker_finds_that_will_not_pass_is_tried_once(tmp_path, journal):
+    """A cluster that cannot be decompressed and a full disk, which only workers meet; the others are written."""
+    small, plain, packed = tmp_path / "small", tmp_path / "plain.raw", tmp_path / "packed.qcow2"
+    small.mkdir()
+    plain.write_bytes(os.urandom(1024) * 6144)
+    subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", plain, packed], check=True)
+    image = bytearray(packed.read_bytes())
+    [first_table] = struct.unpack_from(">Q", image, 40)
+    table = struct.unpack_from(">Q", image, first_table)[0] & (1 << 56) - 1
+    at = struct.unpack_from(">Q", image, table)[0] & (1 << 54) - 1
+    image[at : at + 64] = b"\xff" * 64  # a kind of block that deflate has not
+    packed.write_bytes(image)
+    jobs = {"full": (plain, small / "full"), "corrupt": (packed, tmp_path / "copy"), "good": (plain, tmp_path / "good")}
+    plan = tmp_path / "plan.toml"
+    tables = [
+        f'[[job]]\nname = "{name}"\nsource = "{of}"\ntarget = "{to}"\nsource_format = "{of.suffix[1:]}"\n'
+        for name, (of, to) in jobs.items()
+    ]
+    plan.write_text("[defaults]\nretries = 3\nretry_delay = 0\n" + "".join(tables))
+    kept = ["--journal", tmp_path / "journal"] if journal else []
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", small], check=True)
+    try:
+        ran = mpconv("fanout", "--json", *kept, plan)
+    finally:
+        subprocess.run(["umount", small], check=True)
+    found = json.loads(ran.stdout)
+    assert ran.returncode == 2, ran.stderr
+    assert {job["job"]: (job["result"], job["attempts"]) for job in found["jobs"]} == {
+        "full": ("failed", 1),
+        "corrupt": ("failed", 1),
+        "good": ("written", 1),
+    }
+    assert "No space left on device" in result_of(found, "full")["why"]
+    assert "packed.qcow2" in result_of(found, "corrupt")["why"]
+    assert "trying again" not in ran.stderr and "Traceback" not in ran.stderr

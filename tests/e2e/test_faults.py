@@ -293,7 +293,7 @@ def test_an_iscsi_target_that_dies(own_iscsi, tmp_path):
 def small_disk(tmp_path) -> Iterator[Path]:
     where = tmp_path / "small"
     where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(where)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "none", str(where)], check=True)
     yield where
     subprocess.run(["umount", "-l", str(where)], check=True)
 

@@ -107,7 +107,7 @@ def test_a_random_image(tmp_path, seed):
     check_all(tmp_path / "a.raw")
 
 
-@pytest.mark.parametrize("name", ["with space.raw", 'ä"\\ 𝄞.raw', "\udcff\udcfe_\x7f\x01.raw", "a%20b.raw", "a,b.raw"])
+@pytest.mark.parametrize("name", ["with space.raw", 'ä"\\ 𝄞.raw', "\udcff\udcfe_.raw", "a%20b.raw", "a,b.raw"])
 def test_a_name_that_needs_care(tmp_path, name):
     check_all(sparse(tmp_path / name, 1000, (0, 10)))
 

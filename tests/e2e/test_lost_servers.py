@@ -204,7 +204,7 @@ def rewrite(path: Path) -> None:
     ("change", "words"),
     [
         (shrink, f"has changed its size from {32 * MiB} to {16 * MiB} bytes"),
-        (replace, "is not the image it was when the copy began"),
+        (replace, "another one has come in its place (its inode is "),
         (rewrite, "has been changed since the copy began"),
     ],
 )

@@ -172,7 +172,7 @@ def test_a_lun_that_holds_an_image(lun: Callable[..., object], tmp_path: Path, p
     with source.backing.open("r+b") as file:
         file.write((tmp_path / "remote.qcow2").read_bytes())
     target = lun(24 * MiB + 512, old_data=True)
-    done = mpconv("convert", "--workers", 2, "-n", *order, source.url, target.url)
+    done = mpconv("convert", "-f", "qcow2", "--workers", 2, "-n", *order, source.url, target.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert identical(judge(REMOTE, tmp_path), target.backing)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -195,3 +196,28 @@ def test_zeros_past_the_end_of_the_source_s_backing_file_stay_zeros_over_a_longe
     done = mpconv("convert", "--allow-backing", "-O", "qcow2", "-B", "long.raw", "-F", "raw", source, target)
     assert (done.returncode, done.stderr) == (0, "")
     subprocess.run(["qemu-img", "compare", "-q", str(source), str(target)], check=True)
+
+
+@pytest.mark.parametrize("options", [(), ("-c",), ("-W",), ("-c", "-W", "--workers", "2")], ids=" ".join)
+@pytest.mark.parametrize("version", ["0.10", "1.1"])
+@pytest.mark.parametrize("size", [MiB, MiB + 512, 512])
+def test_behind_the_end_of_a_short_backing_file_zeros_take_up_nothing(
+    tmp_path: Path, size: int, version: str, options: tuple[str, ...]
+):
+    base, source, made = tmp_path / "short.base", tmp_path / "a.raw", tmp_path / "made.qcow2"
+    base.write_bytes(b"b" * size)
+    chunk = 64 * KiB
+    with source.open("wb") as file:  # a hole, zeros, a hole; then data, zeros and a hole behind the base's end
+        for at, content in ((5, b"\0"), (24, b"d"), (30, b"\0")):
+            file.seek(at * chunk)
+            file.write(content * 2 * chunk)
+        file.truncate(3 * MiB)
+    made_as = ["-f", "raw", "-O", "qcow2", "-o", f"compat={version}", "-B", base, "-F", "raw"]
+    done = mpconv("convert", *made_as, *options, source, made)
+    assert (done.returncode, done.stderr) == (0, "")
+    sound(made, source)
+    mapped = json.loads(subprocess.check_output(["qemu-img", "map", "--output=json", made]))
+    behind = -(-size // chunk) * chunk
+    held = [one for one in mapped if one["start"] + one["length"] > behind and one["present"] and one["depth"] == 0]
+    assert [(max(behind, one["start"]), one["length"]) for one in held if one["data"]] == [(24 * chunk, 2 * chunk)]
+    assert all(one["data"] or one["start"] < behind for one in held)

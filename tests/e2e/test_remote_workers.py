@@ -330,6 +330,25 @@ def test_files_of_one_host_are_refused_unless_they_are_shared(tmp_path, keys):
     assert identical(source, target)
 
 
+def test_a_worker_opens_no_files_of_its_host_for_a_coordinator_unless_it_may(tmp_path, keys):
+    (tmp_path / "shared").mkdir()
+    source, target = tmp_path / "shared" / "source", tmp_path / "shared" / "target"
+    source.write_bytes(os.urandom(MiB))
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    words = [sys.executable, "-m", "mpconv", "convert", "--listen", endpoint, "--key-file", str(keys)]
+    words += ["--shared-files", "--workers", "0", str(source), str(target)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as copy:
+        worker = ["worker", "--connect", endpoint, "--key-file", keys, "--workers", "1"]
+        for options in ([], [f"--shared-files={tmp_path}/elsewhere"]):
+            refused = mpconv(*worker, *options)
+            assert refused.returncode == 1
+            assert "is a file" in refused.stderr or "in none of the directories" in refused.stderr, refused
+            assert copy.poll() is None and not any(target.read_bytes())
+        assert mpconv(*worker, f"--shared-files={tmp_path}/shared").returncode == 0
+        assert copy.wait(60) == 0
+    assert identical(source, target)
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -401,7 +401,7 @@ def test_a_crash_while_the_tables_are_written(tmp_path: Path, options: tuple[str
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     where = tmp_path / "small"
     where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", where], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m,mode=700", "none", where], check=True)
     yield where
     subprocess.run(["umount", "-l", where], check=True)
 

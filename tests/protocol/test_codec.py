@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.errors import ProtocolError
+from mpconv.errors import KINDS, ProtocolError
 from mpconv.job import Clusters, Job, Place
 from mpconv.protocol import messages as m
 from mpconv.protocol.codec import MAX_FRAME, decode_from_coordinator, decode_from_worker, encode
@@ -18,7 +18,10 @@ LARGEST = (1 << 63) - 1
 
 numbers = st.integers(0, LARGEST)
 sizes = st.integers(1, LARGEST)
-texts = st.text(max_size=200)
+unicode = st.text(max_size=200)
+bytes_of_names = st.binary(max_size=40).map(lambda name: name.decode(errors="surrogateescape"))
+texts = unicode | bytes_of_names | st.text(max_size=9).map("\U0010ffff".__add__)
+kinds = st.sampled_from(sorted(KINDS)) | texts
 per_cluster = st.lists(numbers, max_size=5)
 
 places = st.recursive(
@@ -71,8 +74,9 @@ from_worker = {
     m.Want: st.builds(m.Want, st.integers(1, m.MAX_WANT)),
     m.Ready: st.builds(m.Ready, numbers, numbers, per_cluster, per_cluster),
     m.Done: st.builds(m.Done, numbers, numbers, numbers),
-    m.Failed: st.builds(m.Failed, numbers, texts, texts, texts, st.none() | numbers),
-    m.TargetFailed: st.builds(m.TargetFailed, numbers, numbers, texts, texts, texts, st.none() | numbers),
+    m.Failed: st.builds(m.Failed, numbers, texts, texts, texts, st.none() | numbers, kinds, texts),
+    m.Crowded: st.builds(m.Crowded, numbers, texts, texts, st.booleans()),
+    m.TargetFailed: st.builds(m.TargetFailed, numbers, numbers, texts, texts, texts, st.none() | numbers, kinds, texts),
     m.Lost: st.builds(m.Lost, numbers, st.lists(st.tuples(numbers, numbers), max_size=5), texts),
     m.Differs: st.builds(m.Differs, numbers, numbers),
     m.Said: st.builds(m.Said, numbers, texts),
@@ -106,6 +110,8 @@ EXAMPLES = [
     m.Done(1, 2, 3),
     m.Failed(1, "why", "reading", "image", 5),
     m.TargetFailed(1, 2, "why", "writing", "image", None),
+    m.Failed(1, "why", "", "image", None, "no-space", "reason"),
+    m.Crowded(1, "image", "why"),
     m.Lost(1, [(2, 3)], "why"),
     m.Differs(1, 2),
     m.Said(1, "text"),
@@ -177,10 +183,10 @@ plain = st.recursive(
     | st.booleans()
     | st.integers(-(1 << 63), (1 << 64) - 1)
     | st.floats()
-    | texts
+    | unicode
     | st.binary(max_size=20)
     | st.sampled_from(["type", "done", "hello", "open", "job"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts | st.just("type"), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(unicode | st.just("type"), inner, max_size=4),
     max_leaves=12,
 )
 
@@ -250,6 +256,10 @@ def test_a_missing_field(message, field):
         (m.Want(1), "leases", 0),
         (m.Want(1), "leases", m.MAX_WANT + 1),
         (m.Failed(1, "", "", "", None), "why", None),
+        (m.Failed(1, "", "", "", None), "kind", None),
+        (m.Failed(1, "", "", "", None), "kind", 1),
+        (m.TargetFailed(1, 2, "", "", "", None), "kind", ["no-space"]),
+        (m.TargetFailed(1, 2, "", "", "", None), "reason", b""),
         (m.Alive(), "type", "unknown"),
         (m.Alive(), "type", 0),
         (m.Alive(), "type", None),

@@ -9,6 +9,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from mpconv.errors import KINDS
 from mpconv.extent import Kind
 from mpconv.job import Clusters, Job
 from mpconv.protocol import codec, messages
@@ -55,6 +56,10 @@ def test_every_field_of_the_job_is_described():
 def test_every_field_of_the_job_s_clusters_is_described():
     clusters = section("Places").partition("The map `clusters`:")[2].partition("\n\n- ")[0]
     assert set(re.findall("`([a-z_]+)`", clusters)) == set(Clusters.__struct_fields__)
+
+
+def test_every_kind_of_error_is_described_and_no_unknown_one():
+    assert list(rows("Errors")) == list(KINDS)
 
 
 def test_the_document_names_the_current_version():

@@ -283,16 +283,16 @@ class Jukebox:
 
 
 class Verifier:
-    """A server that restarts behind a living connection: at each `at`th reply to `name` another verifier is told from
-    then on, and `lose` does what becomes of bytes that were not written down; `changes`: how often it may. To be given
-    as the reply hook. `epoch`: how often it did.
+    """A server that is started again behind a living connection: at each `at`th reply to `name` it loses what it has
+    not written down, and tells another verifier from then on; `changes`: how often it may. To be given as the reply
+    hook. `epoch`: how often it did; `owed`: the ranges that are not written down. `lose`: makes it so in the file.
     """
 
-    def __init__(
-        self, lose: Callable[[], None] = lambda: None, *, name: str = "WRITE", at: int = 40, changes: int = 1
-    ) -> None:
-        self.lose, self.name, self.at, self.changes = lose, name, at, changes
+    def __init__(self, *, name: str = "WRITE", at: int = 40, changes: int = 1) -> None:
+        self.lose: Callable[[], None] = lambda: None
+        self.name, self.at, self.changes = name, at, changes
         self.epoch = 0
+        self.owed: list[Range] = []
 
     def __call__(self, name: str, reply: bytes, number: int, call: bytes) -> Answer:
         if name not in ("WRITE", "COMMIT") or Reader(reply, REPLY_HEADER).word():
@@ -300,4 +300,9 @@ class Verifier:
         if name == self.name and self.epoch < self.changes and number % self.at == 0:
             self.epoch += 1
             self.lose()
+            self.owed.clear()
+        if name == "WRITE":
+            self.owed.append(Range.of(call))
+        else:
+            self.owed.clear()
         return reply[:-8] + struct.pack(">Q", 0x1234 + self.epoch)

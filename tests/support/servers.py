@@ -131,7 +131,7 @@ EXPORT {{ Export_Id = 1; Path = "{path}"; Pseudo = "{path}"; Access_Type = RW; S
   SecType = sys; Protocols = {protocols}; Transports = TCP; FSAL {{ Name = VFS; }} }}
 """
 _EXTRA_EXPORT = """
-EXPORT {{ Export_Id = {number}; Path = "{path}"; Pseudo = "{path}"; {settings}
+EXPORT {{ Export_Id = {number}; Path = "{path}"; Pseudo = "{pseudo}"; {settings}
   SecType = sys; Protocols = 3,4; Transports = TCP; FSAL {{ Name = VFS; }} }}
 """
 _UNFRIENDLY = {
@@ -146,6 +146,7 @@ class NfsServer(Server):
 
     `unfriendly`: it also exports `unfriendly_export(kind)`, for kind "readonly", "squashed" (root is nobody there) and
     "privileged" (only ports below 1024 are served). `protocols` and `minor_versions`: all it offers, in its own words.
+    `inner`: folders of the export that are exports themselves.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class NfsServer(Server):
         address: str = LOOPBACK,
         protocols: str = "3,4",
         minor_versions: str = "0,1,2",
+        inner: tuple[str, ...] = (),
     ) -> None:
         super().__init__(directory, daemon=daemon)
         self.address = address
@@ -165,6 +167,7 @@ class NfsServer(Server):
         self.export = (export or directory / "export").resolve()
         self.export.mkdir(parents=True, exist_ok=True)
         self._unfriendly = unfriendly
+        self._inner = inner
         self.rpcbind: RpcBind | None = None
         self.port, self.mount_port = free_port(), free_port()
 
@@ -189,7 +192,12 @@ class NfsServer(Server):
         for number, (kind, settings) in enumerate(_UNFRIENDLY.items() if self._unfriendly else (), 2):
             path = self.unfriendly_export(kind)
             path.mkdir(parents=True, exist_ok=True)
-            text += _EXTRA_EXPORT.format(number=number, path=path, settings=settings)
+            text += _EXTRA_EXPORT.format(number=number, path=path, pseudo=path, settings=settings)
+        for number, name in enumerate(self._inner, 10):
+            (self.export / name).mkdir(exist_ok=True)
+            settings = "Access_Type = RW; Squash = No_Root_Squash;"
+            export = {"path": self.export / name, "pseudo": self.inner_pseudo(name)}
+            text += _EXTRA_EXPORT.format(number=number, settings=settings, **export)
         config.write_text(text)
         command = [binary("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"), "-F", "-f", str(config)]
         command += ["-L", str(self.directory / "ganesha.log"), "-p", str(self.directory / "ganesha.pid")]
@@ -210,6 +218,10 @@ class NfsServer(Server):
     def unfriendly_export(self, kind: str) -> Path:
         """The folder behind the export of that kind."""
         return self.directory.resolve() / kind
+
+    def inner_pseudo(self, name: str) -> Path:
+        """What NFSv4 calls the inner export, which it knows as a folder of the outer one too."""
+        return Path("/inner") / name
 
     def url(self, name: str, export: Path | None = None) -> str:
         """For mpconv: needs no rpcbind. `export`: another one than the usual."""
@@ -291,6 +303,10 @@ class IscsiServer(Server):
         self._admin("--op", "bind", "--mode", "target", "--tid", tid, "-I", "ALL")
         self._luns[iqn] = 0
         return iqn
+
+    def has_target(self, iqn: str) -> bool:
+        """Whether it was added."""
+        return iqn in self._targets
 
     def add_lun(
         self, iqn: str, backing: Path, *, block_size: int = 512, thin: bool = True, readonly: bool = False

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
-from mpconv.errors import Fatal
+from mpconv.errors import Fatal, NoSpace
 from mpconv.extent import Extent
 from mpconv.transports.base import Access, Opening, Transport
 from mpconv.units import MiB
@@ -224,7 +224,7 @@ def test_no_room_to_preallocate(mounted: Callable[..., Path], how: str, what: st
     opening = Opening(direct=direct, locked=True, preallocation=how)
 
     async def run() -> None:
-        with pytest.raises(Fatal) as caught:
+        with pytest.raises(NoSpace) as caught:
             await transports.connect(str(path), Access.WRITE, create_size=8 * MiB, opening=opening)
         assert str(caught.value) == f"{path}: error while converting raw: {what}: No space left on device"
         await (await transports.connect(str(path), Access.WRITE, opening=opening)).close()
@@ -243,7 +243,7 @@ def test_no_room_to_copy(mounted: Callable[..., Path]) -> None:
     async def run() -> None:
         source = await opened(place / "source", Opening(), Access.READ)
         target = await transports.connect(str(place / "target"), Access.WRITE, create_size=3 * MiB)
-        with pytest.raises(Fatal, match="No space left on device") as caught:
+        with pytest.raises(NoSpace, match="No space left on device") as caught:
             await target.copy_from(source, 0, 0, 3 * MiB)
         assert (caught.value.operation, caught.value.image) == ("writing", str(place / "target"))
         await source.close()

@@ -107,14 +107,15 @@ def test_chap(chap: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("url", "login", "portal", "target", "number"),
     [
-        ("iscsi://h/iqn.x/1", ("", ""), "h:3260", "iqn.x", 1),
-        ("ISCSI://u%p%41/s@h:1/iqn.x%3ay/16383?x=y@z", ("u", "p%41/s"), "h:1", "iqn.x:y", 16383),
-        ("iscsi://[::1]:3261/iqn.x/0", ("", ""), "[::1]:3261", "iqn.x", 0),
+        ("iscsi://h/iqn.x/1", ("", ""), ("h", 3260), "iqn.x", 1),
+        ("ISCSI://u%p%41/s@h:1/iqn.x%3ay/16383?x=y@z", ("u", "p%41/s"), ("h", 1), "iqn.x:y", 16383),
+        ("iscsi://[::1]:3261/iqn.x/0", ("", ""), ("::1", 3261), "iqn.x", 0),
     ],
 )
-def test_urls(url: str, login: tuple[str, str], portal: str, target: str, number: int) -> None:
+def test_urls(url: str, login: tuple[str, str], portal: tuple[str, int], target: str, number: int) -> None:
     found = parse(url)
-    assert ((found.user, found.password), found.portal, found.target, found.lun) == (login, portal, target, number)
+    assert (found.user, found.password) == login
+    assert ((found.host, found.port), found.target, found.lun) == (portal, target, number)
     assert "p%41" not in found.name and "p%41" not in repr(found)
 
 

@@ -31,7 +31,7 @@ def two(lun: Callable[..., Lun]) -> tuple[Lun, Lun, bytes]:
 
 
 def name(number: int, naa: int = 6) -> bytes:
-    return bytes([naa << 4, *bytes(14), number])
+    return bytes([naa << 4, 0x01, 0x40, *bytes(12), number])
 
 
 def able(number: int, naa: int = 6) -> Change:

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -141,8 +141,50 @@ def test_block_status_outlasts_the_connection(nfs, files):
     assert first == second
 
 
+REQUESTS: dict[str, Callable[[Transport], Awaitable[object]]] = {
+    "read": lambda store: store.read_into(0, memoryview(bytearray(4096))),
+    "write": lambda store: store.write(0, memoryview(bytes(4096))),
+    "zero": lambda store: store.zero(0, 4096),
+    "zero much": lambda store: store.zero(0, 4 * MiB),
+    "flush": lambda store: store.flush(),
+    "status": lambda store: store.block_status(0, MiB),
+    "disk size": lambda store: store.disk_size(),
+    "fingerprint": lambda store: store.fingerprint(),
+    "known by": lambda store: store.known_by(),
+}
+
+
 @pytest.mark.parametrize("scheme", ["nfs", "iscsi"])
-def test_the_watchdog_ends_writes_too(nfs, files, iscsi, luns, lun, monkeypatch, scheme):
+def test_nothing_waits_for_an_answer_on_a_connection_that_is_no_more(nfs, files, iscsi, luns, lun, scheme):
+    """Whoever asks after it was noticed that it is lost, or after it was closed, and whatever."""
+    nfs.path("lost.raw").write_bytes(bytes(4 * MiB))
+    if scheme == "nfs":
+        between, place = files, nfs_place(nfs, files, "lost.raw")
+    else:
+        between, place = luns, Place(url=lun(4 * MiB).url.replace(f":{iscsi.port}/", f":{luns.port}/"))
+
+    async def asked(store: Transport) -> dict[str, object]:
+        requests = asyncio.gather(*(ask(store) for ask in REQUESTS.values()), return_exceptions=True)
+        return dict(zip(REQUESTS, await asyncio.wait_for(requests, 30), strict=True))
+
+    async def run() -> list[dict[str, object]]:
+        store = await transports.connect(place.url, Access.WRITE)
+        between.cut()
+        with pytest.raises(Retryable):
+            await REQUESTS["read"](store)
+        lost = await asked(store)
+        await store.close()
+        return [lost, await asked(store)]
+
+    needs_it = {"read", "write", "zero much", "flush"} | ({"known by"} if scheme == "nfs" else set())
+    for outcomes, why in zip(asyncio.run(run()), ("was lost", "is closed"), strict=True):
+        errors = {what: found for what, found in outcomes.items() if isinstance(found, BaseException)}
+        assert needs_it <= errors.keys()
+        assert all(type(found) is Retryable and why in found.why for found in errors.values()), errors
+
+
+@pytest.mark.parametrize("scheme", ["nfs", "iscsi"])
+def test_the_watchdog_ends_what_is_no_read_too(nfs, files, iscsi, luns, lun, monkeypatch, scheme):
     nfs.path("silent.raw").write_bytes(bytes(MiB))
     monkeypatch.setenv("MPCONV_REQUEST_SECONDS", "0.7")
     if scheme == "nfs":
@@ -151,14 +193,16 @@ def test_the_watchdog_ends_writes_too(nfs, files, iscsi, luns, lun, monkeypatch,
         url = lun(MiB).url
         between, place = luns, Place(url=url.replace(f":{iscsi.port}/", f":{luns.port}/"))
 
-    async def run() -> tuple[BaseException | None, BaseException | None]:
+    async def run() -> list[object]:
         store = await transports.open_place(place, Access.WRITE)
         between.stall()
-        requests = store.write(0, memoryview(bytes(4096))), store.flush()
-        [first, second] = await asyncio.gather(*requests, return_exceptions=True)
+        requests: list[Awaitable[object]] = [store.write(0, memoryview(bytes(4096))), store.flush()]
+        if scheme == "nfs":
+            requests.append(store.known_by())
+        outcomes = await asyncio.gather(*requests, return_exceptions=True)
         await store.close()
         between.go_on()
-        return first, second
+        return outcomes
 
     started = time.monotonic()
     for outcome in asyncio.run(run()):

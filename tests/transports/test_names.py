@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpconv.errors import UsageError
-from mpconv.transports import module_of, redacted
+from mpconv.transports import module_of
 
 
 @pytest.mark.parametrize(
@@ -26,17 +26,3 @@ def test_an_unknown_scheme_shows_no_password(url):
     with pytest.raises(UsageError, match="Unknown protocol") as caught:
         module_of(url)
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("iscsi://user%pass@host/t/1", "iscsi://user@host/t/1"),
-        ("iscsi://user%p@ss@host/t/1", "iscsi://user@host/t/1"),
-        ("x://user:pass@host/t?target_password=y", "x://user@host/t"),
-        ("nfs://host/e/f?nfsport=1", "nfs://host/e/f?nfsport=1"),
-        ("/a/b@c", "/a/b@c"),
-    ],
-)
-def test_redacted(url, shown):
-    assert redacted(url) == shown

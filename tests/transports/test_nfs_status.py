@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from mpconv.errors import Absent, Busy, Fatal, Retryable
+from mpconv.errors import Absent, Busy, Denied, Fatal, NoSpace, Retryable
 from mpconv.transports.nfs_status import meaning
 
 
@@ -22,11 +22,11 @@ from mpconv.transports.nfs_status import meaning
         (-errno.ESTALE, "", Absent, "Stale file handle"),
         (-errno.ENOENT, "NFS: Lookup of /a failed with NFS3ERR_NOENT(-2)", Absent, "No such file or directory"),
         (-errno.EIO, "NFS: Read failed with NFS3ERR_IO(-5)", Fatal, "Input/output error"),
-        (-errno.EFAULT, "NFS: Write failed with NFS3ERR_NOSPC(-28)", Fatal, "No space left on device"),
-        (-errno.ERANGE, "NFS: Write failed with NFS3ERR_DQUOT(-34)", Fatal, "Disk quota exceeded"),
-        (-errno.EFAULT, "NFS: Write failed with NFS3ERR_DQUOT(-34)", Fatal, "Disk quota exceeded"),
-        (-errno.EROFS, "NFS: Write failed with NFS3ERR_ROFS(-30)", Fatal, "Read-only file system"),
-        (-errno.EACCES, "NFS: Read failed with NFS3ERR_ACCES(-13)", Fatal, "Permission denied"),
+        (-errno.EFAULT, "NFS: Write failed with NFS3ERR_NOSPC(-28)", NoSpace, "No space left on device"),
+        (-errno.ERANGE, "NFS: Write failed with NFS3ERR_DQUOT(-34)", NoSpace, "Disk quota exceeded"),
+        (-errno.EFAULT, "NFS: Write failed with NFS3ERR_DQUOT(-34)", NoSpace, "Disk quota exceeded"),
+        (-errno.EROFS, "NFS: Write failed with NFS3ERR_ROFS(-30)", Denied, "Read-only file system"),
+        (-errno.EACCES, "NFS: Read failed with NFS3ERR_ACCES(-13)", Denied, "Permission denied"),
         (-errno.EIO, "NFS: Write failed with NFS3ERR_SERVERFAULT(-5)", Retryable, "NFS3ERR_SERVERFAULT"),
         (-errno.ERANGE, "NFS4: read (path /a) failed with NFS4ERR_EXPIRED(-34)", Retryable, "NFS4ERR_EXPIRED"),
         (-errno.EINTR, "Command timed out", Retryable, "did not answer in time"),

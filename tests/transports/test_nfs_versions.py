@@ -165,3 +165,15 @@ def test_nfs_4_targets_are_refused_where_libnfs_cannot_write_them(nfs: NfsServer
         done = mpconv("convert", *flags, "-f", "raw", "-O", "raw", source, f"{nfs.url(name)}&version=4")
         assert done.returncode == 1 and "leave 'version=4' out" in done.stderr and done.stderr.count("\n") == 1
     assert not nfs.path("new.img").exists() and there.read_bytes() == before
+
+
+@pytest.mark.skipif(not Library().writes_version_4, reason="this libnfs cannot")
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+def test_nfs_4_targets_where_libnfs_can_write_them(nfs: NfsServer, tmp_path: Path, fmt: str) -> None:
+    """Made, made again, and written into."""
+    source = sparse(tmp_path / "source.img")
+    url = f"{nfs.url(f'four.{fmt}')}&version=4"
+    for flags in ((), ("-W",), ("-n",)):
+        done = mpconv("convert", *flags, "-f", "raw", "-O", fmt, source, url)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert mpconv("compare", "-f", "raw", "-F", fmt, source, url).returncode == 0

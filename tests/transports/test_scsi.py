@@ -55,7 +55,8 @@ def test_third_party_copies_are_offered(fifth: int, offered: bool) -> None:
     assert scsi.parse_third_party_copy(bytes(5) + bytes([fifth]) + bytes(30)) is offered
 
 
-NAA, LOCAL, EUI = "01030008" + "5" * 16, "01030008" + "3" * 16, "01020008" + "0" * 15 + "1"
+NAA, LOCAL, EUI = "01030008" + "5" * 16, "01030008" + "3" * 16, "01020008" + "0011223344556677"
+NOBODYS = "01030010" + "60000000" + "00000000" + "0e00000000010001"
 VENDOR, PORT, CUT = "02010004" + "41424344", "01130008" + "5" * 16, "01030010" + "5" * 16
 
 
@@ -66,6 +67,11 @@ VENDOR, PORT, CUT = "02010004" + "41424344", "01130008" + "5" * 16, "01030010" +
         (VENDOR + EUI + NAA, NAA),
         (VENDOR + LOCAL + EUI, EUI),
         (LOCAL, None),
+        (NOBODYS, None),
+        (NOBODYS + EUI, EUI),
+        ("01020008" + "0" * 15 + "1", None),
+        ("01030008" + "2123000000456789", None),
+        ("01030008" + "2123000001456789", "01030008" + "2123000001456789"),
         (PORT, None),
         (VENDOR, None),
         (CUT, None),

@@ -18,6 +18,7 @@ import pytest
 from mpconv.errors import WorkerLost
 from mpconv.workers.launch.local import LocalWorkers, Squad
 from mpconv.workers.launch.nursery import fork
+from mpconv.workers.process import HEARSAY
 
 NOWHERE = "ipc:///nonexistent/link"
 """A worker says hello there for as long as it is let."""
@@ -138,17 +139,37 @@ def test_they_inherit_nothing_but_the_standard_streams():
         asyncio.run(main())
 
 
-def test_signals_for_the_command_are_ignored_and_sigterm_is_not(workers):
+def test_signals_for_the_command_are_ignored(workers):
     async def main() -> None:
         [pid] = workers.start(1, NOWHERE, lambda *_: None)
         await until(lambda: serving(pid))
         for process in (workers._nursery.pid, pid):
-            ignored, caught = int(status(process, "SigIgn"), 16), int(status(process, "SigCgt"), 16)
+            ignored = int(status(process, "SigIgn"), 16)
             for number in (signal.SIGINT, signal.SIGUSR1):
                 assert ignored >> number - 1 & 1
-            assert not (ignored | caught) >> signal.SIGTERM - 1 & 1
             await until(lambda process=process: int(status(process, "SigBlk"), 16) == 0)  # not while it starts threads
         assert not int(status(pid, "SigCgt"), 16) >> signal.SIGCHLD - 1 & 1
+        await workers.stop(0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_all_get_is_the_command_s_business(workers, number):
+    """A worker that gets it alone ends of it, and one that gets it with the nursery goes on; also before it serves."""
+
+    async def main() -> None:
+        ended: dict[int, int | None] = {}
+        [lone] = workers.start(1, NOWHERE, ended.__setitem__)
+        os.kill(lone, number)
+        await until(lambda: ended == {lone: -number})
+        pids = workers.start(2, NOWHERE, ended.__setitem__)
+        for process in (workers._nursery.pid, *pids):
+            os.kill(process, number)
+        await until(lambda: all(serving(pid) for pid in pids))
+        os.kill(pids[0], number)
+        await asyncio.sleep(2 * HEARSAY)
+        assert list(ended) == [lone]
         await workers.stop(0)
 
     asyncio.run(main())
@@ -177,6 +198,7 @@ import asyncio, os, resource
 import mpconv.workers.process
 from mpconv.workers.launch.local import LocalWorkers
 from mpconv.workers.launch.nursery import fork
+from mpconv.workers.process import HEARSAY
 if not os.getuid():
     os.setuid(65534)
 with LocalWorkers([]) as workers:

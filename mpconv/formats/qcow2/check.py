@@ -77,7 +77,10 @@ class Accounts:
         self._allocated = self._fragmented = self._compressed = 0
 
     def refer(self, offset: int, length: int, times: int = 1) -> None:
-        """Bytes of the file are in use. The last cluster may lie partly beyond the file's end."""
+        """Bytes of the file are in use by what is no guest's. The last cluster may lie partly beyond the file's end."""
+        self._refer(offset, length, times)
+
+    def _refer(self, offset: int, length: int, times: int) -> None:
         if not length:
             return
         if offset + length - self._file_size >= self._size:
@@ -125,9 +128,7 @@ class Accounts:
         if active_at is not None and offset:
             refcount = self.stored[offset >> self._bits]
             if (refcount == 1) != bool(entry & COPIED) and not self._is_unknown(offset):
-                self.findings.corrupt(
-                    f"ERROR OFLAG_COPIED L2 cluster: l1_index={active_at} l1_entry={entry:x} refcount={refcount}", times
-                )
+                self._wrong_table_flag(entry, times, active_at, refcount)
         if offset % self._size:
             self.findings.corrupt(
                 f"ERROR l2_offset={offset:x}: Table is not cluster aligned; L1 entry corrupted", times
@@ -207,10 +208,10 @@ class Accounts:
         if self.header.external_data:
             return
         if offset + count * self._size - self._file_size < self._size:
-            self.refer(offset, count * self._size, times)
+            self._refer(offset, count * self._size, times)
             return
         for number in range(count):
-            self.refer(offset + number * self._size, self._size, times)
+            self._refer(offset + number * self._size, self._size, times)
 
     def _compressed_cluster(self, entry: int, bitmap: int, index: int, uses: Uses) -> None:
         offset, length = entries.compressed_place(entry, self._bits)
@@ -227,7 +228,7 @@ class Accounts:
                 uses.all,
             )
         else:
-            self.refer(offset, length, uses.all)
+            self._refer(offset, length, uses.all)
             self._allocated += uses.active
             self._compressed += uses.active
             self._fragmented += uses.active
@@ -247,7 +248,15 @@ class Accounts:
             found = entry + number * self._size
             refcount = 1 if self.header.external_data else self.stored[first + number]
             if (refcount == 1) != copied and not self._is_unknown(found & OFFSET):
-                self.findings.corrupt(f"ERROR OFLAG_COPIED data cluster: l2_entry={found:x} refcount={refcount}", times)
+                self._wrong_flag(found, times, refcount)
+
+    def _wrong_table_flag(self, entry: int, times: int, index: int, refcount: int) -> None:
+        self.findings.corrupt(
+            f"ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={refcount}", times
+        )
+
+    def _wrong_flag(self, entry: int, times: int, refcount: int) -> None:
+        self.findings.corrupt(f"ERROR OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={refcount}", times)
 
     def refcount_table(self, table: array[int]) -> None:
         """The last ones to be counted: nothing else may refer to a refcount block."""

@@ -16,10 +16,12 @@ from msgspec import Struct
 from mpconv.errors import ImageError
 from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2 import bitmaps, entries
+from mpconv.formats.qcow2.books import Books
 from mpconv.formats.qcow2.check import REFCOUNT_RESERVED, Accounts, Report, Uses
 from mpconv.formats.qcow2.image import Metadata, read_bitmaps, read_metadata
+from mpconv.formats.qcow2.target_accounts import Damage, TargetAccounts
 from mpconv.transports import is_local
-from mpconv.transports.base import Transport
+from mpconv.transports.base import Transport, cannot_open
 from mpconv.units import GiB, MiB
 
 _AT_ONCE = 4 * MiB
@@ -47,23 +49,38 @@ async def check(store: Transport, tell: Callable[[str], None]) -> Report:
     """Check the image in `store`; every error is told in one line. ImageError when it cannot be checked."""
     metadata = await read_metadata(store)
     found = await read_bitmaps(store, metadata.header)
-    return await _Checking(store, metadata, found, tell).run()
+    accounts = Accounts(metadata.header, store.size, tell)
+    await _Checking(store, metadata, found, accounts).run()
+    return accounts.compare()
+
+
+async def books(store: Transport, metadata: Metadata) -> Books:
+    """Of an image that is written into. ImageError, with its name, when it is damaged so that this would lose data."""
+    accounts = TargetAccounts(metadata.header, store.size)
+    try:
+        await _Checking(store, metadata, [], accounts).run()
+        return accounts.books(-(-store.size // metadata.header.cluster_size) if store.growing else 0)
+    except Damage as error:
+        found = error.why.removeprefix("ERROR").strip()
+        why = f"it is damaged ({found}), so nothing is written into it: repair it with 'qemu-img check -r all' first"
+        raise cannot_open(store.name, why, ImageError) from None
+    except ImageError as error:
+        raise cannot_open(store.name, error.why, ImageError) from None
 
 
 class _Checking:
-    def __init__(
-        self, store: Transport, metadata: Metadata, found: list[bitmaps.Bitmap], tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, store: Transport, metadata: Metadata, found: list[bitmaps.Bitmap], accounts: Accounts) -> None:
         self._store = store
         self._header = metadata.header
         self._snapshots = metadata.snapshots
         self._bitmaps = found
-        self._accounts = Accounts(metadata.header, store.size, tell)
+        self._accounts = accounts
         self._tables: dict[int, Uses] = {}
         self._local = is_local(store.name)
         self._status = Extent(0, 1)
 
-    async def run(self) -> Report:
+    async def run(self) -> None:
+        """Everything is counted."""
         header, accounts = self._header, self._accounts
         length = header.refcount_table_clusters << header.cluster_bits
         refcount_table = await self._table(header.refcount_table_offset, length)
@@ -74,7 +91,6 @@ class _Checking:
         accounts.refer(header.refcount_table_offset, length)
         await self._count_bitmaps()
         accounts.refcount_table(refcount_table)
-        return accounts.compare()
 
     async def _read(self, offset: int, length: int) -> bytes:
         """What lies beyond the end of the file is zeros."""
@@ -108,11 +124,12 @@ class _Checking:
         stored, per_block = self._accounts.stored, self._accounts.per_block
         blocks: list[tuple[int, int]] = []
         most = max(1, min(_MOST_AT_ONCE, _AT_ONCE >> self._header.cluster_bits))
-        for index in range(min(len(table), -(-stored.clusters // per_block))):
+        # By their places, so that the store is asked once for each of its holes.
+        for index in sorted(range(min(len(table), -(-stored.clusters // per_block))), key=table.__getitem__):
             offset = table[index] & ~REFCOUNT_RESERVED
             if offset % self._header.cluster_size or offset + self._header.cluster_size > _LARGEST_OFFSET:
                 self._accounts.unreadable_block(index)
-            elif 0 < offset < self._store.size:
+            elif 0 < offset < self._store.size and not await self._is_hole(offset):
                 blocks.append((index, offset))
                 if len(blocks) == most:
                     await self._load(blocks)

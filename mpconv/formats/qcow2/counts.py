@@ -71,8 +71,8 @@ def _up_to(value: int) -> bytes:
     return bytes(range(value + 1))
 
 
-def _zeros(length: int) -> mmap.mmap:
-    """A bytearray is written to from end to end when it is made; this is not."""
+def zeros(length: int) -> mmap.mmap:
+    """So many bytes. A bytearray is written to from end to end when it is made; this is not."""
     made = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without huge pages
         made.madvise(mmap.MADV_NOHUGEPAGE)
@@ -86,7 +86,7 @@ class Counts:
         self.clusters = clusters
         self.most = most
         self._limit = min(_FULL, most)
-        self._digits = [_zeros(clusters)]
+        self._digits = [zeros(clusters)]
 
     def __getitem__(self, cluster: int) -> int:
         if cluster >= self.clusters:
@@ -99,7 +99,7 @@ class Counts:
         place = 0
         while value or place < len(self._digits):
             if place == len(self._digits):
-                self._digits.append(_zeros(self.clusters))
+                self._digits.append(zeros(self.clusters))
             self._digits[place][cluster] = value & _FULL
             value >>= 8
             place += 1
@@ -140,7 +140,7 @@ class Counts:
         if values.count(0) == len(values):
             return
         while place >= len(self._digits):
-            self._digits.append(_zeros(self.clusters))
+            self._digits.append(zeros(self.clusters))
         self._digits[place][first : first + len(values)] = values
 
     def ones(self, first: int, length: int) -> int:

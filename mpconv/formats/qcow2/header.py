@@ -159,6 +159,8 @@ def parse(cluster: bytes, file_size: int) -> Header:
     end = backing_offset or cluster_size
     extensions = _Extensions(cluster[:end], length)
     _check_features(incompatible, compression, bits, extensions.features)
+    if autoclear & DATA_FILE_RAW and not incompatible & DATA_FILE:
+        raise ImageError("data-file-raw requires a data file")
     if order > 6:
         raise ImageError("Reference count entry width too large; may not exceed 64 bits")
     if crypt:
@@ -243,10 +245,10 @@ class _Extensions:
         while at + 8 <= len(area):
             kind, length = struct.unpack_from(">II", area, at)
             at += 8
-            if kind == Extension.END:
-                return
             if length > len(area) - at:
                 raise ImageError("Header extension too large")
+            if kind == Extension.END:
+                return
             self._take(kind, area[at : at + length])
             at = align_up(at + length, 8)
 

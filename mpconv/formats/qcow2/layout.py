@@ -146,6 +146,8 @@ class Layout:
 
     def _fill_zero(self, first: int, end: int) -> None:
         """Clusters of one table; where it is empty and all of them are the same, at once."""
+        if not self._covered(first):
+            return  # nor is any behind it
         table = self._table(first // self.per_table)
         low, high = (index % self.per_table * self.words for index in (first, end - 1))
         part = table[low : high + self.words]
@@ -240,9 +242,12 @@ class Layout:
             host, stored = entries.compressed_place(entry, self.cluster_bits)
             last = (host + stored - 1) >> self.cluster_bits
             for index in range(host >> self.cluster_bits, last + 1):
-                self.references[index] += by
+                self._count(index, by)
         elif entry & entries.OFFSET:
-            self.references[(entry & entries.OFFSET) >> self.cluster_bits] += by
+            self._count((entry & entries.OFFSET) >> self.cluster_bits, by)
+
+    def _count(self, cluster: int, by: int) -> None:
+        self.references[cluster] += by
 
     def _preallocated(self, cluster: int) -> int:
         return (1 + cluster) << self.cluster_bits

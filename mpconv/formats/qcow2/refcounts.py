@@ -28,13 +28,15 @@ def packed(counts: array[int], order: int, per_block: int) -> bytes:
     return bytes(made)
 
 
-def unpacked(block: bytes, order: int) -> array[int]:
-    """The other way round."""
+def put(block: bytearray, order: int, index: int, count: int) -> None:
+    """Change one entry of a block."""
     if order >= 3:
-        counts = array(_CODES[order])
-        counts.frombytes(block)
-        return array("Q", big_endian(counts))
-    return array("Q", iter(small(block, order)))
+        width = 1 << (order - 3)
+        block[index * width : (index + 1) * width] = count.to_bytes(width, "big")
+        return
+    at, place = divmod(index, 8 >> order)
+    bits = 1 << order
+    block[at] = block[at] & ~(((1 << bits) - 1) << place * bits) | count << place * bits
 
 
 def small(block: bytes, order: int) -> bytes:

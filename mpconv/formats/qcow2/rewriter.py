@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from mpconv.errors import ImageError
 from mpconv.extent import Extent
-from mpconv.formats.qcow2 import entries, header, refcounts
+from mpconv.formats.qcow2 import checking, entries, header, refcounts
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import COPIED
 from mpconv.formats.qcow2.existing import ExistingLayout
@@ -40,18 +40,13 @@ async def load(store: Transport, metadata: Metadata, size: int, *, reads_as_zero
         why = "it has persistent bitmaps, which would not be right any more: remove them first (qemu-img bitmap)"
         raise cannot_open(store.name, why, ImageError)
     cluster = found.cluster_size
+    books = await checking.books(store, metadata)
     table = entries.table(await read(store, found.refcount_table_offset, found.refcount_table_clusters * cluster))
-    references: array[int] = array("Q")
-    per_block = cluster * 8 // found.refcount_bits
     while table and not table[-1]:
         table.pop()
-    for offset in table:
-        if offset & refcounts.PLACE:
-            _check(store, "refcount block", offset & refcounts.PLACE, cluster)
-            block = await read(store, offset & refcounts.PLACE, cluster)
-            references.extend(refcounts.unpacked(block, found.refcount_order))
-        else:
-            references.extend([0] * per_block)
+    for entry in table:
+        if entry:
+            _check(store, "refcount block", entry & refcounts.PLACE, cluster)
     tables: dict[int, array[int]] = {}
     per_table = found.l2_entries * cluster
     for number in range(-(-size // per_table)):
@@ -59,16 +54,13 @@ async def load(store: Transport, metadata: Metadata, size: int, *, reads_as_zero
         if offset:
             _check(store, "L2 table", offset, cluster)
             tables[number] = entries.table(await read(store, offset, cluster))
-    hosts = -(-store.size // cluster) if store.growing else 0
-    while len(references) > hosts and not references[-1]:
-        references.pop()
     layout = ExistingLayout(
         size,
         found,
         l1=metadata.l1,
         tables=tables,
-        references=references,
-        host_clusters=hosts,
+        books=books,
+        clusters=-(-store.size // cluster) if store.growing else 0,
         reads_as_zeros=reads_as_zeros,
     )
     return Rewriter(store, layout, found, table, durable=durable)
@@ -87,23 +79,25 @@ class Tail(Struct, frozen=True):
 
 
 class _Plan(Struct, frozen=True):
-    """Of the last writes. `places`: of L2 tables, by number; `blocks`: numbers of the refcount blocks that are new;
-    `highest`: refcounts that are too low at no step.
+    """Of the last writes. `places`: of L2 tables, by number; `blocks`: numbers of the refcount blocks that change;
+    `made`: of those that are new; `l1`: whether it changes.
     """
 
     places: dict[int, int]
-    blocks: set[int]
-    highest: array[int]
+    blocks: list[int]
+    made: set[int]
+    l1: bool
 
 
 class Rewriter(Steps):
-    """As Writer. `table`: host offsets of the refcount blocks."""
+    """As Writer. `table`: host offsets of the refcount blocks. `data`: the external data file, if there is one."""
 
     def __init__(
         self, store: Transport, layout: ExistingLayout, found: header.Header, table: array[int], *, durable: bool
     ) -> None:
         super().__init__(store, durable=durable)
         self.layout = layout
+        self.data: Transport | None = None
         self.tail: Tail | None = None
         self._header = found
         self._table = table
@@ -131,6 +125,12 @@ class Rewriter(Steps):
     async def _keep_tail(self, tail: Tail) -> None:
         layout, size = self.layout, self.layout.cluster_size
         cluster = tail.start // size
+        if self.data is not None:  # where the new bytes lie already, zeros too, whatever was there
+            await self.data.write(tail.start, memoryview(tail.content))
+            if self._durable:
+                await self.data.flush()
+            layout.wrote(Extent(cluster * size, size), [size], [cluster * size], [entries.ALL_SUBCLUSTERS])
+            return
         entry = layout.entry(cluster)
         content = bytearray(size)
         whole = memoryview(content)
@@ -157,35 +157,35 @@ class Rewriter(Steps):
         plan = self._plan = self._plan or self._planned()
         if self._unmarked:  # so all that the header names is there
             await self._mark(dirty=True)
-        await self._write_refcounts(plan.highest, layout.before, plan.blocks)
+        await self._write_refcounts(plan, lower=False)
         for number in sorted(layout.changed):
             await self._write(plan.places[number], entries.packed(layout.tables[number]))
         await self._flush()
-        await self._write(self._header.l1_offset, entries.packed(layout.existing_l1))
-        await self._flush()
-        await self._write_refcounts(layout.references, plan.highest, set())
+        if plan.l1:
+            await self._write(self._header.l1_offset, entries.packed(layout.existing_l1))
+            await self._flush()
+        await self._write_refcounts(plan, lower=True)
         self._unmarked = True
         await self._mark(dirty=False)
 
     def _planned(self) -> _Plan:
-        layout = self.layout
+        l1 = self.layout.existing_l1[:]
         places = self._tables_places()
-        blocks = self._refcounts_places()
-        before = layout.before
-        before.extend([0] * (len(layout.references) - len(before)))
-        return _Plan(places, blocks, array("Q", map(max, before, layout.references)))
+        made = self._refcounts_places()
+        return _Plan(places, self.layout.books.blocks(), made, l1 != self.layout.existing_l1)
 
     def _tables_places(self) -> dict[int, int]:
         """Where each changed L2 table lies from now on: a new one, and one that a snapshot has too, somewhere else."""
-        layout = self.layout
+        layout, bits = self.layout, self.layout.cluster_bits
         places = {}
         for number in sorted(layout.changed):
-            offset = layout.existing_l1[number] & entries.OFFSET
-            if not offset or layout.before[offset >> layout.cluster_bits] != 1:
+            entry = layout.existing_l1[number]
+            offset = entry & entries.OFFSET
+            if not layout.is_alone(entry):
                 if offset:
-                    layout.references[offset >> layout.cluster_bits] -= 1
+                    layout.books.refer(offset >> bits, -1)
                 offset = layout.take_one()
-                layout.references[offset >> layout.cluster_bits] = 1
+                layout.books.refer(offset >> bits, 1)
                 layout.existing_l1[number] = COPIED | offset
             places[number] = offset
         return places
@@ -193,21 +193,17 @@ class Rewriter(Steps):
     def _refcounts_places(self) -> set[int]:
         """Room for refcount blocks that were not there; numbers of the new ones. The table may have to be longer."""
         layout = self.layout
-        per_block = layout.options.refcounts_per_block
         made: set[int] = set()
         while True:
-            wanted = -(-len(layout.references) // per_block)
+            blocks = layout.books.blocks()
+            wanted = blocks[-1] + 1 if blocks else 0
             self._table.extend([0] * (wanted - len(self._table)))
-            missing = [
-                number
-                for number in range(wanted)
-                if not self._table[number] and any(layout.references[number * per_block : (number + 1) * per_block])
-            ]
+            missing = [number for number in blocks if not self._table[number]]
             if not missing and wanted <= self._capacity:
                 return made
             for number in missing:
                 self._table[number] = layout.take_one()
-                layout.references[self._table[number] >> layout.cluster_bits] = 1
+                layout.books.refer(self._table[number] >> layout.cluster_bits, 1)
                 made.add(number)
             if len(self._table) > self._capacity:
                 self._move_table()
@@ -216,7 +212,7 @@ class Rewriter(Steps):
         layout, size = self.layout, self.layout.cluster_size
         (old,) = struct.unpack_from(">Q", self._start, _TABLE_AT)
         for cluster in range(self._capacity * 8 // size):
-            layout.references[(old >> layout.cluster_bits) + cluster] -= 1
+            layout.books.refer((old >> layout.cluster_bits) + cluster, -1)
         clusters = -(-len(self._table) * 8 // size) + 1
         at = layout.take_for_tables(clusters)
         self._capacity = clusters * size // 8
@@ -224,17 +220,19 @@ class Rewriter(Steps):
         struct.pack_into(">QI", start, _TABLE_AT, at, clusters)
         self._start = bytes(start)
 
-    async def _write_refcounts(self, now: array[int], before: array[int], new: set[int]) -> None:
-        """Blocks that differ, then the table, then the header that names it."""
-        layout = self.layout
+    async def _write_refcounts(self, plan: _Plan, *, lower: bool) -> None:
+        """Blocks that change, then the table, then the header that names it. `lower`: also what becomes less."""
+        layout, size = self.layout, self.layout.cluster_size
         order = layout.options.refcount_order
-        per_block = layout.options.refcounts_per_block
-        for number in range(-(-len(now) // per_block)):
-            part = now[number * per_block : (number + 1) * per_block]
-            if number in new or part != before[number * per_block : (number + 1) * per_block]:
-                await self._write(self._table[number] & refcounts.PLACE, refcounts.packed(part, order, per_block))
+        for number in plan.blocks:
+            at = self._table[number] & refcounts.PLACE
+            fresh = number in plan.made and not lower
+            block = bytearray(size) if fresh else bytearray(await read(self.store, at, size))
+            for index, before, after in layout.books.changes(number):
+                refcounts.put(block, order, index, after if lower else max(before, after))
+            await self._write(at, bytes(block))
         await self._flush()
-        if new:
+        if plan.made and not lower:
             at = struct.unpack_from(">Q", self._start, _TABLE_AT)[0]
             await self._write(at, entries.packed(self._table).ljust(self._capacity * 8, b"\0"))
             await self._flush()

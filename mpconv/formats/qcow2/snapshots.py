@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 from msgspec import Struct
@@ -10,6 +11,8 @@ from mpconv.errors import ImageError
 from mpconv.units import MiB, align_up
 
 _FIXED = struct.Struct(">QIHHIIQII")
+_FIELD = re.compile(r"((?:[^,]|,,)+)(?:,|$)")
+"""In a list of options a comma of a value is doubled."""
 _MAX_EXTRA = 1024
 LARGEST_TABLE = 64 * MiB
 LARGEST_NAMES = 24 * MiB
@@ -79,7 +82,7 @@ def parse(data: bytes, count: int) -> tuple[list[Snapshot], int]:
 def find(snapshots: list[Snapshot], wanted: str) -> Snapshot:
     """By id, then by name; or, of `snapshot.id=X,snapshot.name=Y`, by both. ImageError in QEMU's words."""
     if wanted.startswith("snapshot."):
-        fields = dict(part.partition("=")[::2] for part in wanted.split(","))
+        fields = dict(part.replace(",,", ",").partition("=")[::2] for part in _FIELD.findall(wanted))
         by_id, by_name = fields.get("snapshot.id"), fields.get("snapshot.name")
         matches = [
             snapshot

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# The structures of RPC calls are those of RFC 1813, as libnfs's generator has laid them out since version 1.
 LIBNFS = """
 struct nfs_context; struct nfsfh;
 struct nfs_fh { int len; char *val; };
@@ -28,6 +29,7 @@ void nfs_destroy_url(struct nfs_url *);
 char *nfs_get_error(struct nfs_context *);
 void nfs_set_autoreconnect(struct nfs_context *, int);
 void nfs_set_timeout(struct nfs_context *, int);
+uint16_t nfs_umask(struct nfs_context *, uint16_t);
 void nfs4_set_client_name(struct nfs_context *, const char *);
 int nfs_mount(struct nfs_context *, const char *, const char *);
 int nfs_access(struct nfs_context *, const char *, int);
@@ -43,11 +45,35 @@ int nfs_get_fd(struct nfs_context *);
 struct nfs_fh *nfs_get_fh(struct nfsfh *);
 int nfs_which_events(struct nfs_context *);
 int nfs_service(struct nfs_context *, int);
+int nfs_fstat64_async(struct nfs_context *, struct nfsfh *, nfs_cb, void *);
 int nfs_fsync_async(struct nfs_context *, struct nfsfh *, nfs_cb, void *);
 int nfs_set_retrans(struct nfs_context *, int);
 void nfs_set_readmax(struct nfs_context *, size_t);
 int nfs_pread_async(struct nfs_context *, struct nfsfh *, uint64_t, uint64_t, nfs_cb, void *);
 int nfs_pwrite_async(struct nfs_context *, struct nfsfh *, uint64_t, uint64_t, const void *, nfs_cb, void *);
+struct rpc_context;
+typedef void (*rpc_cb)(struct rpc_context *, int, void *, void *);
+struct nfs3_opaque { uint32_t len; const char *val; };
+struct nfs3_time { uint32_t seconds; uint32_t nanoseconds; };
+struct nfs3_before { uint32_t follows; struct {
+    uint64_t size; struct nfs3_time mtime; struct nfs3_time ctime; } attributes; };
+struct nfs3_after { uint32_t follows; struct {
+    int type; uint32_t mode; uint32_t nlink; uint32_t uid; uint32_t gid; uint64_t size; uint64_t used; uint32_t rdev[2];
+    uint64_t fsid; uint64_t fileid; struct nfs3_time atime; struct nfs3_time mtime; struct nfs3_time ctime;
+    } attributes; };
+struct WRITE3args {
+    struct nfs3_opaque file; uint64_t offset; uint32_t count; int stable; struct nfs3_opaque data; };
+struct WRITE3res {
+    int status; struct { struct nfs3_before before; struct nfs3_after after;
+    uint32_t count; int committed; char verifier[8]; } ok; };
+struct COMMIT3args { struct nfs3_opaque file; uint64_t offset; uint32_t count; };
+struct COMMIT3res {
+    int status; struct { struct nfs3_before before; struct nfs3_after after; char verifier[8]; } ok; };
+struct rpc_context *nfs_get_rpc_context(struct nfs_context *);
+int rpc_nfs3_write_async(struct rpc_context *, rpc_cb, struct WRITE3args *, void *);
+int rpc_nfs3_commit_async(struct rpc_context *, rpc_cb, struct COMMIT3args *, void *);
+void *rpc_nfs3_write_task(struct rpc_context *, rpc_cb, struct WRITE3args *, void *);
+void *rpc_nfs3_commit_task(struct rpc_context *, rpc_cb, struct COMMIT3args *, void *);
 """
 
 # Of struct scsi_task only the beginning is declared, which is the same since libiscsi 1.12.
@@ -69,7 +95,9 @@ int iscsi_set_target_username_pwd(struct iscsi_context *, const char *, const ch
 void iscsi_set_noautoreconnect(struct iscsi_context *, int);
 int iscsi_set_timeout(struct iscsi_context *, int);
 void iscsi_set_tcp_syncnt(struct iscsi_context *, int);
-int iscsi_full_connect_sync(struct iscsi_context *, const char *, int);
+int iscsi_connect_sync(struct iscsi_context *, const char *);
+int iscsi_login_sync(struct iscsi_context *);
+const char *iscsi_get_target_address(struct iscsi_context *);
 int iscsi_logout_sync(struct iscsi_context *);
 int iscsi_disconnect(struct iscsi_context *);
 const char *iscsi_get_error(struct iscsi_context *);

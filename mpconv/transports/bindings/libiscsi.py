@@ -17,7 +17,7 @@ ffi: Any = compiled.ffi
 
 
 NORMAL_SESSION = 2
-NO_DIGEST = 0
+NO_DIGEST_OR_CRC32C = 1
 UNDERFLOW = 1
 
 

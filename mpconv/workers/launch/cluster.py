@@ -50,7 +50,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """Where and which. `hosts`: names or addresses of hosts, or names of Dask workers; none: all. `resources`: what a
     Dask worker must have, and what of it each call takes. `processes`: on each host, 0 for one a core. `key_file`: one
     that the hosts have; else `keys` is the content of one, for the workers alone. `near`: the local address that
-    reaches the scheduler.
+    reaches the scheduler. `shared_files`: the workers open files of their hosts.
     """
 
     scheduler: str
@@ -60,6 +60,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     processes: int = 0
     key_file: str | None = None
     keys: str = ""
+    shared_files: bool = False
 
     def __repr__(self) -> str:
         return f"Cluster({self.scheduler})"
@@ -278,6 +279,7 @@ class Placement:
             processes=cluster.processes,
             key_file=cluster.key_file,
             keys=cluster.keys if cluster.key_file is None else "",
+            shared_files=cluster.shared_files,
         )
         host.asked, host.asked_at = addresses, asyncio.get_running_loop().time()
         self._asked |= addresses

@@ -13,10 +13,11 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from mpconv.errors import Fatal, Unreachable, WorkerLost
+from mpconv.interruption import Wishes
 from mpconv.protocol.keys import Keys
 from mpconv.protocol.link import Link
 from mpconv.protocol.messages import MAX_DEAD
-from mpconv.transports.reach import why_unreachable
+from mpconv.transports.reach import addresses_of, why_unreachable
 from mpconv.workers.launch import parent
 from mpconv.workers.launch.local import LocalWorkers
 from mpconv.workers.remote import AGAIN, BYE, CUT_OFF, REFUSED, Summons, prepare
@@ -54,6 +55,7 @@ class Host:
         *,
         wait: float | None,
         stay: bool,
+        files: list[str] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._keys = keys
@@ -62,7 +64,9 @@ class Host:
         self._tell = tell
         self._wait = wait
         self._stay = stay
+        self._files = files
         self._orphaned = False
+        self._found_at = endpoint
         self._name = f"{socket.gethostname()[:200]}/{secrets.token_hex(8)}"
         self._last = 0
         self._running: dict[int, int] = {}
@@ -74,17 +78,17 @@ class Host:
         self._changed = asyncio.Event()
 
     async def serve(self) -> None:
-        """Until the job is over, or by SIGTERM or SIGINT: then what is being written ends first; the second time it
-        ends at once. Fatal when there is no coordinator, or it refuses these workers.
+        """Until the job is over, or by SIGTERM, SIGHUP or SIGINT: then what is being written ends first; the second
+        time it ends at once. Fatal when there is no coordinator, or it refuses these workers.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._leave)
-        loop.add_signal_handler(parent.ENDED, self._leave_soon)
+        wishes = Wishes()
+        wishes.begin(lambda _: self._leave())
+        asyncio.get_running_loop().add_signal_handler(parent.ENDED, self._leave_soon)
         try:
             await self._serve()
         finally:
             await self._local.stop(0 if self._leaving else _GRACE)
+            wishes.end()
 
     async def _serve(self) -> None:
         while not self._leaving:
@@ -107,13 +111,14 @@ class Host:
     def _start(self) -> None:
         self._last += 1
         summons = Summons(
-            endpoint=self._endpoint,
+            endpoint=self._found_at,
             coordinator_public=self._keys.coordinator_public,
             worker_public=self._keys.worker_public,
             worker_secret=self._keys.worker_secret,
             host=self._name,
             number=self._last,
             dead=list(self._dead),
+            files=self._files,
         )
         [pid] = self._local.start(1, summons.text, self._ended)
         self._running[pid] = self._last
@@ -162,16 +167,17 @@ class Host:
         """
         loop = asyncio.get_running_loop()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        heard: asyncio.Queue[int] = asyncio.Queue()
+        heard: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
         link = Link(context, zmq.DEALER, lambda _: None)
         keys = self._keys
         prepare(link.socket, keys.worker_public, keys.worker_secret, keys.coordinator_public)
         watched = "inproc://knock"
         link.socket.monitor(watched, _EVENTS)
-        monitor = Link(context, zmq.PAIR, lambda frames: heard.put_nowait(parse_monitor_message(frames)["event"]))
+        monitor = Link(context, zmq.PAIR, lambda frames: heard.put_nowait(_told(frames)))
         monitor.socket.connect(watched)
         monitor.start()
-        link.socket.connect(self._endpoint)
+        for endpoint in await self._endpoints():
+            link.socket.connect(endpoint)
         told = loop.call_later(_SOON, self._tell, f"waiting for a coordinator at {self._endpoint}")
         idle = loop.create_task(self._needs_none())
         try:
@@ -183,6 +189,16 @@ class Host:
             link.close()
             monitor.close()
             context.term()
+
+    async def _endpoints(self) -> list[str]:
+        """Where to look for the coordinator: under its name, of which ZeroMQ takes the first address alone, and at each
+        of its addresses where there are several.
+        """
+        host, _, port = self._endpoint.removeprefix("tcp://").rpartition(":")
+        found = await asyncio.to_thread(addresses_of, host.strip("[]"))
+        if len(found) == 1:
+            return [self._endpoint]
+        return [self._endpoint, *(f"tcp://[{one}]:{port}" if ":" in one else f"tcp://{one}:{port}" for one in found)]
 
     async def _needs_none(self) -> None:
         while not self._leaving and not self._job_over and self._error is None:
@@ -196,7 +212,7 @@ class Host:
         why += "is mpconv convert --listen running there, and the port open? --wait and --stay wait longer"
         return Unreachable(f"no coordinator at {self._endpoint} for {self._wait:g} seconds: {why}")
 
-    async def _greeted(self, heard: asyncio.Queue[int], idle: asyncio.Task[None]) -> bool:
+    async def _greeted(self, heard: asyncio.Queue[tuple[int, str]], idle: asyncio.Task[None]) -> bool:
         loop = asyncio.get_running_loop()
         until = None if self._wait is None else loop.time() + self._wait
         tries = 0
@@ -209,8 +225,9 @@ class Host:
                 if not idle.done():
                     raise await self._nobody()
                 break
-            event = hearing.result()
+            event, endpoint = hearing.result()
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._found_at = endpoint
                 return True
             tries += 1
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
@@ -220,3 +237,9 @@ class Host:
                 why = f"whoever listens at {self._endpoint} does not have the coordinator's key of this key file"
                 raise Fatal(f"{why}: is it the right address, and the key file that its --listen has?")
         return False
+
+
+def _told(frames: list[bytes]) -> tuple[int, str]:
+    """What happened to a connection, and to which endpoint it goes."""
+    told = parse_monitor_message(frames)
+    return int(told["event"]), told["endpoint"].decode(errors="replace")

@@ -63,7 +63,7 @@ class LocalWorkers(Supply):
         wanted = modules_for(sources, target, compressing=compressing, digesting=digesting)
         return cls(sorted(wanted), spawned=spawned)
 
-    def __init__(self, preload: list[str], *, patient: bool = False, spawned: bool = False) -> None:
+    def __init__(self, preload: list[str], *, spawned: bool = False) -> None:
         modules = ["mpconv.workers.process", *preload]
         try:
             if spawned:
@@ -72,7 +72,7 @@ class LocalWorkers(Supply):
                 for module in _SHARED:
                     importlib.import_module(module)
                 gc.freeze()  # a collection would write to what the processes share, and so copy it
-                self._nursery = nursery.fork(modules, patient=patient)
+                self._nursery = nursery.fork(modules)
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise WorkerLost(f"no worker process can be started: {why}: is memory short, or ulimit -u?") from error

@@ -2,6 +2,9 @@
 an event loop, ZeroMQ contexts or storage sessions; and it never has any. In a program that may have them it is a new
 interpreter, which takes a moment longer.
 
+Signals that all processes of a group get, when a terminal closes or a service is stopped, are the command's business:
+workers go on until it says what to do. A worker that gets SIGTERM alone ends of it.
+
 It keeps no descriptors of the command's but stdout and stderr. When the command ends, however it ends, the nursery's
 socket closes: it waits for its workers, kills those that stay, and ends.
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import mmap
 import os
 import select
 import signal
@@ -30,6 +34,10 @@ REPORT = struct.Struct("=iii")
 _LONGEST_ENDPOINT = 4096
 _COMMANDS = {signal.SIGINT, signal.SIGUSR1}
 """Signals that are the command's business, also when all processes of the terminal, or of that name, get them."""
+_ENDS = {signal.SIGTERM, signal.SIGHUP}
+"""The same, where the nursery gets them too."""
+_BLOCKED = _COMMANDS | _ENDS
+"""Until it is known what becomes of them."""
 _GRACE = 1.0
 """Seconds that workers may take to end once the command is gone."""
 
@@ -45,25 +53,22 @@ class Nursery(Struct, frozen=True):
     lifeline: int
 
 
-def fork(modules: list[str], *, patient: bool = False) -> Nursery:
+def fork(modules: list[str]) -> Nursery:
     """Start a nursery that imports these modules before it forks its first worker. One that cannot be imported is left
-    out: whoever needs it says so. `patient`: it leaves SIGTERM to the command too. Raises OSError.
+    out: whoever needs it says so. Raises OSError.
     """
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     watched, lifeline = os.pipe()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _COMMANDS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     try:
         pid = os.fork()
         if not pid:
 
             def nurse() -> None:
-                for number in _COMMANDS:
-                    signal.signal(number, signal.SIG_IGN)
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 control.close()
                 os.close(lifeline)
                 _close_all_but(theirs.fileno(), watched)
-                _Nurse(theirs, watched).serve(modules, signal.SIG_IGN if patient else signal.SIG_DFL)
+                _Nurse(theirs, watched).serve(modules, mask)
 
             _be(nurse)
     finally:
@@ -82,7 +87,7 @@ def spawn(modules: list[str]) -> Nursery:
         os.set_inheritable(descriptor, True)
     try:
         path = os.pathsep.join(word for word in sys.path if word)
-        pid = os.posix_spawn(sys.executable, words, {**os.environ, "PYTHONPATH": path}, setsigmask=_COMMANDS)
+        pid = os.posix_spawn(sys.executable, words, {**os.environ, "PYTHONPATH": path}, setsigmask=_BLOCKED)
     finally:
         theirs.close()
         os.close(watched)
@@ -93,11 +98,8 @@ def _main(control: str, watched: str, *modules: str) -> None:
     """Of the new interpreter."""
 
     def nurse() -> None:
-        for number in _COMMANDS:
-            signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _COMMANDS)
         _close_all_but(int(control), int(watched))
-        _Nurse(socket.socket(fileno=int(control)), int(watched)).serve(list(modules), signal.SIG_DFL)
+        _Nurse(socket.socket(fileno=int(control)), int(watched)).serve(list(modules), set())
 
     _be(nurse)
 
@@ -137,15 +139,21 @@ class _Nurse:
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):
             os.set_blocking(end, False)
+        self._told = mmap.mmap(-1, 1)  # shared with the workers
 
-    def serve(self, modules: list[str], on_term: signal.Handlers) -> None:
-        """Until the command is gone, and then until no worker is left."""
+    def serve(self, modules: list[str], mask: set[int]) -> None:
+        """Until the command is gone, and then until no worker is left. `mask`: the signals to be blocked."""
+        for number in _COMMANDS:
+            signal.signal(number, signal.SIG_IGN)
+        for number in _ENDS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._tell)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask - _BLOCKED)
         _be_called("copy-nursery")
         if sys.stdin is not None:
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
             os.close(nothing)
-        signal.signal(signal.SIGTERM, on_term)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake)
         for module in modules:
@@ -174,6 +182,9 @@ class _Nurse:
         for pid in self._workers:
             os.waitpid(pid, 0)
 
+    def _tell(self, *_: object) -> None:
+        self._told[0] = 1
+
     def _asked(self) -> bytes:
         """The endpoint of a worker that is asked for; empty once the command is gone, maybe before it read a report."""
         try:
@@ -182,13 +193,16 @@ class _Nurse:
             return b""
 
     def _start(self, endpoint: str) -> None:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         try:
             pid = os.fork()
+            if not pid:
+                _be(lambda: self._work(endpoint))
         except OSError as error:
             self._report(NOT_STARTED, error.errno or 0, 0)
             return
-        if not pid:
-            _be(lambda: self._work(endpoint))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._workers.add(pid)
         self._report(STARTED, pid, 0)
 
@@ -201,7 +215,7 @@ class _Nurse:
         self._control.close()
         from mpconv.workers import process  # noqa: PLC0415  (imported by the nursery)
 
-        return process.run(endpoint, self._watched)
+        return process.run(endpoint, self._watched, process.Ends(_ENDS, lambda: bool(self._told[0])))
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -29,7 +29,8 @@ _lock = threading.Lock()
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a host is asked for. `run`: by what these workers are ended; `processes`: 0 for one a core. `key_file`: one
-    that the host has; else `keys` is the content of one, and no text of a Call shows it.
+    that the host has; else `keys` is the content of one, and no text of a Call shows it. `shared_files`: as the
+    option of `mpconv worker`.
     """
 
     run: str
@@ -37,6 +38,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     processes: int
     key_file: str | None
     keys: str
+    shared_files: bool = False
 
     def __repr__(self) -> str:
         return f"Call({self.endpoint})"
@@ -55,6 +57,8 @@ def serve(call: Call) -> Outcome:
     command += ["--parent", str(getpid()), "--key-file", call.key_file or "/dev/stdin"]
     if call.processes:
         command += ["--workers", str(call.processes)]
+    if call.shared_files:
+        command.append("--shared-files=/")
     with _lock:
         if call.run in _over:
             return Outcome(0, "")

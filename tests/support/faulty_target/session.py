@@ -84,7 +84,7 @@ class Session:
                     return
                 elif code == 2:
                     self._send(self._header(0x22, 0x80, bytes(8), header[16:20], 0))
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             self.target.sessions.discard(self)

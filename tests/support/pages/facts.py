@@ -39,7 +39,7 @@ class Facts(msgspec.Struct, frozen=True):
         return self.paragraphs[0].partition(". ")[0].rstrip(".")
 
 
-_INTERRUPTED = [("130, 143", "it was ended by Ctrl-C (SIGINT) or by SIGTERM; it says what is incomplete now")]
+_INTERRUPTED = [("129, 130, 143", "it was ended by SIGHUP, Ctrl-C (SIGINT) or SIGTERM; it says what is incomplete now")]
 _FAILED = "an error, or a mistake on the command line: one line on stderr says what, where, and why"
 _USUAL = [("0", "it is done"), ("1", _FAILED)]
 _READ = [("0", "all that was asked for was told"), ("1", _FAILED)]
@@ -106,7 +106,7 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
             "from an NFS server to a LUN, as fast as it goes",
         ),
         (
-            "mpconv convert -p -c -W -O qcow2 iscsi://10.0.0.5/iqn.2020-01.org.example:disk/1 backup.qcow2",
+            "mpconv convert -f raw -p -c -W -O qcow2 iscsi://10.0.0.5/iqn.2020-01.org.example:disk/1 backup.qcow2",
             "a compressed backup of a LUN",
         ),
         (
@@ -125,7 +125,7 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
     ],
     "compare": [
         (
-            "mpconv compare nfs://10.0.0.9/export/backup.raw iscsi://10.0.0.5/iqn.2020-01.org.example:disk/1",
+            "mpconv compare -f raw -F raw nfs://10.0.0.9/export/backup.raw iscsi://10.0.0.5/iqn.2020-01.org.example:disk/1",
             "whether a backup is equal to its LUN",
         ),
     ],
@@ -158,7 +158,8 @@ IMAGES = [
     (
         "nfs://HOST/EXPORT/FILE",
         "a file on an NFS server; nothing is mounted. Behind a `?`: `nfsport=N&mountport=N` (then no portmapper is "
-        "asked), `uid=N`, `gid=N`",
+        "asked), `uid=N`, `gid=N`, `version=3` or `4`. In the path %XX stands for a byte, as with qemu-img: a `?` is "
+        "written %3F, a `%` %25",
     ),
     (
         "iscsi://[USER[%PASSWORD]@]HOST[:PORT]/TARGET/LUN",
