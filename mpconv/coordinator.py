@@ -9,7 +9,6 @@ import asyncio
 import copy
 import math
 import os
-import secrets
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -67,7 +66,8 @@ class Coordinator(Staff, Reception, Room):
 
     `tell`: hears of servers that do not answer. `rate`: bytes written per second at most, 0 for no limit. `block`: no
     two leases share a block of so many bytes. `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
-    `recorder`: is told what is durable, and knows what was so before. `holds`: as Room's.
+    `recorder`: is told what is durable, and knows what was so before. `holds`: as Room's. `keeping`:
+    as Walk's.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Coordinator(Staff, Reception, Room):
         recorder: Recorder | None = None,
         listening: Listening | None = None,
         holds: Sequence[Transport] | None = None,
+        keeping: bool = False,
     ) -> None:
         Reception.__init__(self, listening)
         Room.__init__(self, holds)
@@ -127,7 +128,8 @@ class Coordinator(Staff, Reception, Room):
         self._told: set[str] = set()
         self._told_workers = 0
         self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
-        self._walk = Walk(source, job, block, self._found)
+        self._walk = Walk(source, job, block, self._found, keeping=keeping)
+        self._anew = not self._state.bytes_done
         self._interrupted: Interrupted | None = None
         self.may_have_written = False
         self.differs_at: int | None = None
@@ -143,7 +145,7 @@ class Coordinator(Staff, Reception, Room):
         self._outcome: asyncio.Future[None] = loop.create_future()
         limits.need(_DESCRIPTORS * (1 if self._listening is None else 2) + self._most)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._endpoint = endpoint = f"ipc://@mpconv-{secrets.token_hex(16)}"
+        self._endpoint = endpoint = f"ipc://@mpconv-{os.urandom(16).hex()}"
         self._link = Link(context, zmq.ROUTER, self._receive)
         self._link.socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())  # nobody else is let in
         self._link.socket.bind(endpoint)
@@ -195,6 +197,13 @@ class Coordinator(Staff, Reception, Room):
     def digests(self) -> Sums:
         """The sums of the blocks' digests, in a job that wants them."""
         return self._state.digests
+
+    @property
+    def named_zero(self) -> list[tuple[int, int]] | None:
+        """The ranges (start, end) that counted as zeros without being read, of who keeps them; None: they are not all
+        known, since an earlier run did a part.
+        """
+        return self._walk.named if self._anew else None
 
     @property
     def bytes_zero(self) -> int:

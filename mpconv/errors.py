@@ -168,6 +168,10 @@ class Gone(Fatal):
     """An image that was open is lost for good: no answer for as long as it was tried, or it is another one now."""
 
 
+class Unequal(Fatal):
+    """A copy is complete, and what was read back of it is not what was read of its source."""
+
+
 class InUse(Fatal):
     """Another program has the image open and does not share it."""
 

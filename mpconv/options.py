@@ -22,9 +22,11 @@ class Options(Struct, frozen=True, kw_only=True):
     as `snapshot.id=,snapshot.name=`. `trust`: what a source may open besides. `retry_for`: seconds for which a server
     that does not answer is tried again, 0 for not at all. `drop_after`: the same of one of several targets, while the
     others wait for it. `digest`: tell that of what was read. `verify`: the share of the target that is read back and
-    compared, above 0 and at most 1, or None. `listening`: where workers of other hosts may join;
-    then `workers` may be 0. `allow_same_image`: source and target, or two targets, that are probably one image under
-    two names are two: somebody knows better.
+    compared, above 0 and at most 1, or None. `verify_source`: where the sources' hole maps named zeros they are read
+    too, at the end, and must have zeros. `hole_map`: what the sources' servers and file systems say of holes is
+    believed; else sources are read whole. `listening`: where workers of other hosts may join; then `workers` may be 0.
+    `refuse_empty`: a source without a byte is an error, and not only a warning. `allow_same_image`: source and target,
+    or two targets, that are probably one image under two names are two: somebody knows better.
     """
 
     in_order: bool = True
@@ -51,10 +53,13 @@ class Options(Struct, frozen=True, kw_only=True):
     drop_after: float = DROP_SECONDS
     digest: bool = False
     verify: float | None = None
+    verify_source: bool = False
+    hole_map: bool = True
     listening: Listening | None = None
+    refuse_empty: bool = False
     allow_same_image: bool = False
 
     @property
     def digests(self) -> bool:
         """Whether digests are taken of what passes."""
-        return self.digest or self.verify is not None
+        return self.digest or self.verify is not None or self.verify_source

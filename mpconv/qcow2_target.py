@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +23,7 @@ from mpconv.formats.trust import combined, data_place
 from mpconv.job import Clusters, Place
 from mpconv.options import Options
 from mpconv.target import Left, Target, check_apart, open_store, too_small
-from mpconv.transports.base import Access, Judge, Opening, Transport, cannot_open
+from mpconv.transports.base import REMOVED, Access, Judge, Opening, Transport, cannot_open
 from mpconv.transports.retrying import Retry, Tell
 from mpconv.units import SECTOR, align_down, align_up
 
@@ -56,12 +57,14 @@ async def make(
         also = await _judge(source, place, options, opened, begun=begun)
         store = await open_store(source, place, options, reserved, opening, tell, begun=begun, also=also)
         opened.push_async_callback(store.close)
+        opened.push_async_exit(partial(_discard, store, True))
         data: Transport | None = None
         workers_place = place
         if made.data_file is not None:
             workers_place = msgspec.structs.replace(place, url=combined(place.url, made.data_file))
             data = await open_store(source, workers_place, options, source.size, opening, tell, begun=begun, also=also)
             opened.push_async_callback(data.close)
+            opened.push_async_exit(partial(_discard, data, False))
         written = data or store
         layout.unit = _unit(written, made.cluster_size)
         zeros_end: int | None = None
@@ -130,6 +133,19 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell, *,
         await store.insist(writer.begin)
         opened.pop_all()
     return target
+
+
+async def _discard(store: Transport, told: bool, kind: object, error: BaseException | None, _: object) -> None:
+    if error is None:
+        return
+    removed = REMOVED if await store.discard() else ""
+    if (
+        told
+        and isinstance(error, MpconvError)
+        and store.zero_initialised
+        and "the target is incomplete" not in error.why
+    ):
+        error.why += f" (the target is incomplete{removed})"
 
 
 async def _judge(source: Image, place: Place, options: Options, opened: AsyncExitStack, *, begun: bool) -> Judge | None:

@@ -35,6 +35,11 @@ def _is_proved(place: Place) -> bool:
     return "made at" in place.marks
 
 
+def for_workers(place: Place, listening: Listening | None) -> Place:
+    """As its workers are told it: as any host may open it, if those of other hosts may take part."""
+    return place if listening is None else anywhere(place, listening)
+
+
 def anywhere(place: Place, listening: Listening) -> Place:
     """A place by a name that does not depend on where one stands. UsageError as above."""
     url = place.url

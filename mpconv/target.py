@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,15 @@ class Target(Struct, frozen=True, kw_only=True):
             await self.store.insist(self.writer.finish)
         elif durable:
             await self.store.insist(self.store.flush)
+
+    async def discard(self) -> bool:
+        """Remove what this run made and did not complete, so that nobody takes it for an image; whether the image was,
+        of whose files some may have been there before. To be called when nobody writes any more.
+        """
+        for store in self.stores:
+            if store is not self.store:
+                await store.discard()
+        return await self.store.discard()
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -193,8 +203,10 @@ async def check_source(source: Image, targets: Sequence[Transport], options: Opt
     """
     if options.shared and not source.size:
         return
-    for target in targets:
-        await check_apart(source, target, options, begun=True)
+    looks = (check_apart(source, target, options, begun=True) for target in targets)
+    for error in await asyncio.gather(*looks, return_exceptions=True):
+        if error is not None:
+            raise error
     if options.shared:
         return
     found = await sameness.changed(source.stores, exactly=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpconv.errors import Fatal, Gone
-from mpconv.extent import Extent, WholeBlocks
+from mpconv.extent import Extent, Kind, WholeBlocks
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.job import Job
@@ -26,11 +26,18 @@ _EXTENTS_AHEAD = 16384
 class Walk:
     """`found` takes the next extents, in order and without gaps, and tells how many are known that nobody copies yet.
 
-    `block`: each block of so many bytes is in one extent.
+    `block`: each block of so many bytes is in one extent. `keeping`: `named` gets the ranges (start, end) that
+    counted as zeros without being read, ascending, neighbours in one.
     """
 
     def __init__(
-        self, source: Image | Pair | Excerpt, job: Job, block: int, found: Callable[[tuple[Extent, ...]], int]
+        self,
+        source: Image | Pair | Excerpt,
+        job: Job,
+        block: int,
+        found: Callable[[tuple[Extent, ...]], int],
+        *,
+        keeping: bool = False,
     ) -> None:
         self._source = source
         self._job = job
@@ -38,6 +45,7 @@ class Walk:
         self._found = found
         self._room = asyncio.Event()
         self._ahead = 0
+        self.named: list[tuple[int, int]] | None = [] if keeping else None
 
     async def run(self) -> None:
         """To the end of the source. Raises what its block status raises."""
@@ -48,10 +56,20 @@ class Walk:
                 await asyncio.sleep(0)
             extents = await self._status(at, min(_STATUS_AHEAD, self._job.size - at))
             at = extents[-1].end
-            self.known(self._found(tuple(self._blocks.feed(extents) if self._blocks else extents)))
+            whole = tuple(self._blocks.feed(extents) if self._blocks else extents)
+            if self.named is not None:
+                self._keep(self.named, whole)
+            self.known(self._found(whole))
             while self._ahead > _EXTENTS_AHEAD:
                 self._room.clear()
                 await self._room.wait()
+
+    @staticmethod
+    def _keep(named: list[tuple[int, int]], extents: tuple[Extent, ...]) -> None:
+        for extent in extents:
+            if extent.kind is Kind.ZERO:
+                start = named.pop()[0] if named and named[-1][1] == extent.start else extent.start
+                named.append((start, extent.end))
 
     def known(self, ahead: int) -> None:
         """So many extents are known that nobody copies yet."""

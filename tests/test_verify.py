@@ -251,3 +251,14 @@ def test_a_target_that_could_not_be_read_back_is_refused_before_it_is_written(tm
     with pytest.raises(Fatal, match="--allow-backing"):
         copied(str(tmp_path / "a.raw"), str(target), Observer(), target_format="qcow2", create=False)
     assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_target_that_is_not_equal_goes_if_it_was_made_for_the_copy(tmp_path, source, there_before):
+    target = tmp_path / "b.raw"
+    if there_before:
+        target.touch()
+    heard = Saboteur(lambda: flip(target, 0))
+    with pytest.raises(Fatal):
+        copied(str(source), str(target), heard)
+    assert target.exists() == there_before

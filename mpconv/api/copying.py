@@ -1,7 +1,8 @@
 """What moves images, or reads all of one.
 
 A job's worker processes are started by a fresh interpreter, so that it does not matter what threads and loops the
-program has; it may be cancelled, and then nothing of it is left running, but its target is incomplete.
+program has; it may be cancelled, and then nothing of it is left running, but its target is incomplete:
+a file that was made for it is removed, unless a journal can go on with it.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import click
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import (
     WithProgressKind,
+    hole_map_option,
     image_options,
     is_json,
     retry_option,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("-p", "--progress", is_flag=True, help="Show read bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @retry_option
+@hole_map_option
 @watch_options
 @image_options
 @trust_options
@@ -55,6 +57,7 @@ def checksum(
     progress: bool,
     progress_kind: str | None,
     retry_for: float,
+    no_hole_map: bool,
     metrics: str | None,
     web: str | None,
     output: str,
@@ -91,6 +94,7 @@ def checksum(
         snapshot=snapshot,
         trust=trust_of(allow_backing, allow_data_file),
         retry_for=retry_for,
+        hole_map=not no_hole_map,
     )
     kind = (progress_kind or "text") if progress or progress_kind else "none"
     one_by_one = _OneByOne(found, options, local, kind, watch, tell=not as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mpconv.cache import CACHE_MODES
-from mpconv.cli.image_command import WithProgressKind, retry_option, show, trust_of, trust_options
+from mpconv.cli.image_command import WithProgressKind, hole_map_option, retry_option, show, trust_of, trust_options
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests
 from mpconv.cli.watching import watch_of, watch_options, watched
@@ -36,6 +36,7 @@ _CANNOT_OPEN, _CANNOT_ASK, _CANNOT_READ = 2, 3, 4
 @click.option("--image-opts", is_flag=True, help="The images are driver options: driver=raw,file.filename=X")
 @trust_options
 @retry_option
+@hole_map_option
 @click.option("-p", "--progress", is_flag=True, help="Show compared bytes; --progress=json: as JSON lines.")
 @click.option("--progress-kind", hidden=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
@@ -53,6 +54,7 @@ def compare(
     allow_backing: tuple[str, ...],
     allow_data_file: tuple[str, ...],
     retry_for: float,
+    no_hole_map: bool,
     progress: bool,
     progress_kind: str | None,
     quiet: bool,
@@ -93,6 +95,7 @@ def compare(
         workers=workers,
         trust=trust_of(allow_backing, allow_data_file),
         retry_for=retry_for,
+        hole_map=not no_hole_map,
     )
     report = Report(display, quiet=quiet, verbose=False, did="compared")
     one, other = (transports.redacted(place.url) for place in (first, second))

@@ -28,7 +28,12 @@ from mpconv.cli.copy_options import (
     workers_option,
 )
 from mpconv.cli.copying import options_of, places_of
-from mpconv.cli.image_command import WithProgressKind, retry_option, trust_options
+from mpconv.cli.image_command import (
+    WithProgressKind,
+    hole_map_option,
+    retry_option,
+    trust_options,
+)
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Level, OptionList
 from mpconv.cli.refusals import check_combination, help_text
@@ -79,6 +84,7 @@ from mpconv.errors import UsageError
 @snapshot_option
 @digest_option
 @verify_option("the target")
+@hole_map_option
 @trust_options
 @journal_option
 @trust_journal_option

@@ -80,6 +80,7 @@ def verify_option(what: str) -> Callable[[_Decorated], _Decorated]:
     return click.option(
         "--verify",
         type=Share(),
-        metavar="[=all|sample:N%]",
-        help=f"Read {what} back and compare it with what was read of the source: all of it, or a sample.",
+        metavar="[=all|sample:N%|source]",
+        help=f"Read {what} back and compare it with what was read of the source: all, or a sample; "
+        "source: all, and read the source where its hole map named zeros.",
     )

@@ -75,7 +75,9 @@ def options_of(
         trust=trust_of(options["allow_backing"], options["allow_data_file"]),
         retry_for=options["retry_for"],
         digest=options["digest"],
-        verify=options["verify"],
+        verify=None if options["verify"] is None else options["verify"].share,
+        verify_source=options["verify"] is not None and options["verify"].source,
+        hole_map=not options["no_hole_map"],
         listening=listening,
         allow_same_image=options["allow_same_image"],
     )

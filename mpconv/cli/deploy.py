@@ -28,7 +28,16 @@ from mpconv.cli.copy_options import (
     verify_option,
     workers_option,
 )
-from mpconv.cli.image_command import WithProgressKind, is_json, retry_option, show, show_text, trust_of, trust_options
+from mpconv.cli.image_command import (
+    WithProgressKind,
+    hole_map_option,
+    is_json,
+    retry_option,
+    show,
+    show_text,
+    trust_of,
+    trust_options,
+)
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.opening import RAW, places
 from mpconv.cli.params import Duration
@@ -78,6 +87,7 @@ _NONE = 1
 @snapshot_option
 @digest_option
 @verify_option("each target")
+@hole_map_option
 @trust_options
 @click.option("--output", default="human", metavar="human|json", help="What became of each target, for programs.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
@@ -175,7 +185,9 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         retry_for=options["retry_for"],
         drop_after=options["drop_after"],
         digest=options["digest"],
-        verify=options["verify"],
+        verify=None if options["verify"] is None else options["verify"].share,
+        verify_source=options["verify"] is not None and options["verify"].source,
+        hole_map=not options["no_hole_map"],
         allow_same_image=options["allow_same_image"],
     )
     deployment = job.Deployment(source, [job.Outcome(place) for place in targets])

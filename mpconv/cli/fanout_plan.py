@@ -11,6 +11,7 @@ import click
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
+from mpconv import transports
 from mpconv.cache import CACHE_MODES
 from mpconv.cli.convert import convert
 from mpconv.cli.copying import options_of, places_of
@@ -20,6 +21,7 @@ from mpconv.fanout import fitness
 from mpconv.fanout import plan as plans
 from mpconv.fanout.plan import OWN, JobTable, Problem, checked
 from mpconv.fanout.spec import RETRIES, RETRY_SECONDS, Fanout, Limits, Spec
+from mpconv.names import unusable
 from mpconv.protocol.keys import Listening
 
 _FOR_CONVERT = ("/source", "/target")
@@ -37,6 +39,8 @@ def text_of(name: str) -> str:
         raise Fatal(f"the plan '{name}' cannot be read: {os.strerror(error.errno or 0)}") from None
     except UnicodeDecodeError as error:
         raise Fatal(f"the plan '{name}' cannot be read: it is no UTF-8 at byte {error.start}: is it a plan?") from None
+    except ValueError:
+        raise Fatal(f"the plan '{name}' cannot be read: {unusable(name)}") from None
 
 
 def resolved(
@@ -72,6 +76,8 @@ def _spec(job: JobTable, label: str, date: str, problems: list[Problem]) -> Spec
         for key in ("source_cache", "target_cache"):
             if options[key] not in CACHE_MODES:
                 raise click.UsageError(f"{key}: there is no '{options[key]}': one of {', '.join(CACHE_MODES)}")
+        for name in (*job.sources, target):
+            transports.module_of(name)
         sources, place, made, unusable = places_of(job.sources, target, options)
         chosen = options_of(options, place, made, unusable, target, None)
         if chosen.refusal is not None:

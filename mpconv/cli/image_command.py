@@ -86,6 +86,15 @@ def retry_option(command: _Decorated) -> _Decorated:
     )(command)
 
 
+def hole_map_option(command: _Decorated) -> _Decorated:
+    """--no-hole-map."""
+    return click.option(
+        "--no-hole-map",
+        is_flag=True,
+        help="Believe no server and no file system that tells where there are zeros: read it all.",
+    )(command)
+
+
 def trust_of(backing: tuple[str, ...], data_file: tuple[str, ...]) -> Trust:
     """What the images may open besides themselves; "" stands for an image's own directory."""
     return Trust(backing=list(backing) or None, data_file=list(data_file) or None)

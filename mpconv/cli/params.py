@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import click
 
@@ -113,21 +114,28 @@ class Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             self.fail(f"Invalid time '{value}': it must be a number of seconds, or such as 1m30s, 5m or 1h.")
 
 
+class Proof(NamedTuple):
+    """What `--verify` asks for. `share`: of the target, a part of 1; `source`: the source's holes too."""
+
+    share: float
+    source: bool = False
+
+
 class Share(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """`--verify`: all of it, or `sample:N%`. A part of 1."""
+    """`--verify`: all of the target, or `sample:N%` of it, or `source`: all of it, and the source's holes."""
 
     name = "share"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Proof:
+        if isinstance(value, Proof):
             return value
-        if value == "all":
-            return 1.0
+        if value in ("all", "source"):
+            return Proof(1.0, source=value == "source")
         match = _SAMPLE.fullmatch(str(value))
         share = float(match[1]) / 100 if match else 0.0
         if not 0 < share <= 1:
-            self.fail(f"Invalid --verify '{value}': all, or sample:N% with N above 0 and at most 100")
-        return share
+            self.fail(f"Invalid --verify '{value}': all, source, or sample:N% with N above 0 and at most 100")
+        return Proof(share)
 
 
 class Level(click.ParamType):  # type: ignore[type-arg, unused-ignore]

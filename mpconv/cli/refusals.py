@@ -89,6 +89,8 @@ def check_protocol(target: str) -> None:
     try:
         module_of(target)
     except UsageError as error:
+        if error.reason:  # it is no name at all
+            raise
         raise UsageError(error.why.rpartition(": ")[2]) from None
 
 

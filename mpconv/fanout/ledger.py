@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shlex
@@ -14,24 +15,27 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv.errors import Fatal
+from mpconv.fanout.plan import of_name, of_numbers
 from mpconv.fanout.spec import Fanout, Spec
 from mpconv.jobs import course as courses
 from mpconv.journal.faults import told
 from mpconv.journal.file import PLAN, is_locked, lock, peek
 from mpconv.journal.records import State, Stored
+from mpconv.names import unusable
 
 _LOCK = "lock"
-_KIND, _VERSION = "mpconv-fanout", 1
+_KIND, _VERSION = "mpconv-fanout", 2
 _ANEW = "remove it, and begin anew with mpconv fanout"
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in the plan's file, without passwords. `begun`: seconds since 1970."""
+    """What stands in the plan's file, without passwords. `begun`: seconds since 1970. `seal`: a sum of the plan."""
 
     kind: str
     version: int
     begun: float
     plan: Fanout
+    seal: str
 
 
 class Ledger:
@@ -55,7 +59,8 @@ class Ledger:
         try:
             _empty(path)
             jobs = [_kept(spec) for spec in plan.jobs]
-            kept = Kept(kind=_KIND, version=_VERSION, begun=time.time(), plan=replace(plan, jobs=jobs))
+            whole = replace(plan, jobs=jobs)
+            kept = Kept(kind=_KIND, version=_VERSION, begun=time.time(), plan=whole, seal=_seal(whole))
             with told(path, "writing"):
                 _write(os.path.join(path, PLAN), json.dumps(msgspec.to_builtins(kept)))
         except BaseException:
@@ -83,8 +88,14 @@ class Ledger:
         return journal_of(self.path, name)
 
     def stored(self, name: str) -> Stored | None:
-        """How far that job is; None: it never began."""
-        return stored(self.path, name)
+        """How far that job is; None: it never began. Fatal when the journal there is another job's."""
+        found = stored(self.path, name)
+        if found is not None:
+            course = courses.decoded(found, self.journal_of(name))
+            spec = next(spec for spec in self.plan.jobs if spec.name == name)
+            if course.target.url != courses.kept(spec.target).url:
+                raise Fatal(f"the journal '{self.journal_of(name)}' is of another copy: {_ANEW}")
+        return found
 
 
 def is_ledger(path: str) -> bool:
@@ -117,12 +128,35 @@ def read(path: str) -> Kept:
                 found = json.load(file)
         except FileNotFoundError:
             raise _no_journal(path) from None
+        except RecursionError:
+            raise ValueError("lists lie too deep in one another") from None
         if not isinstance(found, dict) or found.get("kind") != _KIND:
             raise _no_journal(path)
         if found.get("version") != _VERSION:
             why = f"this mpconv knows version {_VERSION} only: use the one that made it, or {_ANEW}"
             raise Fatal(f"the journal '{path}' is of version {found.get('version')}, and {why}")
-        return msgspec.convert(found, Kept)
+        kept = msgspec.convert(found, Kept)
+        _check(kept.plan)
+        if _seal(kept.plan) != kept.seal:
+            raise ValueError("its checksum is wrong, so somebody changed it")
+        return kept
+
+
+def _check(plan: Fanout) -> None:
+    """ValueError for what no plan of ours has: names would lead to other files, and what is no name opens nothing."""
+    seen: set[str] = set()
+    for spec in plan.jobs:
+        why = of_name(spec.name, seen)
+        found = [why, *(unusable(place.url) for place in spec.places)]
+        found += of_numbers({"weight": spec.weight, "retries": spec.retries})
+        for text in found:
+            if text is not None:
+                raise ValueError(text)
+
+
+def _seal(plan: Fanout) -> str:
+    text = json.dumps(msgspec.to_builtins(plan), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _no_journal(path: str) -> Fatal:
@@ -136,25 +170,24 @@ def journal_of(path: str, name: str) -> str:
 
 def stored(path: str, name: str) -> Stored | None:
     """How far a job is; None: it never began."""
-    return standing(path, name)[0]
+    return standing(path, name, whole=True)[0]
 
 
-def standing(path: str, name: str) -> tuple[Stored | None, bool]:
-    """The same, and whether it runs."""
+def standing(path: str, name: str, *, whole: bool = False) -> tuple[Stored | None, bool]:
+    """The same, and whether it runs. `whole`: as peek's."""
     where = journal_of(path, name)
     try:
         if not os.path.getsize(where):
             return None, False
     except FileNotFoundError:
         return None, False
-    return peek(where)
+    return peek(where, whole=whole)
 
 
 def _kept(spec: Spec) -> Spec:
     sources = [courses.kept(place) for place in spec.sources]
-    return replace(
-        spec, sources=sources, target=courses.kept(spec.target), options=replace(spec.options, listening=None)
-    )
+    options = courses.without_secrets(spec.options)
+    return replace(spec, sources=sources, target=courses.kept(spec.target), options=options)
 
 
 def _empty(path: str) -> None:

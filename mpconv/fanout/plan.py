@@ -76,6 +76,7 @@ class JobTable(Struct, frozen=True, kw_only=True):
     rate_limit: Amount = UNSET
     copy_range_offloading: Switch = UNSET
     salvage: Switch = UNSET
+    no_hole_map: Switch = UNSET
     force_share: Switch = UNSET
     allow_same_image: Switch = UNSET
     compress: Switch = UNSET
@@ -115,9 +116,11 @@ def read(text: str) -> tuple[PlanTable, list[Problem]]:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         message = str(error)
-        return PlanTable(limits=LimitsTable(), jobs=[]), [
-            Problem("", f"it is no TOML: {message[:1].lower()}{message[1:]}")
-        ]
+        return _nothing(f"it is no TOML: {message[:1].lower()}{message[1:]}")
+    except ValueError:
+        return _nothing("it has a number of thousands of digits")
+    except RecursionError:
+        return _nothing("its tables or lists lie too deep in one another")
     problems += [Problem("", unknown(key, ("limits", "defaults", "job"))) for key in tables.keys() - _TOP]
     limits = _table(tables.get("limits", {}), LimitsTable, "limits", problems)
     defaults = _table(tables.get("defaults", {}), JobTable, "defaults", problems, but=_NOT_IN_DEFAULTS)
@@ -135,6 +138,10 @@ def read(text: str) -> tuple[PlanTable, list[Problem]]:
             jobs.append(_with_defaults(job, defaults))
     problems += _of_jobs(jobs)
     return PlanTable(limits=limits or LimitsTable(), jobs=jobs), problems
+
+
+def _nothing(why: str) -> tuple[PlanTable, list[Problem]]:
+    return PlanTable(limits=LimitsTable(), jobs=[]), [Problem("", why)]
 
 
 _TOP = {"limits", "defaults", "job"}
@@ -169,6 +176,8 @@ def _table(
             continue
         try:
             values[key] = msgspec.convert(value, known[key])
+        except UnicodeError:
+            problems.append(Problem(label, f"{key}: there is half a character in it"))
         except msgspec.ValidationError as error:
             problems.append(Problem(label, f"{key}: {_plain(str(error))}"))
     return kind(**values)

@@ -172,7 +172,7 @@ class Run:
             self._changed.set()
 
     async def _copy(self, spec: Spec, lot: Lot, observer: Observer) -> None:
-        options = replace(spec.options, listening=self._listening)
+        options = replace(spec.options, listening=self._listening, refuse_empty=True)
         if self._ledger is None:
             again = self._observers[spec.name].begun
             await convert.convert(spec.sources, spec.target, options, lot, observer, observer.warn, again=again)

@@ -95,7 +95,10 @@ class Outcome(Struct, kw_only=True):
 
 def server_of(url: str) -> str | None:
     """The host that serves it, in small letters; None for what is on this host."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an address in brackets that is none: who opens it says so
+        return None
     return parts.hostname if parts.scheme.lower() in SERVED else None
 
 

@@ -191,9 +191,11 @@ class _Walk:
         return known
 
 
-async def first_unlike(first: Image, second: Image, size: int) -> int | None:
-    """The first byte below `size`, both images', at which `qemu-img compare -s` finds their status to differ."""
-    one_by_one = [pieces(image, 0, size, stepwise=True) for image in (first, second)]
+async def first_unlike(first: Image, second: Image, size: int, *, trusting: bool = True) -> int | None:
+    """The first byte below `size`, both images', at which `qemu-img compare -s` finds their status to differ.
+    `trusting`: as with `pieces`.
+    """
+    one_by_one = [pieces(image, 0, size, trusting=trusting, stepwise=True) for image in (first, second)]
     at = 0
     found: list[Piece] = []
     while at < size:

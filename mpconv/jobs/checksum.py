@@ -27,6 +27,7 @@ from mpconv.workers.launch.supply import Supply
 class Options(Struct, frozen=True, kw_only=True):
     """How to read. `shared`: a program may have the image open. `snapshot`: the internal one that is meant. `trust`:
     what the image may open besides itself. `retry_for`: seconds for which a server that does not answer is tried again.
+    `hole_map`: as with a copy.
     """
 
     requests: int | None = None
@@ -35,6 +36,7 @@ class Options(Struct, frozen=True, kw_only=True):
     snapshot: str | None = None
     trust: Trust = NO_TRUST
     retry_for: float = RETRY_SECONDS
+    hole_map: bool = True
 
 
 class Checksum(Struct, frozen=True):
@@ -47,7 +49,7 @@ class Checksum(Struct, frozen=True):
 async def checksum(place: Place, options: Options, local: Supply, observer: Observer) -> Checksum:
     """Read one image. Raises MpconvError when that cannot be."""
     try:
-        return await _checksum(place, options, local, observer, trusting=True)
+        return await _checksum(place, options, local, observer, trusting=options.hole_map)
     except StatusWithdrawn as error:
         observer.warn(f"{error}: everything is read")
         return await _checksum(place, options, local, observer, trusting=False)

@@ -27,7 +27,7 @@ from mpconv.workers.launch.local import LocalWorkers
 
 class Options(Struct, frozen=True, kw_only=True):
     """How to compare. `strict`: sizes and block status count too. `shared`: programs may have the images open. `trust`:
-    what these may open besides themselves.
+    what these may open besides themselves. `hole_map`: as with a copy.
 
     As with qemu-img, what is written to raw images meanwhile is nobody's fault but the writer's.
     """
@@ -38,6 +38,7 @@ class Options(Struct, frozen=True, kw_only=True):
     workers: int | None = None
     trust: Trust = NO_TRUST
     retry_for: float = RETRY_SECONDS
+    hole_map: bool = True
 
 
 class Verdict(Struct, frozen=True):
@@ -54,7 +55,7 @@ class Verdict(Struct, frozen=True):
 async def compare(places: tuple[Place, Place], options: Options, local: LocalWorkers, observer: Observer) -> Verdict:
     """Compare two images. Raises MpconvError when one cannot be read."""
     try:
-        return await _compare(places, options, local, observer, trusting=True)
+        return await _compare(places, options, local, observer, trusting=options.hole_map)
     except StatusWithdrawn:
         return await _compare(places, options, local, observer, trusting=False)
 
@@ -76,7 +77,7 @@ async def _compare(
         if options.strict and first.size != second.size:
             return Verdict(sizes_differ=True)
         pair = Pair(first, second)
-        unlike = await first_unlike(first, second, pair.size) if options.strict else None
+        unlike = await first_unlike(first, second, pair.size, trusting=trusting) if options.strict else None
         size = pair.size if unlike is None else unlike
         sizes = [[store.size for store in image.stores] for image in images]
         at = await _first_difference(found, sizes, Pair(first, second), size, options, local, observer, tell)

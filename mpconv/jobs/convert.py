@@ -14,7 +14,7 @@ from msgspec import structs
 from mpconv import transports
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.digest import BLOCK
-from mpconv.errors import MpconvError, StatusWithdrawn, UsageError
+from mpconv.errors import ImageError, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, probed
 from mpconv.formats.pair import Pair
@@ -25,7 +25,7 @@ from mpconv.options import Options
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.sharing import anywhere, places_for_all
 from mpconv.target import Left, Target, check_end, check_source, open_raw
-from mpconv.transports.base import Transport
+from mpconv.transports.base import REMOVED, Transport
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.tuning import BUFFER, words, workers_for
 from mpconv.units import MiB, align_down, align_up, human
@@ -96,7 +96,7 @@ async def copy_once(
     tell = Sparingly(observer.warn)
     how = How(
         locked=not options.shared,
-        trusting=trusting,
+        trusting=trusting and options.hole_map,
         trust=options.trust,
         keeps_backing=backed,
         retry=Retry(options.retry_for),
@@ -115,6 +115,11 @@ async def copy_once(
             raise UsageError("No support for concatenating multiple snapshot")
         if options.refusal is not None:
             raise UsageError(options.refusal)
+        empty = without_bytes(source)
+        if empty is not None:
+            if options.refuse_empty or options.verify is not None:
+                raise empty
+            on_warning(str(empty))
         if options.verify is not None:
             from mpconv.jobs.verify import check_readable  # noqa: PLC0415  (few need it)
 
@@ -124,15 +129,42 @@ async def copy_once(
         if begin is not None and not options.create and _format_of(place, options) == "qcow2":
             raise UsageError("--journal cannot be used with -n and a qcow2 image yet: leave out one of the two")
         target = await open_target(source, place, options, tell, begun=again or not trusting)
-        await check_source(source, target.stores, options)
+        try:
+            await check_source(source, target.stores, options)
+        except BaseException:
+            await target.discard()
+            raise
         if options.probe_target and target.writer is None:
             on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
-        recorder = await begin(sources, source, target, how) if begin is not None else None
+        recorder = await _begun(begin, sources, source, target, how)
         await run(sources, source, place, target, options, local, observer, tell, recorder)
     finally:
         await source.close()
         if target is not None:
             await target.close()
+
+
+def without_bytes(source: Image) -> ImageError | None:
+    """What is wrong with a source, or with one of several, that has nothing to copy."""
+    for store in source.stores:
+        if not store.size and store.fixed_size:
+            return _empty(store, "0 bytes")
+    return None if source.size or not source.stores[0].fixed_size else _empty(source.stores[0], "a disk of 0 bytes")
+
+
+def _empty(store: Transport, what: str) -> ImageError:
+    why = f"the source '{store.name}' is empty ({what}): see whether what wrote it has failed"
+    return ImageError(why, image=store.name)
+
+
+async def _begun(begin: Begin | None, sources: list[Place], source: Image, target: Target, how: How) -> Recorder | None:
+    if begin is None:
+        return None
+    try:
+        return await begin(sources, source, target, how)
+    except BaseException:
+        await target.discard()
+        raise
 
 
 def settled(sources: Sequence[Place], place: Place, options: Options) -> tuple[list[Place], Place, Options]:
@@ -277,8 +309,42 @@ async def run(
     recorder: Recorder | None = None,
 ) -> None:
     """Copy from the source to the target at `place`, which are open, as far as it is not done yet by what `recorder`
-    knows; then prove it, if that was asked for.
+    knows; then prove it, if that was asked for. What cannot be gone on with and is not complete, or not the source's
+    equal, is removed if this run made it.
     """
+    async with recorder or contextlib.nullcontext():
+        try:
+            copied = await _written(sources, source, target, options, local, observer, tell, recorder)
+        except BaseException:
+            if recorder is None:
+                await target.discard()
+            raise
+        if options.digests:
+            from mpconv.jobs.verify import prove  # noqa: PLC0415  (few need it)
+
+            try:
+                await prove(source.size, copied.digests, place, target, options, local, observer)
+                if options.verify_source:
+                    from mpconv.jobs.verify_source import verify_source  # noqa: PLC0415  (fewer still)
+
+                    await verify_source(sources, source, copied, options, local, observer)
+            except Unequal:
+                if recorder is None and await target.discard():
+                    observer.warn(f"'{target.store.name}' is not equal to the source{REMOVED}")
+                raise
+
+
+async def _written(
+    sources: list[Place],
+    source: Image,
+    target: Target,
+    options: Options,
+    local: Supply,
+    observer: Observer,
+    tell: Tell,
+    recorder: Recorder | None,
+) -> Coordinator:
+    """Who copied, and knows what was read, once the target is complete."""
     job, count = plan(sources, source, [target], options)
     observer.said(effort_words(job, count, source, [target]))
     layout = target.writer.layout if target.writer is not None else None
@@ -297,30 +363,28 @@ async def run(
         recorder=recorder,
         listening=options.listening,
         holds=held(sources, source, [target]),
+        keeping=options.verify_source,
     )
-    async with recorder or contextlib.nullcontext():
-        try:
-            observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
-            if coordinator.bytes_done < job.size:
-                await coordinator.run()
-            if recorder is not None:
-                await recorder.settle()
-            if options.cache.flushes:
-                observer.phase("flush")
-            if not target.whole:
-                await interruptible(target.finish(durable=options.cache.flushes))
-            await check_end(source, options, observer.warn)
-        except StatusWithdrawn:
-            raise
-        except MpconvError as error:
-            if recorder is not None or coordinator.may_have_written or target.store.zero_initialised:
-                written = f"{human(coordinator.bytes_done)} of {human(source.size)} written"
-                again = f"resume with: {recorder.resume_with}" if recorder is not None else "run the command again"
-                error.why += f" (the target is incomplete: {written}; {again})"
-            raise
-        if options.digests:
-            from mpconv.jobs.verify import prove  # noqa: PLC0415  (few need it)
-
-            if coordinator.let_go:
-                await give_back(source.stores, target.stores)
-            await prove(source.size, coordinator.digests, place, target, options, local, observer)
+    try:
+        observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
+        if coordinator.bytes_done < job.size:
+            await coordinator.run()
+        if recorder is not None:
+            await recorder.settle()
+        if options.cache.flushes:
+            observer.phase("flush")
+        if not target.whole:
+            await interruptible(target.finish(durable=options.cache.flushes))
+        await check_end(source, options, observer.warn)
+    except StatusWithdrawn:
+        raise
+    except MpconvError as error:
+        if recorder is not None or coordinator.may_have_written or target.store.zero_initialised:
+            written = f"{human(coordinator.bytes_done)} of {human(source.size)} written"
+            again = f"resume with: {recorder.resume_with}" if recorder is not None else "run the command again"
+            removed = REMOVED if recorder is None and await target.discard() else ""
+            error.why += f" (the target is incomplete{removed}: {written}; {again})"
+        raise
+    if options.digests and coordinator.let_go:
+        await give_back(source.stores, target.stores)
+    return coordinator

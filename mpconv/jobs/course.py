@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct, field
@@ -84,7 +84,7 @@ def left_in(path: str) -> tuple[Course, Stored]:
     """A copy or deployment that may go on, by its journal. Fatal when none began, UsageError for want of a password."""
     from mpconv.journal.file import peek  # noqa: PLC0415  (SQLite: who only begins one opens it later)
 
-    stored = begun(peek(path)[0], path)
+    stored = begun(peek(path, whole=True)[0], path)
     course = decoded(stored, path)
     check_passwords(course)
     return course, stored
@@ -130,17 +130,11 @@ async def described(
     sources: Sequence[Place], place: Place, options: Options, source: Image, target: Target, how: How
 ) -> Begun:
     """What is to be kept of a copy whose images are open."""
-    settled = replace(
-        options,
-        probe_target=False,
-        target_format="qcow2" if target.writer is not None else "raw",
-        snapshot=None,
-        listening=None,
-    )
+    fmt = "qcow2" if target.writer is not None else "raw"
     course = Course(
         sources=[kept(one) for one in sources],
         target=kept(place),
-        options=settled,
+        options=without_secrets(replace(options, probe_target=False, target_format=fmt, snapshot=None)),
         zero_initialised=target.zero_initialised,
         keeps_backing=how.keeps_backing,
         trusting=how.trusting,
@@ -155,6 +149,14 @@ async def described(
             *[await identity_of("target", store) for store in target.stores],
         ],
     )
+
+
+def without_secrets(options: Options) -> Options:
+    """What a journal may keep of them: no keys and no passwords. Where workers of other hosts may join is said anew."""
+    trust = options.trust
+    if trust.backing is not None:
+        trust = msgspec.structs.replace(trust, backing=[without_password(one) for one in trust.backing])
+    return replace(options, listening=None, trust=trust)
 
 
 async def identity_of(role: str, store: Transport) -> Identity:
@@ -210,6 +212,7 @@ def kept(place: Place) -> Place:
         place,
         url=url,
         marks={},
+        beneath=without_password(place.beneath) if place.beneath is not None else None,
         backing=kept(place.backing) if place.backing is not None else None,
         data_file=kept(place.data_file) if place.data_file is not None else None,
     )
@@ -227,14 +230,39 @@ def with_passwords(course: Course, known: Mapping[str, str]) -> Course:
     """The same with the URLs that are `known`: without a password -> with it."""
 
     def whole(place: Place) -> Place:
-        return msgspec.structs.replace(place, url=known.get(place.url, place.url))
+        return msgspec.structs.replace(
+            place,
+            url=known.get(place.url, place.url),
+            beneath=known.get(place.beneath, place.beneath) if place.beneath is not None else None,
+            backing=whole(place.backing) if place.backing is not None else None,
+            data_file=whole(place.data_file) if place.data_file is not None else None,
+        )
 
-    return replace(course, sources=[whole(place) for place in course.sources], target=whole(course.target))
+    return replace(
+        course,
+        sources=[whole(place) for place in course.sources],
+        target=whole(course.target),
+        aims=[replace(aim, place=whole(aim.place)) for aim in course.aims],
+    )
 
 
 def passwords_of(places: Iterable[Place]) -> dict[str, str]:
-    """What `with_passwords` wants to know of these places."""
-    return {kept(place).url: place.url for place in places if without_password(place.url) != place.url}
+    """What `with_passwords` wants to know of these places and of the files that they are made of."""
+    known: dict[str, str] = {}
+    for part in _with_parts(places):
+        known[kept(part).url] = part.url
+        if part.beneath is not None:
+            known[without_password(part.beneath)] = part.beneath
+    return {without: url for without, url in known.items() if without_password(url) != url}
+
+
+def _with_parts(places: Iterable[Place]) -> Iterator[Place]:
+    """Also the files that they are made of."""
+    left = list(places)
+    while left:
+        place = left.pop()
+        yield place
+        left += [below for below in (place.backing, place.data_file) if below is not None]
 
 
 def check_passwords(course: Course) -> None:
@@ -245,9 +273,6 @@ def check_passwords(course: Course) -> None:
 
 def check_password_of(place: Place) -> None:
     """The same, of one image."""
-    places = [place]
-    while places:
-        place = places.pop()
-        places += [below for below in (place.backing, place.data_file) if below is not None]
-        if has_user(place.url) and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
-            raise UsageError(f"no journal keeps a password: set LIBISCSI_CHAP_PASSWORD for '{place.url}'")
+    for part in _with_parts([place]):
+        if has_user(part.url) and not os.environ.get("LIBISCSI_CHAP_PASSWORD"):
+            raise UsageError(f"no journal keeps a password: set LIBISCSI_CHAP_PASSWORD for '{part.url}'")

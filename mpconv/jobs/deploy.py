@@ -16,17 +16,17 @@ from mpconv import transports
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.core.digests import Sums
 from mpconv.digest import text
-from mpconv.errors import Fatal, Interrupted, MpconvError, NoSuchImage, StatusWithdrawn, UsageError
+from mpconv.errors import Fatal, Interrupted, MpconvError, NoSuchImage, StatusWithdrawn, Unequal, UsageError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
 from mpconv.job import Place
-from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan
+from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan, without_bytes
 from mpconv.observer import Observer
 from mpconv.options import Options
-from mpconv.sharing import anywhere
+from mpconv.sharing import anywhere, for_workers
 from mpconv.target import Left, Target, check_apart, check_end, check_source, open_raw, too_small
-from mpconv.transports.base import Access
+from mpconv.transports.base import REMOVED, Access
 from mpconv.transports.beneath import realpath
 from mpconv.transports.identity import ALLOW, Facts, Verdict, alike_at_most, suspects
 from mpconv.transports.retrying import Retry, Sparingly, Tell
@@ -102,7 +102,7 @@ async def deploy_once(
     tell = Sparingly(observer.warn)
     how = How(
         locked=not options.shared,
-        trusting=trusting,
+        trusting=trusting and options.hole_map,
         trust=options.trust,
         retry=Retry(options.retry_for),
         tell=tell,
@@ -114,7 +114,12 @@ async def deploy_once(
     source, sources = await open_and_resolve([wanted], how)
     deployment.size = source.size
     targets: dict[int, Target] = {}
+    recorder: Recorder | None = None
+    complete: set[int] = set()
     try:
+        empty = without_bytes(source)
+        if empty is not None:
+            raise empty
         await _check(deployment.outcomes, source, options, observer, begun=not trusting)
         await open_all(deployment.outcomes, source, options, observer, tell, targets)
         await _all_different(deployment.outcomes, targets, options)
@@ -122,11 +127,33 @@ async def deploy_once(
         if targets:
             recorder = await begin(sources, source, targets, how) if begin is not None else None
         if targets:
-            await copy(deployment, sources, source, targets, options, local, observer, tell, recorder)
+            await copy(deployment, sources, source, targets, options, local, observer, tell, recorder, complete)
     finally:
+        await _discard(deployment.outcomes, targets, complete, observer, begun=recorder is not None)
         await source.close()
         for target in targets.values():
             await target.close()
+
+
+async def _discard(
+    outcomes: Sequence[Outcome],
+    targets: Mapping[int, Target],
+    complete: Collection[int],
+    observer: Observer,
+    *,
+    begun: bool,
+) -> None:
+    """Of what this run made and did not complete only that stays which a journal can go on with."""
+    for number, target in targets.items():
+        error = outcomes[number].error
+        if number in complete or (begun and error is None):
+            continue
+        if not await target.discard() or error is None:
+            continue
+        if isinstance(error, Unequal):
+            observer.warn(f"'{target.store.name}' is not equal to the source{REMOVED}")
+        else:
+            error.why += f" (the target is incomplete{REMOVED})"
 
 
 async def _check(
@@ -249,6 +276,8 @@ async def _all_different(outcomes: Sequence[Outcome], targets: dict[int, Target]
     numbers = sorted(targets)
     known = await asyncio.gather(*(targets[number].store.known_by() for number in numbers))
     for one, other in suspects(known):
+        if known[one].disk is not None and alike_at_most(known[one], known[other]):
+            continue
         first, second = numbers[one], numbers[other]
         verdict = await verdict_of(targets[first].store, targets[second].store, begun=True)
         _check_verdict(verdict, outcomes[second], outcomes[first], options)
@@ -264,10 +293,12 @@ async def copy(
     observer: Observer,
     tell: Tell,
     recorder: Recorder | None = None,
+    complete: set[int] | None = None,
 ) -> None:
     """Copy to the targets, which are open, as far as it is not done yet by what `recorder` knows, and prove it if that
-    was asked for.
+    was asked for. `complete`: the numbers of those that are written, unless they are found not to be equal.
     """
+    complete = set() if complete is None else complete
     opened = [targets[number] for number in sorted(targets)]
     job, count = plan(sources, source, opened, options)
     observer.said(effort_words(job, count, source, opened))
@@ -275,7 +306,9 @@ async def copy(
     places = dict(zip(sorted(targets), job.targets, strict=True))
     job = msgspec.structs.replace(
         job,
-        targets=[places.get(number, outcome.place) for number, outcome in enumerate(outcomes)],
+        targets=[
+            places.get(number, for_workers(outcome.place, options.listening)) for number, outcome in enumerate(outcomes)
+        ],
         reads_zeros=[n in targets and targets[n].zero_initialised for n in range(len(outcomes))],
         dropped=[n for n in range(len(outcomes)) if n not in targets],
     )
@@ -294,6 +327,7 @@ async def copy(
         recorder=recorder,
         listening=options.listening,
         holds=held(sources, source, opened),
+        keeping=options.verify_source,
     )
     with contextlib.suppress(_NoneLeft):
         async with recorder or contextlib.nullcontext():
@@ -309,7 +343,9 @@ async def copy(
                 if deployment.left_after(coordinator.failed):
                     written = f"{human(coordinator.bytes_done)} of {human(source.size)} written"
                     again = f"resume with: {recorder.resume_with}" if recorder is not None else "run the command again"
-                    error.why += f" (the targets are incomplete: {written}; {again})"
+                    gone = [await target.discard() for target in targets.values()] if recorder is None else []
+                    removed = ", so those that this run made were removed" if any(gone) else ""
+                    error.why += f" (the targets are incomplete{removed}: {written}; {again})"
                     raise
             finally:
                 for number, why in coordinator.failed.items():
@@ -318,17 +354,28 @@ async def copy(
                 observer.phase("flush")
                 await interruptible(_finish(deployment, targets, observer))
             await check_end(source, options, observer.warn)
+            complete.update(number for number, outcome in enumerate(outcomes) if outcome.error is None)
+            if (options.verify is not None or options.verify_source) and coordinator.let_go:
+                await give_back(source.stores, [store for target in opened for store in target.stores])
             if options.verify is not None:
-                if coordinator.let_go:
-                    await give_back(source.stores, [store for target in opened for store in target.stores])
                 for number, outcome in enumerate(outcomes):
                     if outcome.error is None:
                         where = outcome.place.resolved("raw", targets[number].store.marks)
                         await _verify(
                             number, where, outcome, source.size, coordinator.digests, options, local, observer
                         )
+                        if isinstance(outcome.error, Unequal):
+                            complete.discard(number)
             if not deployment.left:
                 raise _NoneLeft("no target is left")
+            if options.verify_source:
+                from mpconv.jobs.verify_source import verify_source  # noqa: PLC0415  (few need it)
+
+                try:
+                    await verify_source(sources, source, coordinator, options, local, observer)
+                except Unequal:
+                    complete.clear()
+                    raise
     if options.digest:
         deployment.digest = text(source.size, coordinator.digests.total)
 

@@ -43,9 +43,11 @@ async def convert(
     courses.check_journal(path, [*sources, target], options)
     with contextlib.closing(Journal.for_new_copy(path)) as journal:
         noting = Noting(observer)
+        passwords = courses.passwords_of([*sources, target])
 
         async def begin(found: list[Place], source: Image, made: Target, how: How) -> Recorder:
             """What was made is durable before anything counts as done, and with it its size: so far it is zeros."""
+            passwords.update(courses.passwords_of([*found, made.place]))
             for store in made.stores:
                 await store.insist(store.flush)
             journal.begin(await courses.described(found, target, options, source, made, how))
@@ -60,7 +62,6 @@ async def convert(
             if stored is None:
                 await copy_once(sources, target, options, local, noting, noting.warn, trusting=False, begin=begin)
             else:
-                passwords = courses.passwords_of([*sources, target])
                 effort = Effort(listening=options.listening)
                 await _anew_in_place(journal, stored, effort, local, observer, passwords)
 

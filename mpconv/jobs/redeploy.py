@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
@@ -34,14 +36,17 @@ async def deploy(deployment: Deployment, options: Options, local: LocalWorkers, 
     courses.check_journal(path, [deployment.source, *(outcome.place for outcome in deployment.outcomes)], options)
     with contextlib.closing(Journal.for_new_copy(path)) as journal:
         noting = Noting(observer)
+        passwords: dict[str, str] = {}
 
         async def begin(sources: list[Place], source: Image, targets: dict[int, Target], how: How) -> Recorder:
             """What was made is durable before anything counts as done, and with it its size: so far it is zeros."""
+            passwords.update(courses.passwords_of(sources))
             for number, target in list(targets.items()):
                 try:
                     await target.store.insist(target.store.flush)
                 except MpconvError as error:
                     failed(number, deployment.outcomes[number], error, noting)
+                    await target.discard()
                     await targets.pop(number).close()
             journal.begin(await _described(deployment, sources, source, targets, options, how))
             noting.recorder = Recorder(journal, source.size, done=Ranges())
@@ -55,7 +60,8 @@ async def deploy(deployment: Deployment, options: Options, local: LocalWorkers, 
             if stored is None:
                 await deploy_once(deployment, options, local, noting, trusting=False, begin=begin)
             else:
-                await _anew_in_place(journal, stored, deployment, Effort(), local, observer)
+                effort = Effort(listening=options.listening)
+                await _anew_in_place(journal, stored, deployment, effort, local, observer, passwords)
 
 
 async def _described(
@@ -77,7 +83,7 @@ async def _described(
     course = Course(
         sources=[courses.kept(one) for one in sources],
         target=aims[0].place,
-        options=replace(options, snapshot=None),
+        options=courses.without_secrets(replace(options, snapshot=None)),
         zero_initialised=False,
         keeps_backing=how.keeps_backing,
         trusting=how.trusting,
@@ -131,11 +137,13 @@ async def _anew_in_place(
     effort: Effort,
     local: LocalWorkers,
     observer: Observer,
+    passwords: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """As journaled's."""
     course = courses.decoded(stored, journal.path)
     journal.begin_anew(replace(course, trusting=False).encoded())
-    await _go_on(journal, courses.begun(journal.load(), journal.path), deployment, effort, local, observer)
+    begun = courses.begun(journal.load(), journal.path)
+    await _go_on(journal, begun, deployment, effort, local, observer, passwords)
 
 
 async def _go_on(
@@ -145,9 +153,10 @@ async def _go_on(
     effort: Effort,
     local: LocalWorkers,
     observer: Observer,
+    passwords: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """It ends no sooner than what an earlier run sent can have landed: until then the targets are nobody else's."""
-    course = courses.decoded(stored, journal.path)
+    course = courses.with_passwords(courses.decoded(stored, journal.path), passwords)
     options = effort.applied(course.options)
     noting = Noting(observer)
     tell = Sparingly(noting.warn)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.core.digests import Sums
 from mpconv.digest import REGION, regions, text
-from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
+from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
@@ -87,7 +87,7 @@ async def verify(
         raise
     wrong = unequal(source, found, chosen)
     if wrong:
-        raise Fatal(_told(joined(wrong, size), transports.redacted(place.url)))
+        raise Unequal(_told(joined(wrong, size), transports.redacted(place.url)))
     compared = sum(end - start for start, end in wanted)
     observer.verified(compared, size)
     return compared
@@ -123,7 +123,7 @@ async def _read(
     try:
         if image.size < size:
             why = f"has only {image.size} of {size} bytes when read back: do not use it, copy again"
-            raise Fatal(f"'{transports.redacted(place.url)}' {why}")
+            raise Unequal(f"'{transports.redacted(place.url)}' {why}")
         return await read_sums(image, Excerpt(image, size, wanted), places, options, how, local, observer)
     finally:
         await image.close()

@@ -20,12 +20,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from mpconv.errors import Fatal
-from mpconv.extent import Ranges
+from mpconv.journal import rows, seal
 from mpconv.journal.faults import told
-from mpconv.journal.records import Begun, Checkpoint, Happening, Identity, State, Stored
+from mpconv.journal.records import Begun, Checkpoint, Happening, State, Stored
 from mpconv.names import readable
 
-VERSION = 1
+VERSION = 2
+"""1 had no seal: what damage had made of it could not be told from what was done."""
 APPLICATION = 0x6D70636A
 """SQLite's application id: "mpcj"."""
 PLAN = "plan.json"
@@ -48,11 +49,10 @@ CREATE TABLE digests (region INTEGER PRIMARY KEY, sum BLOB NOT NULL);
 CREATE TABLE happened (at REAL, kind TEXT, text TEXT, start INTEGER, length INTEGER);
 CREATE TABLE progress (at REAL, durable INTEGER, zeros INTEGER);
 CREATE TABLE map (kinds BLOB);
+{seal.TABLE}
 COMMIT;
 """
-_ADDED = {"progress": "at REAL, durable INTEGER, zeros INTEGER", "map": "kinds BLOB"}
-"""Tables that journals made by an earlier mpconv of this version have not."""
-_TABLES = ("job", "identities", "done", "entries", "digests", "happened", *_ADDED)
+_TABLES = (*seal.SEALED, "progress", "map")
 _MOST_PROGRESS = 1024
 _PROGRESS_SECONDS = 1.0
 """Several workers flush at about the same time; between two such commits there is no rate to tell."""
@@ -72,6 +72,7 @@ class Journal:
         self._database = database
         self._unused = False
         self._at_it = threading.Lock()
+        self._seal: seal.Seal | None = None
 
     @classmethod
     def for_new_copy(cls, path: str) -> Journal:
@@ -124,10 +125,13 @@ class Journal:
                 if fresh:
                     database.execute("PRAGMA synchronous = OFF")
                     database.executescript(_SCHEMA)
-                for table in _ADDED.keys() - _tables(database):
-                    database.execute(f"CREATE TABLE {table} ({_ADDED[table]})")
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute(f"PRAGMA synchronous = {'OFF' if fresh else 'FULL'}")
+                database.execute("PRAGMA trusted_schema = OFF")
+                if not fresh:
+                    seal.check(database)
+                journal._seal = seal.Seal(database)
+                journal._seal.watch()
         except BaseException:
             journal.close()
             raise
@@ -204,8 +208,8 @@ class Journal:
     def entries(self) -> dict[int, bytes]:
         """As they were committed, by number."""
         with told(self.path, "reading"):
-            rows = self._database.execute("SELECT number, packed FROM entries").fetchall()
-            return {number: zlib.decompress(packed) for number, packed in rows}
+            found = self._database.execute("SELECT number, packed FROM entries").fetchall()
+            return {number: zlib.decompress(packed) for number, packed in found}
 
     def digests(self) -> dict[int, bytes]:
         """The sums of what is done, by region."""
@@ -215,11 +219,15 @@ class Journal:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._at_it, told(self.path, "writing"):
+            assert self._seal is not None
             self._database.execute("BEGIN IMMEDIATE")
+            before = self._seal.value
             try:
                 yield self._database
+                self._seal.keep()
                 self._database.execute("COMMIT")
             except BaseException:
+                self._seal.value = before
                 with contextlib.suppress(sqlite3.Error):
                     self._database.execute("ROLLBACK")
                 raise
@@ -237,8 +245,10 @@ class Journal:
         self._fd = -1
 
 
-def peek(path: str) -> tuple[Stored | None, bool]:
-    """What stands in a journal, without taking it, and whether a program is at it."""
+def peek(path: str, *, whole: bool = False) -> tuple[Stored | None, bool]:
+    """What stands in a journal, without taking it, and whether a program is at it. `whole`: Fatal too when it is not
+    what was written; who only shows it, again and again, does without.
+    """
     with told(path, "opening"):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -248,6 +258,12 @@ def peek(path: str) -> tuple[Stored | None, bool]:
             os.close(fd)
         database = sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True)
     with contextlib.closing(database), told(path, "reading"):
+        if whole:
+            database.execute("BEGIN")  # it is checked as it is read
+            seal.check(database)
+            stored = _load(database, begin=False)
+            database.execute("COMMIT")
+            return stored, used
         return _load(database), used
 
 
@@ -265,8 +281,8 @@ def _empty(database: sqlite3.Connection) -> None:
 
 
 def _note(database: sqlite3.Connection, happened: Sequence[Happening]) -> None:
-    rows = [(one.at, one.kind, readable(one.text), one.start, one.length) for one in happened]
-    database.executemany("INSERT INTO happened VALUES (?, ?, ?, ?, ?)", rows)
+    new = [(one.at, one.kind, readable(one.text), one.start, one.length) for one in happened]
+    database.executemany("INSERT INTO happened VALUES (?, ?, ?, ?, ?)", new)
 
 
 def _note_progress(database: sqlite3.Connection, checkpoint: Checkpoint) -> None:
@@ -284,10 +300,6 @@ def _note_progress(database: sqlite3.Connection, checkpoint: Checkpoint) -> None
         database.execute("INSERT INTO map VALUES (?)", (zlib.compress(checkpoint.kinds, 1),))
 
 
-def _tables(database: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-
-
 def _sync_directory(path: str) -> None:
     """The names of new files are on the disk too."""
     fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
@@ -297,49 +309,24 @@ def _sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def _load(database: sqlite3.Connection) -> Stored | None:
-    database.execute("BEGIN")
+def _load(database: sqlite3.Connection, *, begin: bool = True) -> Stored | None:
+    if begin:
+        database.execute("BEGIN")
     try:
-        job = database.execute(
+        jobs = database.execute(
             "SELECT created, updated, pid, state, zeros, written, places, source, target, size, course FROM job"
-        ).fetchone()
-        if job is None:
-            return None
-        created, updated, pid, state, zeros, written, places, source, target, size, course = job
-        done = Ranges()
-        for start, end in database.execute("SELECT start, end FROM done ORDER BY start"):
-            done.add(start, end)
-        identities = [
-            Identity(role, name, json.loads(same), json.loads(content))
-            for role, name, same, content in database.execute(
-                "SELECT role, name, same, content FROM identities ORDER BY number"
-            )
-        ]
-        happened = [
-            Happening(*row)
-            for row in database.execute("SELECT at, kind, text, start, length FROM happened ORDER BY rowid")
-        ]
-        added = _ADDED.keys() <= _tables(database)
-        kinds = database.execute("SELECT kinds FROM map").fetchone() if added else None
-        progress = (
-            database.execute("SELECT at, durable, zeros FROM progress ORDER BY rowid").fetchall() if added else []
-        )
+        ).fetchall()
+        done = database.execute("SELECT start, end FROM done ORDER BY start").fetchall()
+        identities = database.execute("SELECT role, name, same, content FROM identities ORDER BY number").fetchall()
+        happened = database.execute("SELECT at, kind, text, start, length FROM happened ORDER BY rowid").fetchall()
+        kinds = database.execute("SELECT kinds FROM map").fetchone()
+        progress = database.execute("SELECT at, durable, zeros FROM progress ORDER BY rowid").fetchall()
     finally:
-        database.execute("COMMIT")
-    return Stored(
-        begun=Begun(source=source, target=target, size=size, course=course, identities=identities),
-        state=State(state),
-        pid=pid,
-        created=created,
-        updated=updated,
-        done=done,
-        zeros=zeros,
-        written=written,
-        places=places,
-        happened=happened,
-        kinds=zlib.decompress(kinds[0]) if kinds is not None else b"",
-        progress=progress,
-    )
+        if begin:
+            database.execute("COMMIT")
+    if not jobs:
+        return None
+    return rows.stored(jobs, done, identities, happened, kinds, progress)
 
 
 def _check(path: str, fd: int) -> None:

@@ -13,6 +13,7 @@ import pwd
 import stat
 
 from mpconv.errors import UsageError
+from mpconv.names import unusable
 
 OPTION = "--trust-journal"
 _LEAVE = f"name one of your own, or give {OPTION} if you know who wrote it"
@@ -20,6 +21,7 @@ _LEAVE = f"name one of your own, or give {OPTION} if you know who wrote it"
 
 def check(path: str) -> None:
     """Of one copy, which is there or is to be made. UsageError when somebody else may have a hand in it."""
+    _check_name(path)
     folder = os.path.dirname(os.path.abspath(path))
     _check_directories(path, folder)
     _check_file(path, path)
@@ -27,6 +29,7 @@ def check(path: str) -> None:
 
 def check_directory(path: str) -> None:
     """Of a fan-out, with all that lies in it."""
+    _check_name(path)
     whole = os.path.abspath(path)
     if not os.path.isdir(whole):
         _check_directories(path, os.path.dirname(whole))
@@ -36,6 +39,12 @@ def check_directory(path: str) -> None:
     with os.scandir(whole) as entries:
         for entry in entries:
             _check_file(path, entry.path)
+
+
+def _check_name(path: str) -> None:
+    why = unusable(path)
+    if why is not None:
+        raise UsageError(f"the journal '{path}' cannot be: {why}")
 
 
 def _check_file(journal: str, path: str) -> None:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from mpconv.errors import Gone, MpconvError, UsageError
 from mpconv.job import Place
+from mpconv.names import unusable
 from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport, cannot_open, unlike
 from mpconv.transports.redaction import redacted as redacted
 from mpconv.transports.retrying import Retry, Tell, silently
@@ -21,7 +22,10 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 
 
 def module_of(url: str) -> str:
-    """The module that serves `url`. UsageError for a scheme nobody serves."""
+    """The module that serves `url`. UsageError for a scheme nobody serves, and for what is no name."""
+    why = unusable(url)
+    if why is not None:
+        raise cannot_open(url, why, UsageError)
     match = _SCHEME.match(url)
     if match is None or "/" in url[: match.end()]:
         return "mpconv.transports.file"

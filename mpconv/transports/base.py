@@ -21,6 +21,8 @@ as often as one likes, from coroutines of one event loop; the transport keeps th
 - `block_status()` may call zeros data, never data zeros; it raises `StatusWithdrawn` when it finds that it did, or that
   what it is told cannot be true: what it, or another connection to the same store, said before is to be forgotten then.
 - `flush()` returns when everything that was written through *this* connection is durable.
+- `discard()` removes what this connection made, so that nobody takes it for an image: called when nobody writes any
+  more, and before `close()`. What was there before stays, emptied or not, and so does what came in its place.
 - `close()` may be called twice, and after errors. Every request after it raises `Retryable`.
 - **To open** raises `NoSuchImage` where nothing exists under the name, so that only then something is created;
   `Absent` where a server does not know the name, and `Unreachable` where none answers: either may be better later.
@@ -236,6 +238,10 @@ class Transport(abc.ABC):
     async def flush(self) -> None:
         """Make durable what was written through this connection."""
 
+    async def discard(self) -> bool:
+        """Remove the file that this connection made, as long as its name still leads to it; whether it is gone."""
+        return False
+
     @abc.abstractmethod
     async def close(self) -> None:
         """Give the connection back."""
@@ -269,6 +275,7 @@ def unlike(then: dict[str, str], now: dict[str, str]) -> str | None:
 
 
 CLOSED = "the connection is closed"
+REMOVED = ", so it was removed"
 
 
 def moment(seconds: int, nanoseconds: int) -> str:

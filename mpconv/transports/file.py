@@ -19,12 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSpace, NoSuchImage, Retryable
+from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSpace, NoSuchImage, Retryable, UsageError
 from mpconv.extent import Extent, Kind
 from mpconv.transports import file_facts, file_layers, file_locks
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
+    REMOVED,
     Access,
     Buffer,
     Fingerprint,
@@ -58,6 +59,8 @@ _KINDS_OF_OPENING: dict[int, type[Fatal]] = {
     errno.EACCES: Denied,
     errno.EPERM: Denied,
 }
+_NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""No file can be made under that name. A directory that is missing may be mounted later."""
 _KINDS: dict[int, type[MpconvError]] = {**_KINDS_OF_OPENING, errno.EINTR: Retryable, errno.EAGAIN: Retryable}
 
 _LOCKS = {
@@ -74,8 +77,11 @@ _T = TypeVar("_T")
 class FileTransport(Transport):
     """A regular file or block device."""
 
-    def __init__(self, name: str, fd: int, direct: int) -> None:
+    def __init__(self, name: str, fd: int, direct: int, *, made_at: str | None = None) -> None:
+        """`made_at`: the file's name without links, if it was made to open it."""
         self.name = name
+        self._begun = False
+        self._made_at = made_at
         self._fd = fd
         self._file = OpenFile(fd, direct)
         info = os.fstat(fd)
@@ -217,8 +223,9 @@ class FileTransport(Transport):
         """Of a file: it is empty from now on, and of that size. Not sooner: what another program has open, or is not to
         be written, stays as it is.
         """
-        os.ftruncate(self._fd, 0)
-        os.ftruncate(self._fd, size)
+        self._begun = True
+        for length in (size, 0, size):  # one that is too large for the file system empties no file
+            os.ftruncate(self._fd, length)
         self.size = size
         self.zero_initialised = not self.device
 
@@ -245,6 +252,11 @@ class FileTransport(Transport):
             raise kind(f"{self.name}: error while converting raw: {what}: {error.why}") from error
         with suppress(MpconvError):  # the next write tells of a full disk
             await self.write(0, memoryview(bytes(min(self.size, BLOCK))))
+
+    async def discard(self) -> bool:
+        if self._closed or not self._begun or self._made_at is None:
+            return False
+        return await asyncio.to_thread(_removed, self._fd, self._made_at)
 
     def made(self, *, locked: bool) -> None:
         """The file is there: of the locks those of a target are enough now."""
@@ -295,9 +307,13 @@ async def connect(
             store.begin(create_size)
             await store.preallocate(opening.preallocation)
         except OSError as error:
+            await store.discard()
             await store.close()
             raise _explained(error, url, create_size) from error
-        except BaseException:
+        except BaseException as error:
+            removed = REMOVED if await store.discard() else ""
+            if isinstance(error, MpconvError) and store.zero_initialised:
+                error.why += f" (the target is incomplete{removed})"
             await store.close()
             raise
         store.made(locked=opening.locked)
@@ -308,7 +324,7 @@ def _explained(error: OSError, url: str, create_size: int | None) -> Fatal:
     why = str(error.strerror) if isinstance(error, Outside) else os.strerror(error.errno or 0)
     kind = _KINDS_OF_OPENING.get(error.errno or 0, Fatal)
     if create_size is not None:
-        return cannot_create(url, why, path_of(url), kind)
+        return cannot_create(url, why, path_of(url), UsageError if error.errno in _NO_PLACE else kind)
     return cannot_open(url, why, NoSuchImage if error.errno == errno.ENOENT else kind)
 
 
@@ -319,7 +335,7 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
         if not stat.S_ISDIR(mode):
             raise cannot_open(url, _NOT_A_STORE)
         if create_size is not None:
-            raise cannot_create(url, os.strerror(errno.EISDIR), path)
+            raise cannot_create(url, os.strerror(errno.EISDIR), path, UsageError)
         if access is Access.WRITE:
             raise cannot_open(url, os.strerror(errno.EISDIR))
         if opening.direct:
@@ -327,7 +343,9 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
         raise cannot_open(url, f"'file' driver requires '{path}' to be a regular file")
     flags = os.O_CLOEXEC | (os.O_RDONLY if access is Access.READ and create_size is None else os.O_RDWR)
     with ExitStack() as opened:
-        fd = _descriptor(path, flags | (0 if create_size is None else os.O_CREAT), opening.beneath)
+        new = create_size is not None and mode is None and opening.beneath is None
+        made_at = os.path.realpath(path) if new else None
+        fd, made_at = _made(path, made_at, flags if create_size is None else flags | os.O_CREAT, opening.beneath)
         opened.callback(os.close, fd)
         mode = os.fstat(fd).st_mode  # under the path there may be another one by now
         if not _holds_bytes(mode):
@@ -338,11 +356,13 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
             raise cannot_open(url, f"Could not refresh total sector count: {os.strerror(errno.EFBIG)}")
         if opening.locked:
             _lock(fd, url, access, create_size)
+        if made_at is not None:  # not sooner: who has the lock has a use for it
+            opened.callback(_removed, fd, made_at)
         direct = -1
         if opening.direct:
             direct = _open_direct(fd, url, flags)
             opened.callback(os.close, direct)
-        store = FileTransport(url, fd, direct)
+        store = FileTransport(url, fd, direct, made_at=made_at)
         store.growing = opening.growing and not store.device
         opened.pop_all()
     return store
@@ -350,6 +370,28 @@ def _open(url: str, access: Access, create_size: int | None, opening: Opening) -
 
 def _holds_bytes(mode: int) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def _made(path: str, made_at: str | None, flags: int, beneath: str | None) -> tuple[int, str | None]:
+    """A file that is made, and where: at `made_at`, without links, if there is none. Else the one that is there."""
+    if made_at is not None:
+        with suppress(FileExistsError):
+            return os.open(made_at, flags | os.O_EXCL, 0o644), made_at
+    return _descriptor(path, flags, beneath), None
+
+
+def _removed(fd: int, path: str) -> bool:
+    """Remove the file that is open, if it lies at `path`, which is no link; whether it did. While it is open its inode
+    stands for no other.
+    """
+    try:
+        ours, there = os.fstat(fd), os.lstat(path)
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            return False
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
 
 
 def _descriptor(path: str, flags: int, beneath: str | None) -> int:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from mpconv.transports import iscsi_identity
 from mpconv.transports.identity import END, Disk, Facts, File, Key, Part
 from mpconv.units import SECTOR
 
@@ -149,8 +148,10 @@ def _below(number: int, part: Part, depth: int = 0) -> Iterator[Part]:
 
 
 def _of_disk(where: Path, part: Part) -> list[Part]:
+    if not (where / "partition").exists():
+        return []
     disk = _device(where.resolve().parent)
-    if disk is None or not (where / "partition").exists():
+    if disk is None:
         return []
     start, length = (_number(where / name) * SECTOR for name in ("start", "size"))
     return [Part(("device", disk), start + part.start, start + min(part.end, length), part.whole)]
@@ -186,6 +187,8 @@ def _files(number: int) -> Iterator[File]:
 
 def _disk(number: int, size: int) -> Disk:
     """What a disk calls itself, as a LUN does: it may be one, logged in to by the kernel."""
+    from mpconv.transports import iscsi_identity  # noqa: PLC0415  (files are opened sooner without)
+
     device = _where(number) / "device"
     named = iscsi_identity.parse(_bytes(device / "vpd_pg83"), _bytes(device / "vpd_pg80"))
     told = {_text(directory / "wwid") for directory in (device, _where(number))}

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 from msgspec import Struct
 
-from mpconv.transports.iscsi_identity import Designators
 from mpconv.units import SECTOR, align_up
 
 Key = tuple[object, ...]
@@ -62,6 +61,40 @@ class File(Struct, frozen=True):
                 (before.changed, self.changed, after.changed),
             )
         )
+
+
+class Designators(Struct, frozen=True):
+    """What names a logical unit, whichever port or target it is reached by.
+
+    `worldwide`: names that no other LUN may have (NAA but for the locally assigned, EUI-64, UUID, SCSI name string).
+    `local`: those that another server's LUN may have too (tgt makes them of target and LUN numbers): locally assigned
+    NAA and that of no company, T10 vendor identification, MD5, vendor specific. `serial`: unique among those of one
+    vendor and product, if the vendor keeps to it. `told`: all of them as they came, each as its kind and hexadecimal
+    digits.
+    """
+
+    worldwide: frozenset[str] = frozenset()
+    local: frozenset[str] = frozenset()
+    serial: str = ""
+    told: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """By what whoever opens it again knows it: as Transport's. Ports may differ in names that are not worldwide, so
+        these count only where there are no others.
+        """
+        if self.worldwide:
+            return {"its worldwide names": ", ".join(sorted(self.worldwide))}
+        found = {"its designators": ", ".join(sorted(self.told)), "its serial number": self.serial}
+        return {what: name for what, name in found.items() if name}
+
+    def same(self, other: Designators) -> bool | None:
+        """Whether both name one LUN. None: they agree, but strangers may; or nothing is told."""
+        if self.worldwide and other.worldwide:
+            return not self.worldwide.isdisjoint(other.worldwide)
+        if set(self.told) != set(other.told) or self.serial != other.serial:
+            return False
+        return None
 
 
 class Disk(Struct, frozen=True):
@@ -179,12 +212,17 @@ def _sectors(size: int) -> int:
 
 
 def suspects(found: Sequence[Facts]) -> list[tuple[int, int]]:
-    """Pairs, by their places, that have anything in common: all others are different. For many, of which few have."""
+    """Pairs, by their places, that have anything in common: all others are different. For many, of which few have: the
+    files of one disk have nothing in common by that.
+    """
     groups: dict[object, list[int]] = {}
+    sides: dict[object, tuple[list[int], list[int]]] = {}
     for number, facts in enumerate(found):
-        marks: set[object] = {part.key for part in (*facts.lies_in, *facts.holders)}
-        marks |= {file.fileid for file in facts.files}
-        marks |= {file.handle for file in facts.files if file.handle}
+        lies_in: set[object] = {part.key for part in facts.lies_in}
+        marks = lies_in | {file.fileid for file in facts.files} | {file.handle for file in facts.files if file.handle}
+        file_on: set[object] = {part.key for part in facts.holders}
+        if facts.local:
+            file_on.add(("served here", _sectors(facts.size)))
         if facts.disk is not None:
             size = _sectors(facts.disk.size)
             marks |= {
@@ -192,8 +230,14 @@ def suspects(found: Sequence[Facts]) -> list[tuple[int, int]]:
                 *facts.disk.named.worldwide,
                 ("peer", size, facts.disk.peer),
             }
-        if facts.local or (facts.disk is not None and facts.disk.here):
-            marks.add(("here", _sectors(facts.size)))
+            if facts.disk.here:
+                lies_in.add(("served here", size))
         for mark in marks:
             groups.setdefault(mark, []).append(number)
-    return sorted({pair for group in groups.values() for pair in combinations(group, 2)})
+        for side, its in enumerate((file_on, lies_in)):
+            for mark in its:
+                sides.setdefault(mark, ([], []))[side].append(number)
+    pairs = {pair for group in groups.values() for pair in combinations(group, 2)}
+    for files, disks in sides.values():
+        pairs |= {(min(pair), max(pair)) for pair in product(files, disks) if pair[0] != pair[1]}
+    return sorted(pairs)

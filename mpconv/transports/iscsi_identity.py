@@ -9,9 +9,8 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable
 
-from msgspec import Struct
-
 from mpconv.transports import scsi
+from mpconv.transports.identity import Designators
 
 _SERIAL, _NAMES = 0x80, 0x83
 FIRST_BYTES = 252
@@ -24,40 +23,6 @@ _WORLDWIDE_NAMES = ("eui.", "naa.", "iqn.", "uuid.")
 
 Ask = Callable[[bytes, int], Awaitable[bytes]]
 """Zeros where the target does not tell."""
-
-
-class Designators(Struct, frozen=True):
-    """What names a logical unit, whichever port or target it is reached by.
-
-    `worldwide`: names that no other LUN may have (NAA but for the locally assigned, EUI-64, UUID, SCSI name string).
-    `local`: those that another server's LUN may have too (tgt makes them of target and LUN numbers): locally assigned
-    NAA and that of no company, T10 vendor identification, MD5, vendor specific. `serial`: unique among those of one
-    vendor and product, if the vendor keeps to it. `told`: all of them as they came, each as its kind and hexadecimal
-    digits.
-    """
-
-    worldwide: frozenset[str] = frozenset()
-    local: frozenset[str] = frozenset()
-    serial: str = ""
-    told: tuple[str, ...] = ()
-
-    @property
-    def marks(self) -> dict[str, str]:
-        """By what whoever opens it again knows it: as Transport's. Ports may differ in names that are not worldwide, so
-        these count only where there are no others.
-        """
-        if self.worldwide:
-            return {"its worldwide names": ", ".join(sorted(self.worldwide))}
-        found = {"its designators": ", ".join(sorted(self.told)), "its serial number": self.serial}
-        return {what: name for what, name in found.items() if name}
-
-    def same(self, other: Designators) -> bool | None:
-        """Whether both name one LUN. None: they agree, but strangers may; or nothing is told."""
-        if self.worldwide and other.worldwide:
-            return not self.worldwide.isdisjoint(other.worldwide)
-        if set(self.told) != set(other.told) or self.serial != other.serial:
-            return False
-        return None
 
 
 def parse(names: bytes, serial: bytes) -> Designators:

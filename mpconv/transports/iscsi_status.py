@@ -6,6 +6,7 @@ the first descriptor begin with the block that was asked for, and each other one
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 from mpconv.extent import Extent, Kind
@@ -73,7 +74,7 @@ class LbaStatus:
 
     async def runs(self, lba: int) -> list[Run]:
         """From block `lba` on, without a gap and each of some blocks; none when it is not told. Raises Impossible, and
-        Refused for a lost session or a target that only puts it off.
+        Refused for a lost session.
         """
         found = await self._ask(lba)
         if found and not found[0][1]:
@@ -88,7 +89,7 @@ class LbaStatus:
             answer = await self._lun.ask(scsi.get_lba_status(lba, _ANSWER_BYTES), _ANSWER_BYTES)
             found = runs(answer, lba, self._blocks)
         except Refused as refused:
-            if refused.how.lost or refused.how.put_off:
+            if refused.how.lost:
                 raise
             self.told = False
             if self._answered and refused.how.ascq == scsi.BEYOND_THE_END:
@@ -102,7 +103,7 @@ class LbaStatus:
 
     async def mapped(self, lba: int, end: int) -> list[tuple[int, int]] | None:
         """The parts (first block, end) of a range that are not known to be unmapped; None: nothing is known. Raises
-        Refused as `runs`.
+        Refused for a lost session.
         """
         left: list[tuple[int, int]] = []
         for _ in range(_MOST_CALLS):
@@ -134,3 +135,8 @@ def extents(told: list[Run], offset: int, end: int, block: int) -> list[Extent]:
             found.append(Extent(offset, stop - offset, Kind.DATA if mapped else Kind.ZERO))
             offset = stop
     return found
+
+
+def split_holes(found: list[Extent]) -> bool:
+    """Whether one hole follows another. SBC-4 allows it, yet who keeps a map of data and holes tells the two as one."""
+    return any(one.kind is other.kind is Kind.ZERO for one, other in itertools.pairwise(found))

@@ -115,6 +115,10 @@ class Remade(Transport):
         await self._take_up()
         await self._store.flush()
 
+    async def discard(self) -> bool:
+        """By the connection that made it; those that came later know nothing of that."""
+        return await self._first.discard()
+
     async def close(self) -> None:
         if self._over is None:
             self._over = Retryable(CLOSED, image=self.name)

@@ -17,6 +17,7 @@ class MemoryTransport(Transport):
         self.size = len(store)
         self.zero_initialised = created
         self._store = store
+        self._created = created
         self._closed = False
 
     def _check(self, operation: str, offset: int | None, length: int) -> None:
@@ -40,6 +41,12 @@ class MemoryTransport(Transport):
 
     async def flush(self) -> None:
         self._check("flushing", None, 0)
+
+    async def discard(self) -> bool:
+        made = self._created and _stores.get(self.name) is self._store
+        if made:
+            del _stores[self.name]
+        return made
 
     async def close(self) -> None:
         self._closed = True

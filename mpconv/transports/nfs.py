@@ -8,6 +8,7 @@ asked for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -60,7 +61,7 @@ class NfsTransport(Transport):
         )
         self.largest = (session.largest_read, session.largest_write)
         self.zero_initialised = session.created
-        self._inode = session.inode
+        self._inode, self._is_new = session.inode, session.is_new
         self._beneath = session.beneath
         self._library = session.library
         self._nfs = session.nfs
@@ -346,6 +347,16 @@ class NfsTransport(Transport):
             error = self.error(Retryable, operation, offset, why)
             self._requests.fail_one(int(ffi.cast("uintptr_t", tag)), error)
 
+    async def discard(self) -> bool:
+        """By a session of its own: this one may be lost."""
+        if not self._is_new:
+            return False
+        remove = partial(Session(self.name, self._beneath).remove, self._inode, self._handle)
+        try:
+            return await beside(remove, seconds=CONNECT_SECONDS)
+        except (MpconvError, TimeoutError):
+            return False
+
     async def close(self) -> None:
         if self._lost_why == CLOSED:
             return
@@ -409,11 +420,16 @@ async def _opened(
             try:
                 again = await patience.wait()
             except BaseException:
-                session.close()
+                await _abandoned(session)
                 raise
             if not again:
-                session.close()
+                await _abandoned(session)
                 raise cannot_open(session.name, f"the server asks to try again later, for {seconds:g} seconds", Gone)
+
+
+async def _abandoned(session: Session) -> None:
+    with contextlib.suppress(TimeoutError):
+        await beside(session.abandon, seconds=CONNECT_SECONDS)
 
 
 async def _done(step: Step, session: Session) -> bool:

@@ -43,7 +43,8 @@ Step = Callable[[], None]
 
 class Session:
     """A context of libnfs. `facts`: of a file that is only read, for the map of its holes. `beneath`: as Opening's:
-    that directory is mounted, and libnfs, which follows links itself, follows none out of what is mounted.
+    that directory is mounted, and libnfs, which follows links itself, follows none out of what is mounted. `is_new`:
+    the file was made by this session, and by no other.
     """
 
     def __init__(self, url: str, beneath: str | None = None) -> None:
@@ -53,7 +54,7 @@ class Session:
         self.parameters = self._address.parameters
         self.version_4 = self.parameters.get("version") == "4"
         self.name = url
-        self.created = False
+        self.created = self.is_new = False
         self.nfs: Any = None
         self._directory, self._file = self._address.directory, self._address.file
         if beneath is not None:
@@ -125,7 +126,8 @@ class Session:
         else:
             steps = [self._create if not replaces else lambda: self._open(Access.WRITE)]
             steps += [lambda: self._compare(replaces)] if replaces is not None else []
-            steps += [lambda: self._truncate(0), lambda: self._truncate(create_size)]
+            # One that is too large for the server empties no file.
+            steps += [partial(self._truncate, size) for size in (create_size, 0, create_size)]
         return [partial(self._closing, step) for step in (self._mount, *steps, lambda: self._look(access))]
 
     def _closing(self, step: Step) -> None:
@@ -134,7 +136,7 @@ class Session:
         except Busy:
             raise
         except BaseException:
-            self.close()
+            self.abandon()
             raise
 
     def directory(self) -> tuple[int | None, bool]:
@@ -199,13 +201,19 @@ class Session:
                 self._open(Access.WRITE)
                 self.created = True
                 return
+        lib, mode = self.library.lib, 0o666 & ~_umask()
         handle = ffi.new("struct nfsfh **")
-        status = self.library.lib.nfs_creat(self.nfs, self._path, 0o666 & ~_umask(), handle)
+        status = -errno.EEXIST
+        if not self.version_4:
+            status = lib.nfs_create(self.nfs, self._path, os.O_EXCL, mode, handle)
+            self.is_new = status == 0
+        if status == -errno.EEXIST:
+            status = lib.nfs_creat(self.nfs, self._path, mode, handle)
         if status != 0:
             raise self._not_created(status)
         self.fh = handle[0]
         if self.version_4:
-            self.library.lib.nfs_close(self.nfs, self.fh)
+            lib.nfs_close(self.nfs, self.fh)
             self._open(Access.WRITE)
 
     def _compare(self, replaces: dict[str, str]) -> None:
@@ -273,6 +281,31 @@ class Session:
         if ffi.NULL in (handle, handle.val) or not 0 < handle.len <= _LONGEST_HANDLE:
             return ""
         return hashlib.sha256(bytes(ffi.buffer(handle.val, handle.len))).hexdigest()[:16]
+
+    def abandon(self) -> None:
+        """Close it; a file that it made goes."""
+        if self.is_new and self.nfs is not None:
+            info = ffi.new("struct nfs_stat_64 *")
+            if self.library.lib.nfs_fstat64(self.nfs, self.fh, info) == 0:
+                self._unlink(int(info.nfs_ino))
+        self.close()
+
+    def remove(self, inode: int, handle: str) -> bool:
+        """Mount, and end: remove the file of that inode and handle, if it lies under the name; whether it did."""
+        try:
+            for step in self.steps(Access.READ, None):
+                step()
+            return bool(handle) and (self.inode, self.handle()) == (inode, handle) and self._unlink(inode)
+        finally:
+            self.close()
+
+    def _unlink(self, inode: int) -> bool:
+        """Unless a link, or another file, lies there by now."""
+        lib = self.library.lib
+        info = ffi.new("struct nfs_stat_64 *")
+        if lib.nfs_lstat64(self.nfs, self._path, info) != 0 or int(info.nfs_ino) != inode:
+            return False
+        return bool(lib.nfs_unlink(self.nfs, self._path) == 0)
 
     def close(self) -> None:
         """Every request that is under way gets no answer any more. May be called twice."""

@@ -90,5 +90,8 @@ class Window(Transport):
     async def flush(self) -> None:
         await self._inner.flush()
 
+    async def discard(self) -> bool:
+        return await self._inner.discard()
+
     async def close(self) -> None:
         await self._inner.close()

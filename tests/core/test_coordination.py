@@ -117,6 +117,22 @@ def test_zeros_behind_what_lies_below_are_never_leased_and_no_lease_goes_across(
     assert grant.extent == Extent(0, MiB)
 
 
+def test_following_what_came_back_is_joined_with_what_was_never_given_behind_it():
+    """The token of the two is given as any other's: nothing is left out below, and what is new is its end."""
+    machine = c.CoordinatorState(4 * MiB, order=Order.FOLLOWING, zero_initialised=False)
+    for epoch in (1, 2):
+        machine.handle(c.StatusFound((Extent((epoch - 1) * MiB, MiB, Kind.ZERO),)), 0)
+        machine.handle(c.LeaseWanted("a"), 0)
+    assert machine.handle(c.TokenWanted("a", 1), 1) == [c.GiveToken("a", 1)]
+    assert machine.handle(c.Restarted("a"), 2) == []
+    assert machine.handle(c.LeaseWanted("a"), 3) == [c.Grant("a", 3, Extent(0, 2 * MiB, Kind.ZERO), False)]
+    assert machine.handle(c.TokenWanted("a", 3), 3) == [c.GiveToken("a", 3)]
+    machine.handle(c.StatusFound((Extent(2 * MiB, 2 * MiB),)), 4)
+    [after] = machine.handle(c.LeaseWanted("a"), 4)
+    assert machine.handle(c.TokenWanted("a", after.epoch), 4) == [c.GiveToken("a", after.epoch)]
+    machine.check_invariants()
+
+
 @pytest.mark.parametrize("order", Order)
 def test_what_is_left_to_the_backing_file_is_passed_and_other_zeros_are_written(order):
     machine = c.CoordinatorState(

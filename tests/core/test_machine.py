@@ -67,6 +67,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         buffers=st.integers(1, 3),
         order=st.sampled_from(Order),
         zero_initialised=st.booleans(),
+        zeros_from=st.none() | st.integers(0, 70),
         leaves_unallocated=st.booleans(),
         durable=st.booleans(),
         workers=st.integers(1, 4),
@@ -83,6 +84,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         buffers,
         order,
         zero_initialised,
+        zeros_from,
         leaves_unallocated,
         durable,
         workers,
@@ -95,6 +97,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         self.unit, self.units = unit, units
         self.order, self.durable = order, durable
         self.zero_initialised, self.leaves_unallocated = zero_initialised, leaves_unallocated
+        self.zeros_from = units if zeros_from is None else zeros_from
         self.lease_seconds = lease_seconds
         self.before = {unit for start, count in before for unit in range(start, min(start + count, units))}
         done = Ranges()
@@ -104,6 +107,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
             units * unit,
             order=order,
             zero_initialised=zero_initialised,
+            zeros_from=None if zeros_from is None else zeros_from * unit,
             leaves_unallocated=leaves_unallocated,
             durable=durable,
             workers=workers,
@@ -159,7 +163,8 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def passed_over(self, unit: int) -> bool:
         if unit >= len(self.kinds) or self.kinds[unit] is Kind.DATA:
             return False
-        return self.zero_initialised or (self.leaves_unallocated and self.kinds[unit] is Kind.UNALLOCATED)
+        there = self.zero_initialised or unit >= self.zeros_from
+        return there or (self.leaves_unallocated and self.kinds[unit] is Kind.UNALLOCATED)
 
     def send(self, event: c.Event) -> list[c.Action]:
         """The event goes in; what comes out is checked against the model and taken over by it."""
@@ -245,7 +250,9 @@ class CoordinatorMachine(RuleBasedStateMachine):
         elif self.order is Order.FOLLOWING:
             below = set(range(min(units))) - self.given
             assert all(self.skipped(unit) for unit in below), "a gap below"
-            assert units <= self.given or units.isdisjoint(self.given), "what was never given is given ascending"
+            # What came back may be joined with what was never given: the new part of the lease is its end.
+            new = units - self.given
+            assert not new or min(new) > max(self.given, default=-1), "what was never given is given ascending"
         self.given |= units
         held.token = True
         worker.may_write[epoch] = held.extent

@@ -330,6 +330,25 @@ def test_files_of_one_host_are_refused_unless_they_are_shared(tmp_path, keys):
     assert identical(source, target)
 
 
+@pytest.mark.parametrize("command", ["convert", "deploy"])
+def test_workers_are_told_names_that_do_not_depend_on_where_they_stand(tmp_path, keys, command):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "b.raw").write_bytes(b"\xa5" * 3 * MiB)
+    (here / "a.raw").write_bytes(os.urandom(3 * MiB))
+    (there / "a.raw").write_bytes(os.urandom(3 * MiB))
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    at = [sys.executable, "-m", "mpconv", "worker", "--connect", endpoint, "--key-file", str(keys), "--workers", "1"]
+    worker = subprocess.Popen(at, cwd=there, stderr=subprocess.PIPE)
+    listening = ["--listen", endpoint, "--key-file", keys, "--shared-files", "--workers", "0"]
+    done = mpconv(command, *listening, "-f", "raw", "-n", "a.raw", "b.raw", cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ended(worker) == 0
+    assert identical(here / "a.raw", here / "b.raw")
+    assert (there / "b.raw").read_bytes() == b"\xa5" * 3 * MiB
+
+
 def test_a_worker_opens_no_files_of_its_host_for_a_coordinator_unless_it_may(tmp_path, keys):
     (tmp_path / "shared").mkdir()
     source, target = tmp_path / "shared" / "source", tmp_path / "shared" / "target"
@@ -397,6 +416,15 @@ def test_what_is_wrong_is_one_line(tmp_path, words, why):
     [line] = [line for line in done.stderr.splitlines() if "waiting for a coordinator" not in line]
     assert line.startswith("mpconv: ") and why in line
     assert not any(key in line for key in content.split() if len(key) == 40)
+
+
+def test_a_key_file_of_another_user_is_refused(tmp_path):
+    assert mpconv("keygen", "KEY", cwd=tmp_path).returncode == 0
+    os.chown(tmp_path / "KEY", 12345, -1)
+    done = mpconv("worker", "--connect", "tcp://127.0.0.1:9", "--key-file", "KEY", "--wait", "0.2", cwd=tmp_path)
+    assert done.returncode == 1
+    why = "belongs to another user (uid 12345), who may change and read it: make one of your own with mpconv keygen"
+    assert done.stderr == f"mpconv: the key file 'KEY' {why}\n"
 
 
 @pytest.mark.parametrize("command", ["convert", "deploy"])

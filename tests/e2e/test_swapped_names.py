@@ -143,7 +143,7 @@ def test_a_backing_file_that_is_swapped_before_a_worker_opens_it(lab, new, comma
     words = "leads out of the directory" if new.startswith("out") else ANOTHER
     refused(swapped(verb, "--allow-backing", *rest), words, 2 if verb == "compare" else 1)
     if verb == "convert":
-        assert OTHERS not in Path("o.raw").read_bytes()
+        assert not Path("o.raw").exists()
 
 
 @pytest.mark.parametrize("command", [("convert", "src", "o.raw"), ("compare", "src", "a.raw"), ("checksum", "src")])

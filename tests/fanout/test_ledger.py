@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import stat
+from collections.abc import Iterator
 
 import pytest
 
-from mpconv.errors import Fatal
+from mpconv.errors import Fatal, MpconvError
 from mpconv.fanout.ledger import Ledger, is_used, journal_of, read, stored
 from mpconv.fanout.spec import Fanout, Limits, Spec
 from mpconv.job import Place
@@ -83,7 +84,8 @@ def test_only_one_that_is_over_is_begun_anew(tmp_path):
     [
         ("{}", "is no journal of mpconv fanout"),
         ('{"kind": "mpconv-fanout", "version": 99}', "is of version 99"),
-        ('{"kind": "mpconv-fanout", "version": 1}', "it is damaged"),
+        ('{"kind": "mpconv-fanout", "version": 1}', "is of version 1"),
+        ('{"kind": "mpconv-fanout", "version": 2}', "it is damaged"),
         ("{", "it is damaged"),
         (json.dumps([1]), "is no journal of mpconv fanout"),
         ("\0\xff", "it is damaged"),
@@ -100,3 +102,47 @@ def test_a_directory_of_other_things_is_left_alone(tmp_path):
     with pytest.raises(Fatal, match="is not empty, and no journal"):
         Ledger.begin(str(tmp_path), plan("a"))
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+WRONG = (None, True, -1, 1 << 70, 10**400, float("nan"), "", "a\0b", "\ud800", [], [1], {}, {"a": 1}, "../../x")
+
+
+def places_in(value: object, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield (*above, key)
+            yield from places_in(inner, (*above, key))
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, ...], ids=ascii)
+def test_a_plan_that_somebody_changed_is_read_or_refused_in_a_line(tmp_path, wrong):
+    """Each value of it once as something else, or (...) taken away; none that is read leads to another directory."""
+    path = tmp_path / "journal"
+    Ledger.begin(str(path), plan("a", "b")).close()
+    good = (path / "plan.json").read_text()
+    for where in places_in(json.loads(good)):
+        changed = json.loads(good)
+        at = changed
+        for key in where[:-1]:
+            at = at[key]
+        if wrong is ...:
+            del at[where[-1]]
+        else:
+            at[where[-1]] = wrong
+        (path / "plan.json").write_text(json.dumps(changed))
+        try:
+            found = read(str(path)).plan
+            assert all(stored(str(path), spec.name) is None for spec in found.jobs)
+        except MpconvError as error:
+            assert "\n" not in str(error)
+            continue
+        assert all("/" not in spec.name for spec in found.jobs)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "1" * 5000, "\0", ""], ids=["deep", "digits", "nul", "empty"])
+def test_a_plan_that_is_no_json_of_ours(tmp_path, content):
+    path = tmp_path / "journal"
+    Ledger.begin(str(path), plan("a")).close()
+    (path / "plan.json").write_text(content)
+    with pytest.raises(Fatal, match="journal"):
+        read(str(path))

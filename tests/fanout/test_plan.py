@@ -50,6 +50,8 @@ def test_defaults_fill_in_what_a_job_leaves_open():
     [
         ("x = z\n", "it is no TOML: invalid value (at line 1, column 5)"),
         ("", "it has no job: write [[job]], and below it name, source and target"),
+        (f"x = {'1' * 5000}", "it has a number of thousands of digits"),
+        (f"x = {'[' * 5000}", "its tables or lists lie too deep in one another"),
         ("[job]\nname = 'a'", "a job begins with [[job]], in double brackets, not with [job]"),
         (f"[default]\n{JOB}", "unknown key 'default': did you mean 'defaults'?"),
         (f"[limits]\nbandwidth = 1\n{JOB}", "limits: unknown key 'bandwidth': there are jobs, workers, rate, servers"),

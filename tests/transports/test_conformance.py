@@ -473,3 +473,46 @@ async def follow(store: Transport, steps: list[tuple[str, int, int]], keeps: boo
             for extent in await store.block_status(start, end - start):
                 assert extent.kind is Kind.DATA or not any(model[extent.start : extent.end])
     assert same(await everything(store), model)
+
+
+def beside(url: str, what: str) -> str:
+    path, mark, query = url.partition("?")
+    return f"{path}-{what}{mark}{query}"
+
+
+def test_what_a_connection_made_it_removes_and_nothing_else(stores: Stores) -> None:
+    async def run() -> None:
+        url = await stores.make(SIZE)
+        opened = await transports.connect(url, Access.WRITE)
+        assert not await opened.discard()
+        await opened.close()
+        if not stores.created:
+            return
+        emptied = await transports.connect(url, Access.WRITE, create_size=SIZE)
+        assert stores.kind == "memory" or not await emptied.discard()  # it was there before
+        await emptied.close()
+        made = await transports.connect(beside(stores.missing, "made"), Access.WRITE, create_size=SIZE)
+        assert await made.discard()
+        assert not await made.discard()
+        await made.close()
+        with pytest.raises(NoSuchImage):
+            await transports.connect(made.name, Access.READ)
+
+    asyncio.run(run())
+
+
+def test_what_lies_under_the_name_by_now_is_left_alone(stores: Stores) -> None:
+    async def run() -> None:
+        if not stores.created:
+            return
+        url = beside(stores.missing, "another")
+        made = await transports.connect(url, Access.WRITE, create_size=SIZE)
+        assert await made.discard()
+        another = await transports.connect(url, Access.WRITE, create_size=SIZE)
+        assert not await made.discard()
+        await (await transports.connect(url, Access.READ)).close()
+        assert await another.discard()
+        await made.close()
+        await another.close()
+
+    asyncio.run(run())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from mpconv.transports.identity import Disk, Facts, File, Part, Verdict, holds, judge, suspects
-from mpconv.transports.iscsi_identity import Designators
+from mpconv.transports.identity import Designators, Disk, Facts, File, Part, Verdict, holds, judge, suspects
 
 FILE = File(fileid=7, size=4096, modified=10, changed=11, handle="ab")
 NAA = Designators(frozenset({"naa.6001405a"}), told=("3:6001405a",))
@@ -125,3 +124,22 @@ def test_a_lun_and_a_file_of_this_host() -> None:
 def test_few_of_many_are_suspect() -> None:
     many = [nfs(File(number, number, number, number)) for number in range(1000)]
     assert suspects([*many, many[500]]) == [(500, 1000)]
+
+
+def test_files_of_one_disk_are_not_suspect_by_that() -> None:
+    """Nor by their size; what holds them all is, and a LUN of that size which this host serves."""
+    disk = ("device", 1)
+    files = [
+        Facts(
+            ("file", 1, number),
+            holders=(Part(disk, whole=False),),
+            files=(File(number, 4096, 1, 1),),
+            size=4096,
+            local=True,
+        )
+        for number in range(1000)
+    ]
+    assert suspects(files) == []
+    assert suspects([*files[:3], Facts(disk, local=True)]) == [(0, 3), (1, 3), (2, 3)]
+    assert suspects([lun(replace(DISK, here=True)), *files[:2]]) == [(0, 1), (0, 2)]
+    assert suspects([files[1], files[0], files[1]]) == [(0, 2)]

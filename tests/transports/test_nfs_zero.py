@@ -384,6 +384,61 @@ def test_a_server_that_says_ok_and_does_something_else(lie: str, after: int) -> 
     asyncio.run(run())
 
 
+LEFT = [
+    ([(2 * MiB, 2 * MiB + 4096)], "the server answers OK, and byte 2097152 on is not zero"),
+    ([(2 * MiB - 4096, 2 * MiB), (3 * MiB, 3 * MiB + 512)], "the server answers OK, and byte 2093056 on is not zero"),
+    ([(at, at + 512) for at in range(MiB + 8192, 3 * MiB, 8192)], "the server answers OK, and byte 1056768 on is"),
+]
+
+
+@pytest.mark.parametrize(("data", "why"), LEFT)
+def test_what_seek_tells_to_be_data_is_read_back(data: list[tuple[int, int]], why: str) -> None:
+    """Hardly any sample would find the little that there is."""
+    server = FakeNfs4(FAKE_SIZE, data=data, store=bytearray(FAKE_SIZE), deallocate=lambda offset, length: None)
+    for start, end in data:
+        server.store[start:end] = b"x" * (end - start)
+    assert (refused(server, dealloc=1).doubt or "").startswith(why)
+
+
+@pytest.mark.parametrize("data", [[(MiB, MiB + 65536), (3 * MiB, 5 * MiB)], [(0, FAKE_SIZE)], []])
+def test_blocks_that_are_not_freed_and_are_zeros(data: list[tuple[int, int]]) -> None:
+    """A server with large blocks, one without holes, and one that frees all."""
+
+    async def run() -> None:
+        async with fake(data=data) as server:
+            made = maker(server)
+            assert await made.zero(*WHERE)
+            assert server.store == zeroed(WHERE)
+            await made.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("data", [[(MiB, 6 * MiB)], [(at, at + 512) for at in range(MiB, 6 * MiB, 8192)]])
+def test_more_left_than_is_worth_reading(data: list[tuple[int, int]]) -> None:
+    async def run() -> None:
+        async with fake(data=data) as server:
+            made = maker(server)
+            assert not await made.zero(MiB - 8192, 6 * MiB)
+            assert made.doubt == "the server answers OK, and tells of data that are left"
+            await made.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [10004, 10038])
+def test_holes_that_are_not_told(status: int) -> None:
+    async def run() -> None:
+        async with fake(trouble={Op.SEEK: status}) as server:
+            made = maker(server)
+            assert await made.zero(*WHERE)
+            assert await made.zero(5 * MiB, MiB)
+            assert server.calls[Op.SEEK] == 1, "and are not asked for again"
+            await made.close()
+
+    asyncio.run(run())
+
+
 def test_a_server_that_cuts_the_file_off() -> None:
     server = fake()
 

@@ -182,6 +182,14 @@ def test_what_passes(status: int, key: int, ascq: int, put_off: bool, interrupte
     assert scsi.is_interrupted(status, key) == interrupted
 
 
+def test_only_one_answer_says_that_there_is_no_room() -> None:
+    """Others of the same key say that nothing may be written, and 08/00 tells of any failure behind the LUN."""
+    assert scsi.is_full(scsi.CHECK_CONDITION, scsi.DATA_PROTECT, scsi.NO_SPACE)
+    assert not scsi.is_full(scsi.CHECK_CONDITION, scsi.DATA_PROTECT, 0x2700)
+    assert not scsi.is_full(scsi.CHECK_CONDITION, scsi.NOT_READY, 0x0800)
+    assert not scsi.is_full(scsi.BUSY, scsi.DATA_PROTECT, scsi.NO_SPACE)
+
+
 def test_luns_of_a_target() -> None:
     """Peripheral and flat addressing; LUN 0, and one behind a bridge, are left out."""
     told = ["0000", "0002", "0001", "412c", "8001"]

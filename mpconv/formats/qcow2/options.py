@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from mpconv.names import unusable
 from mpconv.units import KiB, MiB
 
 PREALLOCATIONS = ("off", "metadata", "falloc", "full")
@@ -46,6 +47,9 @@ class Qcow2Options(Struct, frozen=True, kw_only=True):
 
     def refusal(self) -> str | None:
         """Why QEMU makes no such image, in its words; what it would find first (read off qemu-img 7.2)."""
+        no_name = self._unusable_name()
+        if no_name is not None:
+            return no_name
         later = "compatibility level 1.1 {} above (use version=v3 or greater)"
         old = self.version < 3
         backed = self.backing_file is not None
@@ -76,6 +80,11 @@ class Qcow2Options(Struct, frozen=True, kw_only=True):
             ),
         ]
         return next((why for refused, why in checks if refused and why is not None), None)
+
+    def _unusable_name(self) -> str | None:
+        given = {"backing": self.backing_file, "data": self.data_file}
+        found = ((what, name, unusable(name)) for what, name in given.items() if name)
+        return next((f"{what} file '{name}': {why}" for what, name, why in found if why is not None), None)
 
     def cluster_refusal(self) -> str | None:
         """The same, of the cluster size alone."""

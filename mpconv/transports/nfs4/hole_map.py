@@ -15,10 +15,9 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from mpconv.extent import Extent, Kind, merged
-from mpconv.transports.nfs4 import compound
 from mpconv.transports.nfs4.client import Client
-from mpconv.transports.nfs4.compound import Attributes, Op, Refused, What
-from mpconv.transports.nfs4.opening import Lie, Read, Unsure, Where, open_file, said
+from mpconv.transports.nfs4.compound import Attributes, What
+from mpconv.transports.nfs4.opening import Lie, Read, Unsure, Where, open_file, said, seek
 from mpconv.transports.sampling import places
 from mpconv.units import GiB, KiB, MiB
 
@@ -181,17 +180,7 @@ class HoleMap:
 
     async def _seek(self, offset: int, what: What) -> int:
         self.calls += 1
-        try:
-            ended, found = await self._client.seek(offset, what)
-        except Refused as error:
-            if (error.status, error.operation, what) != (compound.NO_MORE, Op.SEEK, What.DATA):
-                raise
-            return self.size
-        if ended and what is What.DATA and found == offset:  # so says ganesha that no more follows
-            return self.size
-        if not offset <= found <= self.size or (ended and found != self.size):
-            raise Lie(f"asked for {what.name.lower()} from byte {offset} on, the server names byte {found}")
-        return found
+        return await seek(self._client, offset, what, self.size)
 
     # -- distrust
 

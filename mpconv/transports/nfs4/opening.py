@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from mpconv.transports.nfs4 import compound
 from mpconv.transports.nfs4.client import Client, dial
-from mpconv.transports.nfs4.compound import Attributes, Refused
+from mpconv.transports.nfs4.compound import Attributes, Op, Refused, What
 
 Read = Callable[[int, memoryview], Awaitable[None]]
 """Fill a buffer from an offset of the same file, over the other protocol: a transport's `read_into`."""
@@ -75,6 +75,21 @@ async def _find(client: Client, path: str, same: Callable[[Attributes], bool]) -
             missing = missing or error
         names = names[1:]
     raise missing or Unsure("it is another file, or has just changed")
+
+
+async def seek(client: Client, offset: int, what: What, size: int) -> int:
+    """Where the next data or hole begins, `size` (the file's) where none follows. Lie for what cannot be."""
+    try:
+        ended, found = await client.seek(offset, what)
+    except Refused as error:
+        if (error.status, error.operation, what) != (compound.NO_MORE, Op.SEEK, What.DATA):
+            raise
+        return size
+    if ended and what is What.DATA and found == offset:  # so says ganesha that no more follows
+        return size
+    if not offset <= found <= size or (ended and found != size):
+        raise Lie(f"asked for {what.name.lower()} from byte {offset} on, the server names byte {found}")
+    return found
 
 
 def said(error: BaseException) -> str:

@@ -1,0 +1,62 @@
+"""Rows of a journal as what they say. Pure. They may say anything: what comes out can be counted with."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from mpconv.extent import Ranges
+from mpconv.journal.records import Begun, Happening, Identity, State, Stored
+
+_LAST = (1 << 63) - 1
+_Count = Annotated[int, Meta(ge=0, le=_LAST)]
+_Time = Annotated[float, Meta(ge=0, le=1 << 38)]
+_Job = tuple[_Time, _Time, int, State, _Count, _Count, _Count, str, str, _Count, str]
+_Happened = list[tuple[_Time, str, str, _Count | None, _Count | None]]
+_MOST_KINDS = 1 << 20
+"""Bytes of the map, which has a byte for each of some thousands of parts."""
+
+
+def stored(
+    jobs: list[Any], done: list[Any], identities: list[Any], happened: list[Any], kinds: Any, progress: list[Any]
+) -> Stored:
+    """All of them. ValueError when they are none that a copy leaves. `kinds`: the row, or None."""
+    if len(jobs) != 1:
+        raise ValueError(f"it tells of {len(jobs)} copies")
+    job = msgspec.convert(jobs[0], _Job)
+    created, updated, pid, state, zeros, written, places, source, target, size, course = job
+    ranges = Ranges()
+    for start, end in msgspec.convert(done, list[tuple[_Count, _Count]]):
+        if not start < end <= size:
+            raise ValueError(f"bytes {start} to {end} of {size} are done")
+        ranges.add(start, end)
+    known = [
+        Identity(role, name, *(msgspec.convert(json.loads(text), dict[str, str]) for text in (same, content)))
+        for role, name, same, content in msgspec.convert(identities, list[tuple[str, str, str, str]])
+    ]
+    return Stored(
+        begun=Begun(source=source, target=target, size=size, course=course, identities=known),
+        state=state,
+        pid=pid,
+        created=created,
+        updated=updated,
+        done=ranges,
+        zeros=zeros,
+        written=written,
+        places=places,
+        happened=[Happening(*one) for one in msgspec.convert(happened, _Happened)],
+        kinds=_unpacked(kinds[0]) if kinds is not None else b"",
+        progress=msgspec.convert(progress, list[tuple[_Time, _Count, _Count]]),
+    )
+
+
+def _unpacked(kinds: Any) -> bytes:
+    unpacking = zlib.decompressobj()
+    found = unpacking.decompress(kinds, _MOST_KINDS)
+    if not unpacking.eof or not found.isascii():
+        raise ValueError("its map is none")
+    return found
