@@ -127,7 +127,7 @@ class IscsiTransport(Transport):
         own = ", ".join(sorted(self.designators.worldwide or self.designators.told))
         self.marks = {"its block size": str(block)} | ({"its designators": own} if own else {})
         provisioning = scsi.parse_provisioning(told_provisioning)
-        promised = capacity.thin and capacity.zeroes and provisioning.zeroes is not False
+        promised = _promises_zeros(capacity, provisioning)
         means = means_for(capacity, promised, limits, provisioning)
         self.traits = Traits(scsi.parse_product(told), capacity, limits, provisioning, tuple(means))
         self._status = LbaStatus(self._commands, capacity.blocks, told=promised)
@@ -140,9 +140,10 @@ class IscsiTransport(Transport):
     async def _look_again(self, access: Access) -> None:
         """After news: Gone when the LUN is not what it was."""
         ask, ask_if_known = (partial(one, heeds=False) for one in (self._commands.ask, self._commands.ask_if_known))
-        found, mode, named = await asyncio.gather(
+        found, mode, told_provisioning, named = await asyncio.gather(
             ask(scsi.read_capacity16(32), 32),
             ask_if_known(scsi.mode_sense6(192), 192),
+            ask_if_known(scsi.inquiry_vpd(0xB2, 64), 64),
             iscsi_identity.read(ask_if_known),
         )
         was, now = self.traits.capacity, scsi.parse_capacity(found)
@@ -152,7 +153,9 @@ class IscsiTransport(Transport):
         elif (was.blocks, was.block_size) != (now.blocks, now.block_size):
             sizes = f"{was.blocks * was.block_size} to {now.blocks * now.block_size} bytes"
             why = f"the LUN has changed its size from {sizes}, in blocks of {now.block_size}"
-        elif was != now:
+        elif was != now or _promises_zeros(was, self.traits.provisioning) != _promises_zeros(
+            now, scsi.parse_provisioning(told_provisioning)
+        ):
             why = "the LUN has changed what it promises of zeros"
         elif access is Access.WRITE and scsi.parse_write_protected(mode):
             why = "the LUN has been write protected"
@@ -381,6 +384,11 @@ class IscsiTransport(Transport):
 
     async def close(self) -> None:
         await self._commands.close()
+
+
+def _promises_zeros(capacity: scsi.Capacity, provisioning: scsi.Provisioning) -> bool:
+    """Whether blocks that are unmapped read as zeros."""
+    return capacity.thin and capacity.zeroes and provisioning.zeroes is not False
 
 
 async def connect(

@@ -93,6 +93,21 @@ def test_zeros_are_not_given_back_without_detection(tmp_path):
     assert allocation(tmp_path / "b.raw") == [(0, 5 * MiB, True)]
 
 
+def test_a_target_that_is_said_to_be_zero_and_is_not_is_found_by_verify(tmp_path):
+    with (tmp_path / "a.raw").open("wb") as file:
+        file.truncate(4 * MiB)
+        file.seek(MiB)
+        file.write(b"\x5a" * MiB)
+    old = bytearray(4 * MiB)
+    (tmp_path / "b.raw").write_bytes(old)
+    done("-n", "--target-is-zero", "--verify", tmp_path / "a.raw", tmp_path / "b.raw")
+    old[3 * MiB + 700] = 1
+    (tmp_path / "b.raw").write_bytes(old)
+    found = mpconv("convert", "-n", "--target-is-zero", "--verify", tmp_path / "a.raw", tmp_path / "b.raw")
+    assert found.returncode == 1
+    assert "the target is not equal to the source" in found.stderr
+
+
 def test_without_detection_holes_are_written_too_whatever_the_target_is_said_to_hold(tmp_path):
     with (tmp_path / "a.raw").open("wb") as file:
         file.truncate(MiB)

@@ -112,7 +112,7 @@ class Lab:
         before = shutil.copytree(folder, folder / "before")
         words = ["convert", "-n", "-f", "raw", "-O", "qcow2", "--workers", "1", "--allow-backing"]
         words += [f"--allow-data-file={folder}", *case.options, "source.raw", "image.qcow2"]
-        _measure(verdict, folder, words)
+        measure(verdict, folder, words)
         if verdict.wrong:
             return verdict
         try:
@@ -122,7 +122,7 @@ class Lab:
         return verdict
 
 
-def _measure(verdict: Verdict, folder: Path, words: list[str]) -> None:
+def measure(verdict: Verdict, folder: Path, words: list[str]) -> None:
     began = time.monotonic()
     with (folder / "stderr").open("wb") as stderr:
         child = os.fork()

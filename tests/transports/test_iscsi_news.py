@@ -149,6 +149,10 @@ def unthinned(target: FaultyTarget) -> None:
     target.lbprz = False
 
 
+def unthinned_on_the_page_only(target: FaultyTarget) -> None:
+    target.page_lbprz = False
+
+
 CHANGES = [
     (grown, CAPACITY, "has changed its size from 2097152 to 3145728 bytes"),
     (shrunk, CAPACITY, "has changed its size from 2097152 to 1048576 bytes"),
@@ -158,6 +162,7 @@ CHANGES = [
     (replaced, LUNS_CHANGED, "another LUN has come in its place"),
     (protected, MODES, "has been write protected"),
     (unthinned, CAPACITY, "has changed what it promises of zeros"),
+    (unthinned_on_the_page_only, INQUIRY_DATA, "has changed what it promises of zeros"),
 ]
 
 

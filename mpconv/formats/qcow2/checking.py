@@ -33,6 +33,8 @@ _TABLES_KNOWN = 1 << 18
 _LARGEST_L1S = GiB
 _MOST_ALIKE = 4096
 """Refcount blocks that the table has more than once: without a limit a small file fills memory."""
+_MOST_UNCOUNTED = 1 << 16
+"""Refcount blocks beyond what all blocks that are stored can count: far apart, each fills a page of memory."""
 _LARGEST_OFFSET = 1 << 63
 
 
@@ -124,16 +126,26 @@ class _Checking:
         stored, per_block = self._accounts.stored, self._accounts.per_block
         blocks: list[tuple[int, int]] = []
         most = max(1, min(_MOST_AT_ONCE, _AT_ONCE >> self._header.cluster_bits))
+        size, largest = self._header.cluster_size, _LARGEST_OFFSET - self._header.cluster_size
+        in_use = [index for index in range(min(len(table), -(-stored.clusters // per_block))) if table[index]]
         # By their places, so that the store is asked once for each of its holes.
-        for index in sorted(range(min(len(table), -(-stored.clusters // per_block))), key=table.__getitem__):
+        in_use.sort(key=table.__getitem__)
+        hole = loaded = 0
+        for index in in_use:
             offset = table[index] & ~REFCOUNT_RESERVED
-            if offset % self._header.cluster_size or offset + self._header.cluster_size > _LARGEST_OFFSET:
+            if offset % size or offset > largest:
                 self._accounts.unreadable_block(index)
-            elif 0 < offset < self._store.size and not await self._is_hole(offset):
+            elif offset + size > hole and 0 < offset < self._store.size:
+                if await self._is_hole(offset):
+                    hole = self._status.end
+                    continue
                 blocks.append((index, offset))
+                loaded += 1
                 if len(blocks) == most:
                     await self._load(blocks)
                     blocks = []
+        if len(in_use) - loaded * per_block > _MOST_UNCOUNTED:
+            raise ImageError("Check failed: nearly all refcount blocks lie in holes: nothing counts them")
         await self._load(blocks)
 
     async def _load(self, blocks: list[tuple[int, int]]) -> None:

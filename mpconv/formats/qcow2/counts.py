@@ -7,7 +7,7 @@ lies in memory of its own. Pages that nothing was written to take up none: so a 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -125,6 +125,17 @@ class Counts:
                 over.append((cluster, value - self.most))
             self._set(cluster, min(value, self.most))
         return over
+
+    def add_new(self, clusters: Sequence[int]) -> int:
+        """Each of them that was 0 becomes 1, up to the first that was not; how many those are."""
+        if len(self._digits) > 1:
+            return 0
+        low = self._digits[0]
+        for number, cluster in enumerate(clusters):
+            if low[cluster]:
+                return number
+            low[cluster] = 1
+        return len(clusters)
 
     def load(self, first: int, block: bytes, order: int) -> None:
         """The refcounts of a refcount block, of 2^`order` bits each, as those of the clusters from `first` on."""

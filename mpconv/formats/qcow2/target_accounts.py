@@ -54,6 +54,11 @@ class TargetAccounts(Accounts):
             first, last = offset >> self._bits, (offset + length - 1) >> self._bits
             self._tables.add(first, last + 1 - first, min(times, self._tables.most))
 
+    def _refer_new(self, clusters: list[int]) -> int:
+        new = super()._refer_new(clusters)
+        self._tables.add_new(clusters[:new])
+        return new
+
     def _wrong_table_flag(self, entry: int, times: int, index: int, refcount: int) -> None:
         if entry & COPIED:
             super()._wrong_table_flag(entry, times, index, refcount)

@@ -403,6 +403,23 @@ def test_a_refcount_table_of_one_block_is_given_up(tmp_path):
         ours(image)
 
 
+def test_a_million_refcount_blocks_in_holes_are_given_up(tmp_path):
+    image, blocks = tmp_path / "a.qcow2", 1 << 20
+    with image.open("wb") as file:
+        file.truncate(blocks << 17)
+        fields = (b"QFI\xfb", 2, 0, 0, 9, 512, 0, 1, 512 + 8 * blocks, 512, 8 * blocks >> 9, 0, 0)
+        file.write(struct.pack(">4sIQIIQIIQQIIQ", *fields))
+        file.seek(512)
+        for number in range(blocks):  # neighbours in the table lie far apart
+            place = (number * 7919) % blocks
+            file.write(struct.pack(">Q", (1 << 24) + place * 120 * 1024))
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(ImageError, match="lie in holes"):
+        ours(image)
+    assert time.process_time() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * KiB
+
+
 def test_l1_tables_of_snapshots_that_overlap_are_given_up(tmp_path):
     image = tmp_path / "a.qcow2"
     with image.open("wb") as file:

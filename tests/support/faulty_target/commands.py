@@ -120,7 +120,8 @@ def _inquiry(target: FaultyTarget, cdb: bytes, lun: int) -> bytes | Status:
         case 0xB0 if target.b0:
             body = _limits(target)
         case 0xB2:
-            flags = (0x80 if target.lbpu else 0) | (0x60 if target.lbpws else 0) | (4 if target.lbprz else 0)
+            zeroes = target.lbprz if target.page_lbprz is None else target.page_lbprz
+            flags = (0x80 if target.lbpu else 0) | (0x60 if target.lbpws else 0) | (4 if zeroes else 0)
             body = bytes([0, flags, 2, 0])
         case _:
             return _BAD_CDB

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
-from tests.support.faulty_target.commands import lba_status
+from tests.support.faulty_target.commands import lba_status, range_of
 from tests.support.faulty_target.session import Session
 from tests.support.faulty_target.target import Answer, FaultyTarget, Refusal, Status, unit_attention
 
@@ -31,6 +32,22 @@ def status_in_other_units(first_times: int, count_times: int) -> OnCommand:
         if name == "GLBA":
             return lba_status(target, cdb, first_times=first_times, count_times=count_times)
         return None
+
+    return hook
+
+
+def hidden_data(start: int, end: int, fill: int = ord("D")) -> OnCommand:
+    """Reads of [start, end) give bytes `fill`: where the file has a hole, GET LBA STATUS hides them."""
+
+    def hook(target: FaultyTarget, session: Session, name: str, cdb: bytes, n: int) -> Answer:
+        if name not in ("READ10", "READ16"):
+            return None
+        first, count = (number * target.block for number in range_of(cdb))
+        low, high = max(first, start), min(first + count, end)
+        if low >= high:
+            return None
+        data = os.pread(target.fd, count, first)
+        return data[: low - first] + bytes([fill]) * (high - low) + data[high - first :]
 
     return hook
 

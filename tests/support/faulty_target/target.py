@@ -64,6 +64,7 @@ class FaultyTarget:
     block: int = 512
     thin: bool = True
     lbprz: bool = True
+    page_lbprz: bool | None = None
     lbpu: bool = True
     lbpws: bool = True
     b0: bool = True
