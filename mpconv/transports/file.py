@@ -19,9 +19,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-from mpconv.errors import Denied, Fatal, InUse, MpconvError, NoSpace, NoSuchImage, Retryable, UsageError
-from mpconv.extent import Extent, Kind
-from mpconv.transports import file_facts, file_layers, file_locks
+from mpconv.errors import (
+    Denied,
+    Fatal,
+    InUse,
+    MpconvError,
+    NoSpace,
+    NoSuchImage,
+    Retryable,
+    StatusWithdrawn,
+    UsageError,
+)
+from mpconv.extent import Extent
+from mpconv.transports import file_facts, file_holes, file_layers, file_locks
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
@@ -96,6 +106,7 @@ class FileTransport(Transport):
         self.creatable = self.grows = not self.device
         self._zeroing = Zeroing(fd, device=self.device)
         self.stamp = None if self.device else file_layers.file_of(fd)
+        self._tells_holes = True
         self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
 
@@ -189,32 +200,19 @@ class FileTransport(Transport):
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)
-        if self.device:
+        if self.device or not self._tells_holes:
             return [Extent(offset, length)]
         return await self._run("reading block status", offset, lambda: self._status(offset, offset + length))
 
     def _status(self, offset: int, end: int) -> list[Extent]:
-        extents: list[Extent] = []
-        while offset < end and len(extents) < 1024:
-            try:
-                data = min(end, os.lseek(self._fd, offset, os.SEEK_DATA))
-            except OSError as error:
-                if error.errno in UNSUPPORTED:
-                    return [*extents, Extent(offset, end - offset)]
-                if error.errno != errno.ENXIO:
-                    raise
-                if os.fstat(self._fd).st_size < end:
-                    raise self.error(Fatal, "reading block status", offset, _SHRUNK) from error
-                data = end
-            if data > offset:
-                extents.append(Extent(offset, data - offset, Kind.ZERO))
-            if data < end:
-                hole = min(end, os.lseek(self._fd, data, os.SEEK_HOLE))
-                extents.append(Extent(data, hole - data))
-                offset = hole
-            else:
-                offset = end
-        return extents
+        try:
+            return file_holes.extents(self._fd, offset, end)
+        except file_holes.Shrunk as error:
+            raise self.error(Fatal, "reading block status", error.at, _SHRUNK) from error
+        except file_holes.Impossible as error:
+            self._tells_holes = False
+            why = f"what the file system says of its holes cannot be true ({error})"
+            raise self.error(StatusWithdrawn, "reading block status", offset, why) from None
 
     async def flush(self) -> None:
         await self._run("flushing", None, self._file.flush)

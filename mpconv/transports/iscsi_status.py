@@ -74,7 +74,7 @@ class LbaStatus:
 
     async def runs(self, lba: int) -> list[Run]:
         """From block `lba` on, without a gap and each of some blocks; none when it is not told. Raises Impossible, and
-        Refused for a lost session.
+        Refused for a lost session or a target that only puts it off.
         """
         found = await self._ask(lba)
         if found and not found[0][1]:
@@ -89,7 +89,7 @@ class LbaStatus:
             answer = await self._lun.ask(scsi.get_lba_status(lba, _ANSWER_BYTES), _ANSWER_BYTES)
             found = runs(answer, lba, self._blocks)
         except Refused as refused:
-            if refused.how.lost:
+            if refused.how.lost or refused.how.put_off:
                 raise
             self.told = False
             if self._answered and refused.how.ascq == scsi.BEYOND_THE_END:
@@ -103,7 +103,7 @@ class LbaStatus:
 
     async def mapped(self, lba: int, end: int) -> list[tuple[int, int]] | None:
         """The parts (first block, end) of a range that are not known to be unmapped; None: nothing is known. Raises
-        Refused for a lost session.
+        Refused as `runs`.
         """
         left: list[tuple[int, int]] = []
         for _ in range(_MOST_CALLS):

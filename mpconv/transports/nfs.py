@@ -257,7 +257,7 @@ class NfsTransport(Transport):
         if holes is None:
             return [Extent(offset, length)]
         extents = await holes.block_status(offset, length)
-        if holes.withdrawn:
+        if holes.lied:  # in the first stretch already, too: an earlier connection may have told the same
             why = f"the server names holes where there is data ({holes.doubt})"
             raise self.error(StatusWithdrawn, "reading block status", offset, why)
         return extents

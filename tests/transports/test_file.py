@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
-from mpconv.errors import Fatal, Retryable
+from mpconv.api.copying import convert
+from mpconv.errors import Fatal, Retryable, StatusWithdrawn
 from mpconv.extent import Extent, Kind
 from mpconv.transports.base import Access, Opening, Transport
 from mpconv.units import KiB, MiB, align_up
@@ -135,6 +136,34 @@ def test_8_tib_with_four_extents_take_milliseconds(tmp_path: Path) -> None:
         await store.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("whence", "answer"), [(os.SEEK_DATA, -4096), (os.SEEK_DATA, -1), (os.SEEK_HOLE, 0), (os.SEEK_HOLE, -8192)]
+)
+def test_holes_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whence: int, answer: int) -> None:
+    """File systems in user space answer what they like: then everything is read, and nothing waits for an end."""
+    source, target = tmp_path / "source.raw", tmp_path / "target.raw"
+    with source.open("wb") as file:
+        file.truncate(4 * MiB)
+        file.seek(MiB)
+        file.write(content(MiB))
+    seek = os.lseek
+
+    def lying(fd: int, offset: int, how: int) -> int:
+        return max(0, offset + answer) if how == whence and offset else seek(fd, offset, how)
+
+    async def run() -> None:
+        store = await opened(source, Access.READ)
+        monkeypatch.setattr(os, "lseek", lying)
+        with pytest.raises(StatusWithdrawn, match="what the file system says of its holes cannot be true"):
+            await store.block_status(4096, 4 * MiB - 4096)
+        assert await store.block_status(0, 4 * MiB) == [Extent(0, 4 * MiB)]
+        await store.close()
+
+    asyncio.run(run())
+    asyncio.run(convert(str(source), str(target)))
+    assert target.read_bytes() == source.read_bytes()
 
 
 def test_status_of_a_file_that_shrinks(tmp_path: Path) -> None:

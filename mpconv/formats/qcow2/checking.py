@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
-from mpconv.errors import ImageError
+from mpconv.errors import ImageError, StatusWithdrawn
 from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2 import bitmaps, entries
 from mpconv.formats.qcow2.books import Books
@@ -201,7 +201,11 @@ class _Checking:
         if not self._local:
             return False
         if not self._status.start <= offset < self._status.end:
-            self._status = (await self._store.block_status(offset, self._store.size - offset))[0]
+            try:
+                self._status = (await self._store.block_status(offset, self._store.size - offset))[0]
+            except StatusWithdrawn:
+                self._local = False
+                return False
         return self._status.kind is Kind.ZERO and offset + self._header.cluster_size <= self._status.end
 
     async def _count_bitmaps(self) -> None:

@@ -69,8 +69,8 @@ async def connect(where: Where, *, facts: FileFacts, read: Read, seconds: float 
 
 
 class HoleMap:
-    """The map. `doubt`: why it is no more believed, if so; `withdrawn`: zeros that may have been handed out before it
-    turned out that the server lies: they must be read after all.
+    """The map. `doubt`: why it is no more believed, if so; `lied`: because of a lie; `withdrawn`: zeros that may have
+    been handed out before that: they must be read after all.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class HoleMap:
         self.size = facts.size
         self.fileid = facts.fileid
         self.doubt: str | None = None
+        self.lied = False
         self.withdrawn: list[Extent] = []
         self.calls = 0
         self._client = client
@@ -124,6 +125,7 @@ class HoleMap:
             await self._check(zeros)
         except Lie as error:
             known, self._known, self._end = self._known, [], 0
+            self.lied = True
             self.withdrawn = [extent for extent in known if extent.kind is Kind.ZERO]
             self._give_up(str(error))
         except Exception as error:
