@@ -65,6 +65,7 @@ INTENDED_WORDS = (
         r"suffixes for\n\S+ kilobytes",
         "suffixes for kilobytes",
     ),
+    Rewrite("mpconv warns of what was never written", r"mpconv: warning: the source '[^'\n]*' is empty [^\n]*\n", ""),
     Rewrite("said once", r"Could not open '([^'\n]*)': (?=Could not open '\1': )", ""),
     Rewrite("a hint of qemu-img", r"[ \n]?Is another process using the image \[[^\n]*\]\?", ""),
     Rewrite("a hint of qemu-img", r"[ \n]?Try '[^'\n]* --help' for more information\.?", ""),

@@ -217,7 +217,7 @@ def test_an_image_that_a_program_writes_to_is_refused_unless_shared(tmp_path):
         *(
             (
                 ["convert", f"--verify={wrong}", "a.raw", "b.raw"],
-                f"Invalid --verify '{wrong}': all, or sample:N% with N above 0 and at most 100",
+                f"Invalid --verify '{wrong}': all, source, or sample:N% with N above 0 and at most 100",
             )
             for wrong in ("", "some", "sample:0%", "sample:101%", "sample:5", "sample:-1%", "sample:nan%")
         ),

@@ -78,7 +78,7 @@ def judged(sound: dict[str, Path], folder: Path, shape: str, script: str, monkey
         done = subprocess.run(["bash", "-c", script], cwd=where, capture_output=True, text=True, check=False)
         verdict.code, verdict.words = done.returncode, done.stderr
 
-    monkeypatch.setattr(images, "_measure", measure)
+    monkeypatch.setattr(images, "measure", measure)
     return lab.run(Case(1, 1, shape, 300 * KiB, 0, ()))
 
 

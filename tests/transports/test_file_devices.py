@@ -226,11 +226,11 @@ def test_no_room_to_preallocate(mounted: Callable[..., Path], how: str, what: st
     async def run() -> None:
         with pytest.raises(NoSpace) as caught:
             await transports.connect(str(path), Access.WRITE, create_size=8 * MiB, opening=opening)
-        assert str(caught.value) == f"{path}: error while converting raw: {what}: No space left on device"
-        await (await transports.connect(str(path), Access.WRITE, opening=opening)).close()
+        told = f"{path}: error while converting raw: {what}: No space left on device"
+        assert str(caught.value).startswith(told) and "was removed" in str(caught.value)
+        assert not path.exists()
 
     asyncio.run(run())
-    assert (path.stat().st_size, path.stat().st_blocks) == (0, 0), "the room was given back"
     command = ["qemu-img", "create", "-f", "raw", "-o", f"preallocation={how}", str(path), "8M"]
     theirs = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     assert f"{what}: No space left on device" in theirs
