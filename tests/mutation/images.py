@@ -122,6 +122,11 @@ class Lab:
         return verdict
 
 
+def had_already() -> int:
+    """Bytes of memory that this process has had. They count on in what it forks and runs, so less than that is hidden."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KiB
+
+
 def measure(verdict: Verdict, folder: Path, words: list[str]) -> None:
     began = time.monotonic()
     with (folder / "stderr").open("wb") as stderr:
@@ -143,8 +148,7 @@ def measure(verdict: Verdict, folder: Path, words: list[str]) -> None:
     verdict.code = os.waitstatus_to_exitcode(status)
     verdict.words = (folder / "stderr").read_text(errors="replace")
     verdict.memory, verdict.seconds = used.ru_maxrss * KiB, used.ru_utime + used.ru_stime
-    # What a process has had counts on in what it forks and runs: a parent that is large itself hides what they take.
-    if verdict.memory > max(MOST_MEMORY, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KiB):
+    if verdict.memory > max(MOST_MEMORY, had_already()):
         verdict.wrong = "memory"
     if verdict.seconds > MOST_SECONDS:
         verdict.wrong = "time"

@@ -113,6 +113,7 @@ def test_memory_time_and_what_hangs_are_measured(sound, tmp_path, monkeypatch):
     case = Case(1, 1, "plain", 64 * KiB, 0, ())
     lab = Lab(sound, tmp_path / "lab")
     monkeypatch.setattr(images, "mutate", lambda chance, image: [])
+    monkeypatch.setattr(images, "had_already", lambda: 0)
     for name, limit, wrong in (
         ("MOST_MEMORY", 1 << 20, "memory"),
         ("MOST_SECONDS", 0.0, "time"),
