@@ -49,9 +49,12 @@ class Audience:
 
 
 class Wishes:
-    """What signals ask for. Those that the process was started to ignore, as by nohup(1), stay ignored."""
+    """What signals ask for. Those that the process was started to ignore, as by nohup(1), stay ignored. `last`: the
+    process ends with what they interrupt, so that it passes over the rest of a wish: a program hears the next Ctrl-C.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, last: bool = False) -> None:
+        self.last = last
         self._since: dict[bool, float] = {}
         self._numbers: tuple[signal.Signals, ...] = ()
 
@@ -73,17 +76,22 @@ class Wishes:
             loop.add_signal_handler(number, heard, number)
 
     def end(self) -> None:
-        """From now on they do what they do by default; of a wish that was heard the rest may be still to come."""
+        """From now on they do what they do by default, unless the rest of one that was heard may be still to come."""
         loop = asyncio.get_running_loop()
         for number in self._numbers:
             loop.remove_signal_handler(number)
-            if (number == signal.SIGINT) in self._since:
+            if self.last and (number == signal.SIGINT) in self._since:
                 signal.signal(number, signal.SIG_IGN)
 
 
 _everybody = Audience()
 _wishes = Wishes()
 _audience: ContextVar[Audience] = ContextVar("audience", default=_everybody)
+
+
+def last_of_the_process() -> None:
+    """What is interrupted from now on is what this process is there for."""
+    _wishes.last = True
 
 
 @contextlib.contextmanager

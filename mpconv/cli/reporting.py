@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpconv import leftovers, limits
 from mpconv.cli.image_command import show
 from mpconv.errors import Deserted, one_line
-from mpconv.interruption import interruptible
+from mpconv.interruption import interruptible, last_of_the_process
 from mpconv.jobs.heard import Heard
 from mpconv.ui.progress import Display, make_display
 from mpconv.units import duration, human
@@ -196,6 +196,7 @@ def run(
         job.close()
         raise
     leftovers.remove()
+    last_of_the_process()
 
     async def watched() -> _Result:
         for number in filter(None, (signal.SIGUSR1, getattr(signal, "SIGINFO", None))):

@@ -123,7 +123,7 @@ class Lab:
 
 
 def had_already() -> int:
-    """Bytes of memory that this process has had. They count on in what it forks and runs, so less than that is hidden."""
+    """Bytes of memory that this process has had. They count on in what it forks: less than that is hidden."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KiB
 
 

@@ -81,7 +81,7 @@ class Host:
         """Until the job is over, or by SIGTERM, SIGHUP or SIGINT: then what is being written ends first; the second
         time it ends at once. Fatal when there is no coordinator, or it refuses these workers.
         """
-        wishes = Wishes()
+        wishes = Wishes(last=True)
         wishes.begin(lambda _: self._leave())
         asyncio.get_running_loop().add_signal_handler(parent.ENDED, self._leave_soon)
         try:
