@@ -104,13 +104,23 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 async def open_raw(
-    source: Image, place: Place, options: Options, tell: Tell, left: Left | None = None, *, begun: bool = False
+    source: Image,
+    place: Place,
+    options: Options,
+    tell: Tell,
+    left: Left | None = None,
+    *,
+    begun: bool = False,
+    found: Transport | None = None,
 ) -> Target:
-    """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself."""
+    """A raw target, made anew unless `create` is off or it is `left`. Fatal when it is too small or a source itself.
+    `found`: it is open already, and is not made anew.
+    """
     if left is not None:
         options = replace(options, create=False)
     opening = Opening(direct=place.direct, locked=not place.shared, preallocation=options.preallocation)
-    store = await open_store(source, place, options, source.size, opening, tell, begun=begun or left is not None)
+    begun = begun or left is not None
+    store = await open_store(source, place, options, source.size, opening, tell, begun=begun, found=found)
     if store.fixed_size and store.writable < source.size:
         await store.close()
         raise too_small(store, store.size, source)
@@ -135,9 +145,11 @@ async def open_store(
     *,
     begun: bool = False,
     also: Judge | None = None,
+    found: Transport | None = None,
 ) -> Transport:
     """The store at a place, made anew with `size` bytes unless `create` is off; refused when it is a source itself.
-    `tell` hears when it does not answer later. `begun`: as check_apart's. `also`: what else may refuse it.
+    `tell` hears when it does not answer later. `begun`: as check_apart's. `also`: what else may refuse it. `found`: as
+    open_raw's.
     """
 
     async def judge(store: Transport) -> None:
@@ -147,18 +159,23 @@ async def open_store(
         if also is not None:
             await also(store)
 
-    store = await _open_store(place, options, size, replace(opening, judge=judge), judge)
+    store = await _open_store(place, options, size, replace(opening, judge=judge), judge, found)
     return transports.remade(
         store, place.marked(store.marks), growing=opening.growing, retry=Retry(options.retry_for), tell=tell
     )
 
 
-async def _open_store(place: Place, options: Options, size: int, opening: Opening, judge: Judge) -> Transport:
+async def _open_store(
+    place: Place, options: Options, size: int, opening: Opening, judge: Judge, found: Transport | None
+) -> Transport:
     """What is there is judged before it is written to, and again when it is replaced: it may be another one by then."""
-    existing: Transport | None = None
+    existing = found
     retry = Retry(options.retry_for)
     try:
-        existing = await transports.open_place(place, Access.WRITE, locked=True, growing=opening.growing, retry=retry)
+        if existing is None:
+            existing = await transports.open_place(
+                place, Access.WRITE, locked=True, growing=opening.growing, retry=retry
+            )
     except NoSuchImage:
         if not options.create:
             raise

@@ -26,7 +26,7 @@ from mpconv.observer import Observer
 from mpconv.options import Options
 from mpconv.sharing import anywhere, for_workers
 from mpconv.target import Left, Target, check_apart, check_end, check_source, open_raw, too_small
-from mpconv.transports.base import REMOVED, Access
+from mpconv.transports.base import REMOVED, Access, Transport
 from mpconv.transports.beneath import realpath
 from mpconv.transports.identity import ALLOW, Facts, Verdict, alike_at_most, suspects
 from mpconv.transports.retrying import Retry, Sparingly, Tell
@@ -114,14 +114,15 @@ async def deploy_once(
     source, sources = await open_and_resolve([wanted], how)
     deployment.size = source.size
     targets: dict[int, Target] = {}
+    looked_at: dict[int, Transport] = {}
     recorder: Recorder | None = None
     complete: set[int] = set()
     try:
         empty = without_bytes(source)
         if empty is not None:
             raise empty
-        await _check(deployment.outcomes, source, options, observer, begun=not trusting)
-        await open_all(deployment.outcomes, source, options, observer, tell, targets)
+        await _check(deployment.outcomes, source, options, observer, looked_at, begun=not trusting)
+        await open_all(deployment.outcomes, source, options, observer, tell, targets, looked_at=looked_at)
         await _all_different(deployment.outcomes, targets, options)
         await check_source(source, [targets[number].store for number in sorted(targets)], options)
         if targets:
@@ -131,6 +132,8 @@ async def deploy_once(
     finally:
         await _discard(deployment.outcomes, targets, complete, observer, begun=recorder is not None)
         await source.close()
+        for store in looked_at.values():
+            await store.close()
         for target in targets.values():
             await target.close()
 
@@ -157,10 +160,17 @@ async def _discard(
 
 
 async def _check(
-    outcomes: Sequence[Outcome], source: Image, options: Options, observer: Observer, *, begun: bool
+    outcomes: Sequence[Outcome],
+    source: Image,
+    options: Options,
+    observer: Observer,
+    looked_at: dict[int, Transport],
+    *,
+    begun: bool,
 ) -> None:
     """Before anything is made or written. UsageError for a target that cannot be meant; one that is not to be had is
-    dropped. `begun`: as check_apart's.
+    dropped. `looked_at`: into it those that can stay open until they are written to, by number: to log in to a LUN
+    takes longer than all else that is done for it. `begun`: as check_apart's.
     """
     if options.verify is not None:
         for outcome in outcomes:
@@ -168,29 +178,31 @@ async def _check(
                 raise UsageError(
                     f"--verify: '{outcome.place.url}' keeps nothing that could be read back: leave out --verify"
                 )
-    left = [outcome for outcome in outcomes if outcome.error is None]
+    left = [number for number, outcome in enumerate(outcomes) if outcome.error is None]
     looks = await asyncio.gather(
-        *(_look(outcome, source, options, begun=begun) for outcome in left), return_exceptions=True
+        *(_look(number, outcomes[number], source, options, looked_at, begun=begun) for number in left),
+        return_exceptions=True,
     )
     seen: set[str] = set()
     known: dict[int, Facts] = {}
-    for number, (outcome, found) in enumerate(zip(left, looks, strict=True)):
+    for number, found in zip(left, looks, strict=True):
         if isinstance(found, BaseException):
             raise found
         name, facts = found
         if name in seen:
-            raise _twice(outcome, outcome)
-        if not outcome.place.url.startswith("null:"):
+            raise _twice(outcomes[number], outcomes[number])
+        if not outcomes[number].place.url.startswith("null:"):
             seen.add(name)
             known |= {} if facts is None else {number: facts}
     numbers = list(known)
     for one, other in suspects([known[number] for number in numbers]):
         if alike_at_most(known[numbers[one]], known[numbers[other]]):
             continue
-        await _check_pair(left[numbers[one]], left[numbers[other]], options, begun=begun)
-    for number, outcome in enumerate(outcomes):
-        if outcome.error is not None and outcome in left:
-            observer.dropped(number, outcome.name, str(outcome.error))
+        await _check_pair(numbers[one], numbers[other], outcomes, options, looked_at, begun=begun)
+    for number in left:
+        error = outcomes[number].error
+        if error is not None:
+            observer.dropped(number, outcomes[number].name, str(error))
 
 
 def _twice(outcome: Outcome, other: Outcome) -> UsageError:
@@ -208,21 +220,37 @@ def _check_verdict(verdict: Verdict, outcome: Outcome, other: Outcome, options: 
         raise UsageError(f"{names} are probably the same image: {why}")
 
 
-async def _check_pair(outcome: Outcome, other: Outcome, options: Options, *, begun: bool) -> None:
+async def _check_pair(
+    one: int,
+    other: int,
+    outcomes: Sequence[Outcome],
+    options: Options,
+    looked_at: Mapping[int, Transport],
+    *,
+    begun: bool,
+) -> None:
     """UsageError when two targets that are there are one."""
-    first = await transports.open_place(outcome.place, Access.READ)
-    try:
-        second = await transports.open_place(other.place, Access.READ)
-        try:
-            verdict = await verdict_of(first, second, begun=begun or options.allow_same_image)
-        finally:
-            await second.close()
-    finally:
-        await first.close()
-    _check_verdict(verdict, outcome, other, options)
+    async with contextlib.AsyncExitStack() as stack:
+        stores = []
+        for number in (one, other):
+            store = looked_at.get(number)
+            if store is None:
+                store = await transports.open_place(outcomes[number].place, Access.READ)
+                stack.push_async_callback(store.close)
+            stores.append(store)
+        verdict = await verdict_of(stores[0], stores[1], begun=begun or options.allow_same_image)
+    _check_verdict(verdict, outcomes[one], outcomes[other], options)
 
 
-async def _look(outcome: Outcome, source: Image, options: Options, *, begun: bool) -> tuple[str, Facts | None]:
+async def _look(
+    number: int,
+    outcome: Outcome,
+    source: Image,
+    options: Options,
+    looked_at: dict[int, Transport],
+    *,
+    begun: bool,
+) -> tuple[str, Facts | None]:
     """By what one knows a target that is named twice: its name, and what it is when it is there. UsageError when it is
     the source, or too small.
     """
@@ -239,14 +267,17 @@ async def _look(outcome: Outcome, source: Image, options: Options, *, begun: boo
         if not (options.create and local):  # of a file the attempt to make it tells what is wrong
             outcome.error = error
         return named, None
+    stays = not store.creatable and not local
+    if stays:
+        looked_at[number] = store
     try:
         await check_apart(source, store, options, begun=begun)
-        stays = not (options.create and store.creatable)
-        if stays and store.fixed_size and store.writable < source.size:
+        if not (options.create and store.creatable) and store.fixed_size and store.writable < source.size:
             raise too_small(store, store.size, source)
         return named, await store.known_by()
     finally:
-        await store.close()
+        if not stays:
+            await store.close()
 
 
 async def open_all(
@@ -257,14 +288,20 @@ async def open_all(
     tell: Tell,
     targets: dict[int, Target],
     left: Mapping[int, Left] = MappingProxyType({}),
+    *,
+    looked_at: dict[int, Transport] | None = None,
 ) -> None:
     """Into `targets`, by number, those that have not failed. One that cannot be had is dropped. `left`: as an earlier
-    run left them.
+    run left them. `looked_at`: those that are open already; they are taken out of it.
     """
+    looked_at = {} if looked_at is None else looked_at
 
     async def open_one(number: int, outcome: Outcome) -> None:
+        found = looked_at.pop(number, None)
         try:
-            targets[number] = await open_raw(source, outcome.place, options, tell, left.get(number), begun=True)
+            targets[number] = await open_raw(
+                source, outcome.place, options, tell, left.get(number), begun=True, found=found
+            )
         except MpconvError as error:
             failed(number, outcome, error, observer)
 

@@ -198,7 +198,7 @@ class _Run:
 
 def run_all(cases: list[Case], folder: Path, jobs: int, keep: Path | None = None) -> Iterator[Verdict]:
     """Side by side. `keep`: where the folders of those that went wrong are kept."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         yield from pool.map(_Run(folder, keep), cases, chunksize=4)
 
 

@@ -35,11 +35,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_a_sound_image_of_each_shape_is_written_and_what_is_asked_of_it_is_true(tmp_path: Path):
-    cases = [Case(0, number, shape.name, shape.size - 512, 0, ()) for number, shape in enumerate(SHAPES)]
-    unchanged = pytest.MonkeyPatch()
-    with unchanged.context() as patch:
-        patch.setattr(images, "mutate", lambda chance, image: [])
-        verdicts = list(images.run_all(cases, tmp_path / "labs", 2))
+    cases = [Case(0, number, shape.name, shape.size - 512, 0, (), changed=False) for number, shape in enumerate(SHAPES)]
+    verdicts = list(images.run_all(cases, tmp_path / "labs", 2))
     assert not [str(verdict) for verdict in verdicts if verdict.wrong]
     assert [verdict.case.shape for verdict in verdicts if verdict.code] == ["bitmaps"]
 
@@ -72,14 +69,13 @@ def test_every_field_has_its_place(sound: dict[str, Path]):
 def judged(sound: dict[str, Path], folder: Path, shape: str, script: str, monkeypatch: pytest.MonkeyPatch) -> Verdict:
     """Of an image that nobody changed, with a command that does this instead of mpconv's."""
     lab = Lab(sound, folder / "lab")
-    monkeypatch.setattr(images, "mutate", lambda chance, image: [])
 
     def measure(verdict: Verdict, where: Path, words: list[str]) -> None:
         done = subprocess.run(["bash", "-c", script], cwd=where, capture_output=True, text=True, check=False)
         verdict.code, verdict.words = done.returncode, done.stderr
 
     monkeypatch.setattr(images, "measure", measure)
-    return lab.run(Case(1, 1, shape, 300 * KiB, 0, ()))
+    return lab.run(Case(1, 1, shape, 300 * KiB, 0, (), changed=False))
 
 
 COPY = "qemu-img convert -n -f raw -O qcow2 source.raw image.qcow2"
@@ -110,10 +106,8 @@ def test_what_goes_wrong_is_seen(sound, tmp_path, monkeypatch, shape: str, scrip
 
 
 def test_memory_time_and_what_hangs_are_measured(sound, tmp_path, monkeypatch):
-    case = Case(1, 1, "plain", 64 * KiB, 0, ())
+    case = Case(1, 1, "plain", 64 * KiB, 0, (), changed=False)
     lab = Lab(sound, tmp_path / "lab")
-    monkeypatch.setattr(images, "mutate", lambda chance, image: [])
-    monkeypatch.setattr(images, "had_already", lambda: 0)
     for name, limit, wrong in (
         ("MOST_MEMORY", 1 << 20, "memory"),
         ("MOST_SECONDS", 0.0, "time"),

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -385,19 +386,21 @@ def test_a_server_that_says_ok_and_does_something_else(lie: str, after: int) -> 
 
 
 LEFT = [
-    ([(2 * MiB, 2 * MiB + 4096)], "the server answers OK, and byte 2097152 on is not zero"),
-    ([(2 * MiB - 4096, 2 * MiB), (3 * MiB, 3 * MiB + 512)], "the server answers OK, and byte 2093056 on is not zero"),
-    ([(at, at + 512) for at in range(MiB + 8192, 3 * MiB, 8192)], "the server answers OK, and byte "),
+    [(2 * MiB, 2 * MiB + 4096)],
+    [(2 * MiB - 4096, 2 * MiB), (3 * MiB, 3 * MiB + 512)],
+    [(at, at + 512) for at in range(MiB + 8192, 3 * MiB, 8192)],
 ]
 
 
-@pytest.mark.parametrize(("data", "why"), LEFT)
-def test_what_seek_tells_to_be_data_is_read_back(data: list[tuple[int, int]], why: str) -> None:
+@pytest.mark.parametrize("data", LEFT)
+def test_what_seek_tells_to_be_data_is_read_back(data: list[tuple[int, int]]) -> None:
     """Hardly any sample would find the little that there is."""
     server = FakeNfs4(FAKE_SIZE, data=data, store=bytearray(FAKE_SIZE), deallocate=lambda offset, length: None)
     for start, end in data:
         server.store[start:end] = b"x" * (end - start)
-    assert (refused(server, dealloc=1).doubt or "").startswith(why)
+    told = re.match("the server answers OK, and byte ([0-9]+) on is not zero", refused(server, dealloc=1).doubt or "")
+    assert told is not None
+    assert any(server.store[int(told[1]) :][: 4 * KiB])
 
 
 @pytest.mark.parametrize("data", [[(MiB, MiB + 65536), (3 * MiB, 5 * MiB)], [(0, FAKE_SIZE)], []])
