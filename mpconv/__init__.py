@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mpconv.jobs.compare import Options as CompareOptions
     from mpconv.jobs.compare import Verdict
     from mpconv.jobs.course import Effort
-    from mpconv.jobs.deploy import Deployment, Outcome
+    from mpconv.jobs.deploy import Deployment
+    from mpconv.jobs.deploy_targets import Outcome
     from mpconv.many import fan_out, read_plan, resume_fan_out
     from mpconv.options import Options
     from mpconv.ui.progress import Progress
@@ -101,7 +102,7 @@ _FOUND_IN = {
     "Measure": "inspection.measure",
     "MpconvError": "errors",
     "Options": "options",
-    "Outcome": "jobs.deploy",
+    "Outcome": "jobs.deploy_targets",
     "Place": "job",
     "Progress": "ui.progress",
     "Qcow2Info": "inspection.info",

@@ -163,6 +163,7 @@ async def deploy(
     complete. MpconvError when none can be, or nothing was begun. `deployment`: filled in, for who wants it then too.
     """
     from mpconv.jobs import deploy as job  # noqa: PLC0415
+    from mpconv.jobs.deploy_targets import Outcome  # noqa: PLC0415
 
     _check_journal(journal, trust_journal)
     chosen = whole(options or Options())
@@ -174,7 +175,7 @@ async def deploy(
         soundness.check_deployment(chosen, journaled=journal is not None)
     places = [one if isinstance(one, Place) else _target(one, chosen) for one in targets]
     if deployment is None:
-        outcomes = [job.Outcome(place) for place in places]
+        outcomes = [Outcome(place) for place in places]
         deployment = job.Deployment(place_of(source, source_format), outcomes)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([deployment.source, *places], None, chosen, local) as workers:

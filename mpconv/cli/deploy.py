@@ -164,6 +164,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.jobs import deploy as job  # noqa: PLC0415
+    from mpconv.jobs.deploy_targets import Outcome  # noqa: PLC0415
     from mpconv.options import Options  # noqa: PLC0415
 
     display = display_of(options)
@@ -190,7 +191,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         hole_map=not options["no_hole_map"],
         allow_same_image=options["allow_same_image"],
     )
-    deployment = job.Deployment(source, [job.Outcome(place) for place in targets])
+    deployment = job.Deployment(source, [Outcome(place) for place in targets])
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     name, into = transports.redacted(source.url), ", ".join(outcome.name for outcome in deployment.outcomes)
     observer = watched(watch, report, name, source=name, target=into, targets=len(targets))

@@ -19,7 +19,8 @@ from mpconv.job import Place
 from mpconv.jobs import course as courses
 from mpconv.jobs.convert import SETTLE_SECONDS
 from mpconv.jobs.course import Aim, Course, Effort
-from mpconv.jobs.deploy import Deployment, Outcome, copy, deploy_once, failed, open_all
+from mpconv.jobs.deploy import Deployment, copy, deploy_once
+from mpconv.jobs.deploy_targets import Outcome, failed, open_all
 from mpconv.jobs.journaled import Noting, anew, tell_again
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Recorder

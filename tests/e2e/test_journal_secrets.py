@@ -13,7 +13,8 @@ from mpconv.extent import Extent, Kind
 from mpconv.job import Place, Trust
 from mpconv.jobs import journaled, redeploy
 from mpconv.jobs.course import decoded
-from mpconv.jobs.deploy import Deployment, Outcome
+from mpconv.jobs.deploy import Deployment
+from mpconv.jobs.deploy_targets import Outcome
 from mpconv.journal.file import peek
 from mpconv.observer import Observer
 from mpconv.options import Options

@@ -48,8 +48,8 @@ KINDS = ("wrong bytes", "worse", "snapshot", "words", "written", "memory", "time
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`size`: bytes of the source, `zeros`: of them at its beginning. `options`: of the command line. `changed`: whether
-    the image is.
+    """`size`: bytes of the source, `zeros`: of them at its beginning. `options`: of the command line. `changed`:
+    whether the image is.
     """
 
     seed: int
