@@ -60,7 +60,7 @@ class Ledger:
             _empty(path)
             jobs = [_kept(spec) for spec in plan.jobs]
             whole = replace(plan, jobs=jobs)
-            kept = Kept(kind=_KIND, version=_VERSION, begun=time.time(), plan=whole, seal=_seal(whole))
+            kept = Kept(kind=_KIND, version=_VERSION, begun=time.time(), plan=whole, seal=sealed(whole))
             with told(path, "writing"):
                 _write(os.path.join(path, PLAN), json.dumps(msgspec.to_builtins(kept)))
         except BaseException:
@@ -137,7 +137,7 @@ def read(path: str) -> Kept:
             raise Fatal(f"the journal '{path}' is of version {found.get('version')}, and {why}")
         kept = msgspec.convert(found, Kept)
         _check(kept.plan)
-        if _seal(kept.plan) != kept.seal:
+        if sealed(kept.plan) != kept.seal:
             raise ValueError("its checksum is wrong, so somebody changed it")
         return kept
 
@@ -154,7 +154,8 @@ def _check(plan: Fanout) -> None:
                 raise ValueError(text)
 
 
-def _seal(plan: Fanout) -> str:
+def sealed(plan: Fanout) -> str:
+    """The sum of a plan, by which edits and damage are found."""
     text = json.dumps(msgspec.to_builtins(plan), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

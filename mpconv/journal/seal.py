@@ -72,12 +72,17 @@ def stored(database: sqlite3.Connection) -> int:
 
 def check(database: sqlite3.Connection) -> None:
     """ValueError when the rows are not those that were written."""
+    if summed(database) != stored(database):
+        raise ValueError("its checksum is wrong, so somebody changed it")
+
+
+def summed(database: sqlite3.Connection) -> int:
+    """What all rows add up to."""
     value = 0
     for table, columns in SEALED.items():
         for row in database.execute(f"SELECT {columns} FROM {table}"):
             value += _sum(table, row)
-    if value % _MODULUS != stored(database):
-        raise ValueError("its checksum is wrong, so somebody changed it")
+    return value % _MODULUS
 
 
 def _sum(table: str, row: tuple[object, ...]) -> int:

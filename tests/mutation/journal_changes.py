@@ -10,6 +10,11 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from mpconv.fanout import ledger
+from mpconv.journal import seal
+
 NUMBERS = (-1, 0, 1, 511, 4096, 65536, 1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63))
 SHIFTS = (-65536, -512, -1, 1, 512, 4096, 65536, 1 << 20)
 _SCHEMA = (
@@ -49,6 +54,29 @@ def change(chance: random.Random, journal: Path, others: list[Path]) -> str:
             return _in_database(chance, kind, database)
         except sqlite3.Error as error:
             return f"nothing ({error})"
+
+
+def seal_again(journal: Path) -> str:
+    """As who knows how would: what the change made of the journal, and of a plan beside it, is what its sum is of."""
+    told = [] if not (journal.parent / "plan.json").exists() else [_seal_plan(journal.parent / "plan.json")]
+    with contextlib.closing(sqlite3.connect(journal, isolation_level=None)) as database:
+        try:
+            resealed = seal.Seal(database)
+            resealed.value = seal.summed(database)
+            resealed.keep()
+        except (sqlite3.Error, ValueError) as error:
+            return f"not sealed again ({error})"
+    return ", ".join(["sealed again", *told])
+
+
+def _seal_plan(path: Path) -> str:
+    found = json.loads(path.read_text())
+    try:
+        found["seal"] = ledger.sealed(msgspec.convert(found, ledger.Kept).plan)
+    except (msgspec.ValidationError, KeyError, ValueError) as error:
+        return f"the plan not ({error})"
+    path.write_text(json.dumps(found))
+    return "the plan too"
 
 
 def _in_database(chance: random.Random, kind: str, database: sqlite3.Connection) -> str:

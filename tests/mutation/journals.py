@@ -28,9 +28,13 @@ from mpconv.errors import Fatal
 from mpconv.journal.file import peek
 from mpconv.journal.records import State
 from tests.mutation.images import KINDS, MiB, Verdict, measure
-from tests.mutation.journal_changes import change
+from tests.mutation.journal_changes import change, seal_again
 
 _SIZE = 3 * MiB + 4096
+_RESEALED = 0.4
+"""Of the cases: no sum stands between what was changed and who reads it. What is then written is whose who could seal
+it; that it ends in time, in one line, is ours.
+"""
 _POINT = "has recorded it"
 COPIES = {
     "raw": ["convert", "-f", "raw", "-O", "raw", "--journal", "j", "source.raw", "a.raw"],
@@ -112,6 +116,9 @@ def run_case(case: Case, folder: Path) -> Verdict:
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
         journal = chance.choice(journals)
         verdict.changes.append(change(chance, journal, [other for other in others if other != journal]))
+    resealed = chance.random() < _RESEALED
+    if resealed:
+        verdict.changes += [seal_again(journal) for journal in journals if journal.exists()]
     targets = {"a.raw", "b.raw", "c.raw", "a.qcow2"}
     before = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file() and path.name not in targets}
     over = case.copy != "fanout" and _is_over(place / "j")
@@ -124,6 +131,8 @@ def run_case(case: Case, folder: Path) -> Verdict:
     changed = [
         n for n, content in before.items() if n not in ("j", "j-wal", "j-shm") and (place / n).read_bytes() != content
     ]
+    if resealed:
+        return verdict  # it does what it was told to
     if changed:
         verdict.wrong, verdict.words = "written", f"{changed}"
     elif verdict.code == 0 and not over:
