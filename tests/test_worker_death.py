@@ -278,7 +278,8 @@ def test_with_a_rate_it_does_not_hang(in_order):
 
 
 def test_a_worker_that_dies_takes_its_share_of_the_buffers_with_it_and_the_next_gets_it():
-    _, _, heard, crew = copied([None, 1, None, None], 3, requests=8)
+    """At a rate that leaves work for the one that comes late."""
+    _, _, heard, crew = copied([None, 1, None, None], 3, requests=8, rate=SIZE)
     assert sorted(worker._job.requests for worker in crew.workers if worker.alive) == [2, 3, 3]
     assert heard.warnings == ["a worker process (pid 2) ended (signal 9): its work is done again by others"]
 

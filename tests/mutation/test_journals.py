@@ -6,10 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tests.mutation import journals
-from tests.mutation.journals import COPIES, Case, build_all, run_case
+from tests.mutation.journals import COPIES, Case, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,8 +18,6 @@ def test_no_journal_makes_a_resume_end_wrong():
     assert done.stdout.startswith("40 cases, ")
 
 
-def test_what_nobody_changed_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    build_all(tmp_path)
-    monkeypatch.setattr(journals, "change", lambda chance, journal, others: "")
-    verdicts = [run_case(Case(0, 0, name), tmp_path) for name in COPIES]
+def test_what_nobody_changed_is_gone_on_with(tmp_path: Path):
+    verdicts = run_all([Case(0, 0, name, changed=False) for name in COPIES], tmp_path, 1)
     assert [(one.case.copy, one.code, one.wrong, one.words) for one in verdicts if one.code or one.wrong] == []
