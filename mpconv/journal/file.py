@@ -208,13 +208,12 @@ class Journal:
     def entries(self) -> dict[int, bytes]:
         """As they were committed, by number."""
         with told(self.path, "reading"):
-            found = self._database.execute("SELECT number, packed FROM entries").fetchall()
-            return {number: zlib.decompress(packed) for number, packed in found}
+            return rows.entries(self._database.execute("SELECT number, packed FROM entries").fetchall())
 
     def digests(self) -> dict[int, bytes]:
         """The sums of what is done, by region."""
         with told(self.path, "reading"):
-            return dict(self._database.execute("SELECT region, sum FROM digests").fetchall())
+            return rows.digests(self._database.execute("SELECT region, sum FROM digests").fetchall())
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from mpconv.digest import WIDTH
 from mpconv.extent import Ranges
 from mpconv.journal.records import Begun, Happening, Identity, State, Stored
 
@@ -19,6 +20,8 @@ _Job = tuple[_Time, _Time, int, State, _Count, _Count, _Count, str, str, _Count,
 _Happened = list[tuple[_Time, str, str, _Count | None, _Count | None]]
 _MOST_KINDS = 1 << 20
 """Bytes of the map, which has a byte for each of some thousands of parts."""
+_MOST_ENTRIES = 1 << 23
+"""Bytes of a part of the target's tables: at most one table of 2^18 entries of 16 bytes, or 8192 entries."""
 
 
 def stored(
@@ -54,9 +57,30 @@ def stored(
     )
 
 
+def entries(found: list[Any]) -> dict[int, bytes]:
+    """Of the target's tables, by number."""
+    parts = msgspec.convert(found, list[tuple[_Count, bytes]])
+    return {number: _inflated(packed, _MOST_ENTRIES, "places") for number, packed in parts}
+
+
+def digests(found: list[Any]) -> dict[int, bytes]:
+    """The sums, by region."""
+    sums = dict(msgspec.convert(found, list[tuple[_Count, bytes]]))
+    if any(len(one) != WIDTH for one in sums.values()):
+        raise ValueError("its sums are none")
+    return sums
+
+
 def _unpacked(kinds: Any) -> bytes:
-    unpacking = zlib.decompressobj()
-    found = unpacking.decompress(kinds, _MOST_KINDS)
-    if not unpacking.eof or not found.isascii():
+    found = _inflated(kinds, _MOST_KINDS, "map")
+    if not found.isascii():
         raise ValueError("its map is none")
+    return found
+
+
+def _inflated(packed: bytes, most: int, what: str) -> bytes:
+    unpacking = zlib.decompressobj()
+    found = unpacking.decompress(packed, most)
+    if not unpacking.eof:
+        raise ValueError(f"the {what} in it cannot be unpacked")
     return found

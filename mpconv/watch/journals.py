@@ -147,7 +147,8 @@ def _targets(stored: Stored) -> int:
         course = json.loads(stored.begun.course)
     except ValueError:
         return 1
-    return max(1, len(course.get("aims") or ())) if isinstance(course, dict) else 1
+    aims = course.get("aims") if isinstance(course, dict) else None
+    return max(1, len(aims)) if isinstance(aims, list) else 1
 
 
 def _event(one: Happening) -> Happened:

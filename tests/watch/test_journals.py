@@ -58,6 +58,11 @@ def test_of_what_it_failed_what_was_lost_and_who_was_dropped():
     assert facts_of("j", found, False, 9).events[0].text == "bytes 512 to 1535: bad"
 
 
+@pytest.mark.parametrize("course", ["", "[]", '{"aims": 7}', '{"aims": null}', '{"aims": []}'])
+def test_a_course_that_tells_of_no_targets_has_one(course):
+    assert facts_of("j", stored(course=course), used=False, most=10).targets == 1
+
+
 @pytest.mark.parametrize(("checked", "marks"), [(SIZE, {"v"}), (SIZE // 2, {"s"})])
 def test_only_what_was_read_back_as_a_whole_counts_as_verified(checked, marks):
     happened = (Happening(3.0, "verified", f"{checked} of {SIZE} bytes"), Happening(4.0, "finished", ""))
