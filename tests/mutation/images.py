@@ -7,43 +7,27 @@ number make the same case of the same images.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import filecmp
 import importlib
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from mpconv.errors import MpconvError
 from mpconv.formats.opening import How, open_source
 from mpconv.job import Place, Trust
+from tests.mutation.campaign import HUNG, Verdict, campaign, measure, side_by_side
 from tests.mutation.changes import mutate
 from tests.mutation.shapes import BASE, SHAPES, KiB, MiB, Shape, build_all
 
-MOST_MEMORY = 400 * MiB
-MOST_SECONDS = 5.0
-"""Of computing, all processes together, since others compute at the same time."""
-_HUNG = 60
-_LARGEST_FILE = 1 << 40
-"""Where all clusters have a refcount, the first free one lies far behind."""
 _MOST_READ = 16 * MiB
 SHAPES_BY_NAME = {shape.name: shape for shape in SHAPES}
-KINDS = ("wrong bytes", "worse", "snapshot", "words", "written", "memory", "time", "hung", "ended otherwise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +43,6 @@ class Case:
     zeros: int
     options: tuple[str, ...]
     changed: bool = True
-
-
-@dataclass(slots=True)
-class Verdict:
-    """`wrong`: one of KINDS, or nothing. `memory` in bytes, `seconds` of computing."""
-
-    case: Case
-    changes: list[str] = field(default_factory=list)
-    code: int = 0
-    wrong: str = ""
-    words: str = ""
-    memory: int = 0
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        case = self.case
-        told = f"{case.number}: {case.shape}, {case.size} bytes {' '.join(case.options)}: exit {self.code}"
-        return f"{told}, {self.wrong or 'right'}\n  {'; '.join(self.changes)}\n  {self.words.strip()}"
 
 
 def make_case(seed: int, number: int) -> Case:
@@ -127,59 +93,6 @@ class Lab:
         return verdict
 
 
-def measure(verdict: Verdict, folder: Path, words: list[str]) -> None:
-    began = time.monotonic()
-    with (folder / "stderr").open("wb") as stderr:
-        child = os.fork()
-        if not child:
-            _become(folder, words, stderr.fileno())
-    while True:
-        pid, status, used = os.wait4(child, os.WNOHANG)
-        if pid:
-            break
-        if time.monotonic() - began > _HUNG:
-            with suppress(ProcessLookupError):  # it has no group of its own yet
-                os.killpg(child, signal.SIGKILL)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            verdict.wrong = "hung"
-            return
-        time.sleep(0.003)
-    verdict.code = os.waitstatus_to_exitcode(status)
-    verdict.words = (folder / "stderr").read_text(errors="replace")
-    verdict.memory, verdict.seconds = used.ru_maxrss * KiB, used.ru_utime + used.ru_stime
-    if verdict.memory > MOST_MEMORY:
-        verdict.wrong = "memory"
-    if verdict.seconds > MOST_SECONDS:
-        verdict.wrong = "time"
-
-
-def _become(folder: Path, words: list[str], stderr: int) -> NoReturn:
-    """The command, in a child that has imported it already."""
-    code = 99
-    try:
-        os.setsid()
-        os.chdir(folder)
-        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-        os.dup2(stderr, 2)
-        os.dup2(0, 1)
-        sys.stderr = os.fdopen(2, "w", errors="backslashreplace")
-        sys.stdout = os.fdopen(1, "w")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        Path("/proc/self/clear_refs").write_text("5")  # its most memory, which counts on from who forked it
-        sys.argv = ["mpconv", *words]
-        from mpconv import cli  # noqa: PLC0415
-
-        code = cli.main()
-        sys.stderr.flush()
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
 def _judge(verdict: Verdict, shape: Shape, folder: Path, before: Path, source: bytes) -> None:
     lines = verdict.words.splitlines()
     if "Traceback" in verdict.words or "internal error" in verdict.words:
@@ -219,7 +132,7 @@ def _judge_content(verdict: Verdict, shape: Shape, folder: Path, before: Path, s
 
 
 def _qemu(folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["qemu-img", *words], cwd=folder, capture_output=True, check=False, timeout=_HUNG)
+    return subprocess.run(["qemu-img", *words], cwd=folder, capture_output=True, check=False, timeout=HUNG)
 
 
 def read(folder: Path, snapshot: str | None = None, *, size: int | None = None) -> bytes | None:
@@ -277,15 +190,7 @@ def _own(folder: Path, size: int) -> bytes | str:
 def run_all(cases: list[Case], folder: Path, jobs: int, keep: Path | None = None) -> Iterator[Verdict]:
     """Side by side. `keep`: where the images of those that went wrong are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = build_all(folder)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_load) as pool:
-        yield from pool.map(_Run(images, folder, keep), cases, chunksize=4)
-
-
-def _load() -> None:
-    """What a command imports, once for all cases."""
-    for name in ("cli.convert", "jobs.convert", "coordinator", "qcow2_target", "formats.qcow2.rewriter"):
-        importlib.import_module(f"mpconv.{name}")
+    yield from side_by_side(_Run(build_all(folder), folder, keep), cases, jobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +200,8 @@ class _Run:
     keep: Path | None
 
     def __call__(self, case: Case) -> Verdict:
+        for name in ("cli.convert", "jobs.convert", "coordinator", "qcow2_target", "formats.qcow2.rewriter"):
+            importlib.import_module(f"mpconv.{name}")  # once for all cases
         lab = Lab(self.images, self.folder / f"lab-{os.getpid()}")
         verdict = lab.run(case)
         if verdict.wrong and self.keep is not None:
@@ -304,31 +211,4 @@ class _Run:
 
 def main(arguments: list[str]) -> int:
     """`scripts/fuzz images`. Exits 1 when something went wrong."""
-    parser = argparse.ArgumentParser(prog="scripts/fuzz images", description=__doc__)
-    parser.add_argument("--cases", type=int, default=1000, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first case")
-    parser.add_argument("--case", type=int, metavar="N", help="this one alone, with all it says")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="cases at a time")
-    parser.add_argument("--keep", type=Path, help="a folder for the images of what went wrong")
-    chosen = parser.parse_args(arguments)
-    numbers = range(chosen.first, chosen.first + chosen.cases) if chosen.case is None else [chosen.case]
-    cases = [make_case(chosen.seed, number) for number in numbers]
-    began = time.monotonic()
-    found = dict.fromkeys(KINDS, 0)
-    written = most = 0
-    longest = 0.0
-    with tempfile.TemporaryDirectory(prefix="mpconv-images-") as folder:
-        for verdict in run_all(cases, Path(folder), chosen.jobs, chosen.keep):
-            most, longest = max(most, verdict.memory), max(longest, verdict.seconds)
-            written += verdict.code == 0
-            if verdict.wrong:
-                found[verdict.wrong] += 1
-                print(f"{verdict}\n  again: scripts/fuzz images --seed {chosen.seed} --case {verdict.case.number}")
-            elif chosen.case is not None:
-                print(verdict)
-            sys.stdout.flush()
-    print(f"{len(cases)} cases, {written} written, {time.monotonic() - began:.0f} s")
-    print(f"at most {most / MiB:.0f} MiB and {longest:.1f} s of computing")
-    print(", ".join(f"{count} {kind}" for kind, count in found.items()))
-    return 1 if any(found.values()) else 0
+    return campaign("images", __doc__ or "", make_case, run_all, "written", arguments)

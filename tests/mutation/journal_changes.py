@@ -52,7 +52,7 @@ def change(chance: random.Random, journal: Path, others: list[Path]) -> str:
     with contextlib.closing(sqlite3.connect(journal, isolation_level=None)) as database:
         try:
             return _in_database(chance, kind, database)
-        except (sqlite3.Error, TypeError, ValueError) as error:  # an earlier change left nothing to change
+        except (sqlite3.Error, LookupError, TypeError, ValueError) as error:  # an earlier change left nothing to change
             return f"nothing ({error})"
 
 

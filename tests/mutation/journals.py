@@ -6,7 +6,6 @@ the targets is another one afterwards. The journals are those of real copies tha
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
@@ -16,19 +15,16 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
 
 from mpconv.errors import Fatal
 from mpconv.journal.file import peek
 from mpconv.journal.records import State
-from tests.mutation.images import KINDS, MiB, Verdict, measure
+from tests.mutation.campaign import Verdict, campaign, measure, side_by_side
 from tests.mutation.journal_changes import change, seal_again
+from tests.mutation.shapes import MiB
 
 _SIZE = 3 * MiB + 4096
 _RESEALED = 0.4
@@ -70,16 +66,6 @@ class Case:
         return self.copy
 
 
-@dataclass(slots=True)
-class Tally:
-    """Of all cases."""
-
-    found: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
-    resumed: int = 0
-    memory: int = 0
-    seconds: float = 0.0
-
-
 def make_case(seed: int, number: int) -> Case:
     """The case of that number."""
     return Case(seed, number, random.Random(f"{seed}/{number}").choice(list(COPIES)))
@@ -113,7 +99,7 @@ def run_case(case: Case, folder: Path) -> Verdict:
     chance = random.Random(f"{case.seed}/{case.number}/changes")
     journals = [place / "j"] if case.copy != "fanout" else sorted((place / "j").glob("*.journal"))
     others = [folder / name / "j" for name in COPIES if name not in ("fanout", case.copy)] + journals
-    verdict = Verdict(case)  # type: ignore[arg-type]
+    verdict = Verdict(case)
     for _ in range(chance.choice([1, 1, 1, 2, 3]) if case.changed else 0):
         journal = chance.choice(journals)
         verdict.changes.append(change(chance, journal, [other for other in others if other != journal]))
@@ -208,35 +194,9 @@ class _Run:
 
 def run_all(cases: list[Case], folder: Path, jobs: int, keep: Path | None = None) -> Iterator[Verdict]:
     """Side by side. `keep`: where the folders of those that went wrong are kept."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_Run(folder, keep), cases, chunksize=4)
+    yield from side_by_side(_Run(folder, keep), cases, jobs)
 
 
 def main(arguments: list[str]) -> int:
     """`scripts/fuzz journals`. Exits 1 when something went wrong."""
-    parser = argparse.ArgumentParser(prog="scripts/fuzz journals", description=__doc__)
-    parser.add_argument("--cases", type=int, default=400, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first case")
-    parser.add_argument("--case", type=int, metavar="N", help="this one alone, with all it says")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="cases at a time")
-    parser.add_argument("--keep", type=Path, help="a folder for what went wrong")
-    chosen = parser.parse_args(arguments)
-    numbers = range(chosen.first, chosen.first + chosen.cases) if chosen.case is None else [chosen.case]
-    cases = [make_case(chosen.seed, number) for number in numbers]
-    began = time.monotonic()
-    tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="mpconv-journals-") as folder:
-        for verdict in run_all(cases, Path(folder), chosen.jobs, chosen.keep):
-            tally.memory, tally.seconds = max(tally.memory, verdict.memory), max(tally.seconds, verdict.seconds)
-            tally.resumed += verdict.code == 0 and not verdict.wrong
-            if verdict.wrong:
-                tally.found[verdict.wrong] += 1
-                print(f"{verdict}\n  again: scripts/fuzz journals --seed {chosen.seed} --case {verdict.case.number}")
-            elif chosen.case is not None:
-                print(verdict)
-            sys.stdout.flush()
-    print(f"{len(cases)} cases, {tally.resumed} resumed, {time.monotonic() - began:.0f} s")
-    print(f"at most {tally.memory / MiB:.0f} MiB and {tally.seconds:.1f} s of computing")
-    print(", ".join(f"{count} {kind}" for kind, count in tally.found.items()))
-    return 1 if any(tally.found.values()) else 0
+    return campaign("journals", __doc__ or "", make_case, run_all, "resumed", arguments)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation import images
+from tests.mutation import campaign, images
 from tests.mutation.anatomy import dissect
+from tests.mutation.campaign import KINDS, Verdict
 from tests.mutation.changes import mutate
-from tests.mutation.images import KINDS, SHAPES_BY_NAME, Case, Lab, Verdict, make_case
+from tests.mutation.images import SHAPES_BY_NAME, Case, Lab, make_case
 from tests.mutation.shapes import SHAPES, KiB, build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,8 +112,8 @@ def test_memory_time_and_what_hangs_are_measured(sound, tmp_path, monkeypatch):
     for name, limit, wrong in (
         ("MOST_MEMORY", 1 << 20, "memory"),
         ("MOST_SECONDS", 0.0, "time"),
-        ("_HUNG", 0.0, "hung"),
+        ("HUNG", 0.0, "hung"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(images, name, limit)
+            patch.setattr(campaign, name, limit)
             assert lab.run(case).wrong == wrong
