@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import bisect
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
@@ -32,6 +33,8 @@ _WORTH = 64 * MiB
 _FIRST_SKIP = GiB // 4
 _SAMPLES, _MANY_SAMPLES = 8, 64
 _SLACK = MiB
+Clock = Callable[[], float]
+"""Seconds, from whenever."""
 
 
 class FileFacts(Struct, frozen=True):
@@ -52,11 +55,13 @@ class FileFacts(Struct, frozen=True):
         )
 
 
-async def connect(where: Where, *, facts: FileFacts, read: Read, seconds: float = 5.0) -> HoleMap | None:
+async def connect(
+    where: Where, *, facts: FileFacts, read: Read, seconds: float = 5.0, clock: Clock = time.monotonic
+) -> HoleMap | None:
     """A map of the file there, which must be the one that `facts` tell of; None when there is none to be had.
 
     `seconds`: for connecting in all, and for any one answer later; a tenth of it for a stretch of the map, twelve times
-    as much for all of it.
+    as much for all of it, by `clock`.
     """
     if facts.used >= facts.size:
         return None
@@ -65,7 +70,7 @@ async def connect(where: Where, *, facts: FileFacts, read: Read, seconds: float 
     except Exception as error:
         _log.info("no map of the holes of %s: %s", where.path, said(error))
         return None
-    return HoleMap(client, where.path, facts, attributes, read, seconds)
+    return HoleMap(client, where.path, facts, attributes, read, seconds, clock)
 
 
 class HoleMap:
@@ -74,7 +79,14 @@ class HoleMap:
     """
 
     def __init__(
-        self, client: Client, name: str, facts: FileFacts, attributes: Attributes, read: Read, seconds: float
+        self,
+        client: Client,
+        name: str,
+        facts: FileFacts,
+        attributes: Attributes,
+        read: Read,
+        seconds: float,
+        clock: Clock,
     ) -> None:
         self.size = facts.size
         self.fileid = facts.fileid
@@ -88,6 +100,7 @@ class HoleMap:
         self._attributes = attributes
         self._read = read
         self._seconds = seconds
+        self._clock = clock
         self._walking = 0.0
         self._skip = _FIRST_SKIP
         self._known: list[Extent] = []
@@ -118,7 +131,7 @@ class HoleMap:
 
     async def _stretch(self) -> None:
         """Learn more; ends with a later `_end`."""
-        begin, started = self._end, asyncio.get_running_loop().time()
+        begin, started = self._end, self._clock()
         try:
             extents = list(_without_small_holes(await self._walk(begin, started)))
             zeros = [extent for extent in extents if extent.kind is Kind.ZERO]
@@ -135,7 +148,7 @@ class HoleMap:
                 self._add(extents)
                 length = sum(extent.length for extent in zeros)
                 self._zeros += length
-                self._pays(length, asyncio.get_running_loop().time() - started)
+                self._pays(length, self._clock() - started)
         if self._end == self.size:
             await self._client.close()
 
@@ -163,10 +176,9 @@ class HoleMap:
 
     async def _walk(self, at: int, started: float) -> list[Extent]:
         """Data and holes by turns, from `at` until the end, the calls or the time run out; never ends with a hole."""
-        loop = asyncio.get_running_loop()
         deadline, last_call = started + self._seconds * _STRETCH_SHARE, self.calls + _CALLS
         found: list[Extent] = []
-        while at < self.size and (not found or (self.calls < last_call and loop.time() < deadline)):
+        while at < self.size and (not found or (self.calls < last_call and self._clock() < deadline)):
             data = await self._seek(at, What.DATA)
             if data == at and found:
                 raise Lie(f"at byte {at} there is both a hole and data")
