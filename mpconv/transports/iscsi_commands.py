@@ -32,7 +32,7 @@ from mpconv.transports.retrying import Patience
 from mpconv.units import MiB
 
 _TRIES = 8
-_NEWS_AT_ONCE, _AFTER_NEWS = 64, 0.1
+_NEWS_AT_ONCE, _AFTER_NEWS = 512, 0.1
 """Each that was told is one less to come: a target may have one for every LUN that was added to it, and there may be
 hundreds. After so many in a row so many seconds at most lie between one and the next.
 """

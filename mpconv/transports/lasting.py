@@ -237,8 +237,16 @@ class Lasting(Remade):
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """The map of holes goes with the connection: the next one has its own, from the beginning, or none. As long as
-        it is released, everything may be data.
+        it is released, everything may be data; also where that ends what is being asked.
         """
-        if self._released and length:
-            return [Extent(offset, length)]
-        return await self._until_done(lambda: self._store.block_status(offset, length), Outage(self._retry))
+        outage = Outage(self._retry)
+        while not self._released:
+            store = self._store
+            try:
+                return await store.block_status(offset, length)
+            except StatusWithdrawn:
+                raise
+            except Retryable as error:
+                if not self._released:
+                    await self._remake(store, error, outage)
+        return [Extent(offset, length)] if length else []

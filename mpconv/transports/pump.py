@@ -64,7 +64,7 @@ class Pump:
         self._socket = socket.socket(fileno=fd)
         if _fenced:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._loop.add_reader(fd, self._turn)
+        self._loop.add_reader(fd, self._wake)
         self._timer = self._loop.call_later(_TICK, self._tick)
 
     def kick(self) -> None:
@@ -86,8 +86,11 @@ class Pump:
             self._serve(select.POLLOUT)
         self._watch()
 
-    def _turn(self) -> None:
+    def _wake(self) -> None:
         self._woken = True
+        self._turn()
+
+    def _turn(self) -> None:
         for _ in range(_TURNS):
             if not self._open:
                 return

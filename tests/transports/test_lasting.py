@@ -22,7 +22,7 @@ from mpconv.formats.qcow2.rewriter import Rewriter, load
 from mpconv.formats.qcow2.writer import Writer
 from mpconv.job import Place
 from mpconv.transports import iscsi_login
-from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.base import CLOSED, Access, Opening, Transport
 from mpconv.transports.lasting import Lasting
 from mpconv.transports.memory import MemoryTransport
 from mpconv.transports.retrying import AT_ONCE, Retry, silently
@@ -120,6 +120,43 @@ def test_that_block_status_was_wrong_is_no_lost_connection():
     store = Lasting(Liar("memory:liar", bytearray(4096), created=False), reopen, PATIENT, silently, steady=True)
     with pytest.raises(StatusWithdrawn):
         asyncio.run(store.block_status(0, 4096))
+
+
+class Asked(MemoryTransport):
+    """Tells nothing of its block status until it is closed."""
+
+    asked: asyncio.Event
+    closed: asyncio.Event
+
+    async def release(self) -> bool:
+        return False
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        self.asked.set()
+        await self.closed.wait()
+        raise self.error(Retryable, "reading block status", offset, CLOSED)
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+@pytest.mark.parametrize("retry", [AT_ONCE, PATIENT])
+def test_what_is_asked_when_it_is_released_needs_no_other_connection(retry: Retry) -> None:
+    """Else it would take away the one session for whose sake it was released, or fail for want of it."""
+
+    async def reopen() -> Transport:
+        raise AssertionError("nobody needs one")
+
+    async def run() -> list[Extent]:
+        store = Asked("memory:asked", bytearray(MiB), created=False)
+        store.asked, store.closed = asyncio.Event(), asyncio.Event()
+        lasting = Lasting(store, reopen, retry, silently)
+        asking = asyncio.create_task(lasting.block_status(4096, 8192))
+        await store.asked.wait()
+        await lasting.release()
+        return await asking
+
+    assert asyncio.run(run()) == [Extent(4096, 8192)]
 
 
 def test_block_status_outlasts_the_connection(nfs, files):
