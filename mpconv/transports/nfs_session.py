@@ -22,7 +22,7 @@ from mpconv.transports.base import Access, cannot_create, cannot_open, unlike
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.identity import File
 from mpconv.transports.nfs4 import FileFacts, Where
-from mpconv.transports.nfs_status import meaning
+from mpconv.transports.nfs_status import LOST, is_lost, meaning
 from mpconv.transports.nfs_url import parse
 from mpconv.transports.reach import address_that_answers, why_unreachable
 from mpconv.transports.requests import request_seconds
@@ -90,7 +90,7 @@ class Session:
         kind, why = meaning(status, text)
         if kind is Busy:
             return Busy(why, operation="creating", image=self.name)
-        final = kind if issubclass(kind, Denied | NoSpace) else Fatal
+        final = kind if issubclass(kind, Denied | NoSpace) else Unreachable if is_lost(text) else Fatal
         return cannot_create(self.name, _short(text, status), kind=final)
 
     def not_mounted(self, status: int) -> MpconvError:
@@ -341,6 +341,8 @@ def text_of(pointer: Any) -> str:
 
 def _short(text: str, status: int) -> str:
     """One clause: the system's word for the status, with the library's where it says more."""
+    if is_lost(text):
+        return LOST
     word = os.strerror(-status) if status < 0 else ""
     if -status in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EISDIR):
         return word

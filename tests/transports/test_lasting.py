@@ -26,6 +26,7 @@ from mpconv.transports.base import CLOSED, Access, Opening, Transport
 from mpconv.transports.lasting import Lasting
 from mpconv.transports.memory import MemoryTransport
 from mpconv.transports.retrying import AT_ONCE, Retry, silently
+from tests.support.nfs_proxy import Answer, Cut, nfs_proxy
 from tests.support.relay import Changes, Relay, iscsi_length, relay, rpc_length
 from tests.support.servers import IscsiServer, NfsServer
 
@@ -71,6 +72,31 @@ def test_requests_that_were_under_way_are_made_again(nfs, files):
     assert files.counts["cut"] == 3
     line = r"'nfs://\S+' was not to be reached \(the connection to the server was lost\): it answers again"
     assert len(told) == 3 and all(re.fullmatch(line, text) for text in told), told
+
+
+@pytest.mark.parametrize("name", ["LOOKUP", "GETATTR", "FSINFO"])
+def test_a_server_that_goes_again_while_it_is_opened_anew(nfs: NfsServer, name: str) -> None:
+    """Each answer to that name is a connection cut, for two more connections."""
+    content = os.urandom(MiB)
+    nfs.path("anew.raw").write_bytes(content)
+    lost: list[int] = []
+
+    def reply(called: str, body: bytes, number: int, call: bytes) -> Answer:
+        if (called == "READ" and not lost) or (called == name and 0 < len(lost) < 3):
+            lost.append(number)
+            return Cut.ONE
+        return None
+
+    async def run(url: str) -> bytes:
+        store = await transports.open_place(Place(url=url), Access.READ, retry=PATIENT)
+        buffer = bytearray(MiB)
+        await store.read_into(0, memoryview(buffer))
+        await store.close()
+        return bytes(buffer)
+
+    with nfs_proxy(nfs.port, reply=reply) as proxy:
+        assert asyncio.run(run(proxy.url(nfs.url("anew.raw")))) == content
+    assert len(lost) == 3
 
 
 def test_without_retries_the_request_says_what_happened(nfs, files):
