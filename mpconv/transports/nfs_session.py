@@ -283,19 +283,25 @@ class Session:
         return hashlib.sha256(bytes(ffi.buffer(handle.val, handle.len))).hexdigest()[:16]
 
     def abandon(self) -> None:
-        """Close it; a file that it made goes."""
+        """Close it; a file that it made goes, by another session where the connection was lost."""
         if self.is_new and self.nfs is not None:
             info = ffi.new("struct nfs_stat_64 *")
             if self.library.lib.nfs_fstat64(self.nfs, self.fh, info) == 0:
                 self._unlink(int(info.nfs_ino))
+            elif is_lost(text_of(self.library.lib.nfs_get_error(self.nfs))):
+                with contextlib.suppress(MpconvError):
+                    Session(self.name, self.beneath).remove(None, self.handle())
         self.close()
 
-    def remove(self, inode: int, handle: str) -> bool:
-        """Mount, and end: remove the file of that inode and handle, if it lies under the name; whether it did."""
+    def remove(self, inode: int | None, handle: str) -> bool:
+        """Mount, and end: remove the file of that handle, and of that inode if it is known, if it lies under the name;
+        whether it did.
+        """
         try:
             for step in self.steps(Access.READ, None):
                 step()
-            return bool(handle) and (self.inode, self.handle()) == (inode, handle) and self._unlink(inode)
+            same = bool(handle) and self.handle() == handle and inode in (None, self.inode)
+            return same and self._unlink(self.inode)
         finally:
             self.close()
 
