@@ -21,6 +21,8 @@ from mpconv.transports.seen import Seen
 
 _T = TypeVar("_T")
 _ANEW = "see who writes to it, and begin anew"
+_FORGETS_SECONDS = 5.0
+"""A server may still count the session of who had it in the meantime, although that has ended."""
 Reopen = Callable[[], Awaitable[Transport]]
 
 
@@ -175,7 +177,8 @@ class Remade(Transport):
         lost = self._store
         try:
             await lost.close()
-            self._store = await keep_trying(self._open_same, self._retry, self._tell)
+            retry = self._retry if why else Retry(max(self._retry.seconds, _FORGETS_SECONDS))
+            self._store = await keep_trying(self._open_same, retry, self._tell)
             self._released = False
             if why:
                 self._tell(f"'{self.name}' was not to be reached ({why}): {ANSWERS}")

@@ -54,6 +54,16 @@ def test_a_target_with_few_sessions(most: int, options: list[str], source: Path,
     assert identical(source, backing)
 
 
+@pytest.mark.parametrize("options", [[], ["--verify"], ["--verify=source"], ["--retry-for", "0"]], ids=" ".join)
+def test_a_target_that_forgets_a_session_after_a_moment(options: list[str], source: Path, tmp_path: Path) -> None:
+    backing = tmp_path / "lun.img"
+    backing.write_bytes(os.urandom(SIZE))
+    with FaultyTarget(path=backing, on_login=most_sessions(1, lingers=0.7)) as target:
+        done = mpconv("convert", "-n", *RAW, *options, source, target.url())
+    assert done.returncode == 0, done.stderr
+    assert identical(source, backing)
+
+
 def test_both_ends_with_one_session_each(source: Path, tmp_path: Path) -> None:
     backing = tmp_path / "lun.img"
     backing.write_bytes(os.urandom(SIZE))
