@@ -18,6 +18,10 @@ from mpconv.transports.base import Transport
 
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0)
 """Seconds before the last worker is told to try again: a target takes a moment to forget a session that has ended."""
+_LONGER = (*_PAUSES, 4.0, 4.0, 4.0, 4.0)
+"""The same where the coordinator cannot do without a session, and a target that answers on it lets nobody else in: it
+is not away, so that it is not waited for as long as one that is.
+"""
 
 
 class Room:
@@ -63,13 +67,15 @@ class Room:
             self._turn_away(name, image, why)
             return
         self._refusals += 1
-        if self._refusals > len(_PAUSES) or (certain and self._holds is None):
+        alone = self._holds is not None
+        if self._refusals > len(_PAUSES if alone else _LONGER) or (certain and not alone):
             needed = self._needed(image)
             sessions = f"{needed} sessions" if needed > 1 else "a session"
-            if certain:
-                self._fail(Fatal(f"Could not open '{image}': {why}: this needs {sessions} at a time", image=image))
+            needs = f"this needs {sessions} at a time" + ("" if certain else ", if that is the reason")
+            if certain or not alone:
+                self._fail(Fatal(f"Could not open '{image}': {why}: {needs}", image=image))
                 return
-            self._observer.warn(f"'{image}': {why}: this needs {sessions} at a time, if that is the reason")
+            self._observer.warn(f"'{image}': {why}: {needs}")
             self._open_again(name, insist=True)
             return
         task = self._loop.create_task(self._make_room(name, self._holds or ()))
@@ -98,7 +104,7 @@ class Room:
             self.let_go = True
             for store in holds:
                 await store.release()
-            await asyncio.sleep(_PAUSES[self._refusals - 1])
+            await asyncio.sleep(_LONGER[self._refusals - 1])
         except MpconvError as error:
             self._fail(error)
         except Exception as error:

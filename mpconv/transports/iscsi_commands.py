@@ -32,8 +32,10 @@ from mpconv.transports.retrying import Patience
 from mpconv.units import MiB
 
 _TRIES = 8
-_NEWS_AT_ONCE = 64
-"""Each that was told is one less to come: a target may have one for every LUN that was added to it."""
+_NEWS_AT_ONCE, _AFTER_NEWS = 512, 0.1
+"""Each that was told is one less to come: a target may have one for every LUN that was added to it, and there may be
+hundreds. After so many in a row so many seconds at most lie between one and the next.
+"""
 PIECE = MiB
 
 
@@ -241,7 +243,11 @@ class Commands:
                 heard += how.news
                 await self._hear(how, heeds=heeds)
                 patience = patience or Patience(self._patience)
-                if (how.news and heard <= _NEWS_AT_ONCE) or await patience.wait():
+                if how.news:
+                    again = heard <= _NEWS_AT_ONCE or await patience.wait(_AFTER_NEWS)
+                else:
+                    again = await patience.wait()
+                if again:
                     continue
             elif how.passing and tried < _TRIES - 1:
                 await asyncio.sleep(0.005 * 2**tried if tried else 0)

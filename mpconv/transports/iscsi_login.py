@@ -6,11 +6,13 @@ they stand, and of the rest only the target's name is percent-decoded, to bytes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 import secrets
 import socket
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +35,9 @@ _SYN_RETRIES = 1
 """A second attempt after one second; given up after three."""
 _WHOLE_LOGINS = 3
 """So many may be silent until the end, at different addresses or portals."""
+_FORGETS_SECONDS = 5.0
+"""For so long a target may count a session that has ended."""
+_AGAIN_SECONDS = 0.2
 _MOST_MOVES = 8
 """Real targets send once."""
 _LONGEST = 255
@@ -112,6 +117,9 @@ def parse(url: str) -> Address:
 _numbers: dict[tuple[str, int, str], list[int]] = {}
 """Of each target, the session numbers (ISID, 24 bits) of connections that this process has closed."""
 
+_ended: dict[tuple[str, int, str], float] = {}
+"""When this process last ended a session with each target."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
@@ -130,7 +138,7 @@ class Session:
     def end(self) -> None:
         """Cut the connection; requests that are under way get no answer."""
         self.library.iscsi_destroy_context(self.context)
-        _give_back(self.address, self.number)
+        self._has_ended()
 
     async def log_out(self) -> None:
         """With no request under way: wait a little for the target's answer."""
@@ -142,6 +150,10 @@ class Session:
 
         with contextlib.suppress(TimeoutError):
             await beside(run, seconds=2 * _CLOSE_SECONDS)
+        self._has_ended()
+
+    def _has_ended(self) -> None:
+        _ended[self.address.place] = time.monotonic()
         _give_back(self.address, self.number)
 
 
@@ -150,7 +162,19 @@ def _give_back(address: Address, number: int) -> None:
 
 
 async def login(library: Any, address: Address) -> Session:
-    """A full-feature session. Fatal says why not; nothing is left behind then."""
+    """A full-feature session. Fatal says why not; nothing is left behind then. Where there is no room it is tried again
+    for as long as that may be for a session of this process that has just ended.
+    """
+    while True:
+        try:
+            return await _login_once(library, address)
+        except Crowded:
+            if time.monotonic() - _ended.get(address.place, -_FORGETS_SECONDS) >= _FORGETS_SECONDS:
+                raise
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def _login_once(library: Any, address: Address) -> Session:
     known = _numbers.get(address.place)
     number = known.pop() if known else secrets.randbits(24)
 

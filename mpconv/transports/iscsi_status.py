@@ -7,6 +7,7 @@ the first descriptor begin with the block that was asked for, and each other one
 from __future__ import annotations
 
 import itertools
+import random
 import struct
 
 from mpconv.extent import Extent, Kind
@@ -105,12 +106,18 @@ class LbaStatus:
         """The parts (first block, end) of a range that are not known to be unmapped; None: nothing is known. Raises
         Refused as `runs`.
         """
+        try:
+            left = await self._mapped(lba, end)
+            if left is not None and not await self._tells_again(_between(left, lba, end)):
+                self.told, left = False, None
+        except Impossible:
+            return None
+        return left
+
+    async def _mapped(self, lba: int, end: int) -> list[tuple[int, int]] | None:
         left: list[tuple[int, int]] = []
         for _ in range(_MOST_CALLS):
-            try:
-                found = await self.runs(lba)
-            except Impossible:
-                return None
+            found = await self.runs(lba)
             if not found:
                 return None
             for first, some, mapped in found:
@@ -124,6 +131,23 @@ class LbaStatus:
             if lba >= end:
                 return left
         return None
+
+    async def _tells_again(self, unmapped: list[tuple[int, int]]) -> bool:
+        """Whether these blocks are unmapped when another one of them is asked for first: at block 0 answers in any unit
+        look alike, and a target may tell now this and now that. Raises as `runs`.
+        """
+        if not unmapped:
+            return True
+        [(start, end)] = random.choices(unmapped, [stop - first for first, stop in unmapped])
+        at = random.randrange(max(start, 1), end) if end > 1 else self._blocks - 1
+        found = await self.runs(at)
+        return bool(found) and not (at < end and any(mapped and first < end for first, _, mapped in found))
+
+
+def _between(parts: list[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
+    """What of the range is in none of the parts, which are ascending."""
+    edges = [start, *itertools.chain.from_iterable(parts), end]
+    return [(first, stop) for first, stop in zip(edges[::2], edges[1::2], strict=True) if first < stop]
 
 
 def extents(told: list[Run], offset: int, end: int, block: int) -> list[Extent]:

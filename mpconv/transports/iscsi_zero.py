@@ -6,8 +6,9 @@ zeros, is not used again, and the next means is tried for the same range.
 - WRITE SAME with UNMAP: SBC has the target write what it does not unmap, so that zeros are there either way. Because it
   may write, 128 MiB at most: four of them end within the 60 s that a command has, from 9 MiB/s on.
 - UNMAP is a hint: a target may leave any part of it as it is, and answer GOOD. So it is sent only where WRITE SAME
-  cannot unmap, and counts only for blocks that GET LBA STATUS tells to be unmapped afterwards; the others are made
-  zeros by what comes after it. 1 GiB at most: tgt counts its bytes in 32 bits, answers GOOD to 4 GiB and does nothing.
+  cannot unmap, and counts only for blocks that GET LBA STATUS tells to be unmapped afterwards, also when it is asked
+  from another block on; the others are made zeros by what comes after it. 1 GiB at most: tgt counts its bytes in 32
+  bits, answers GOOD to 4 GiB and does nothing.
 - WRITE SAME: 16 MiB at most, so that four of them end in time from 1 MiB/s on, or those of sixteen connections from
   17 MiB/s on; and 32768 blocks of 512 bytes are what targets take that have a limit of 16 bits and do not say so.
   tgt writes it block by block: 280 to 600 MiB/s with blocks of 512 bytes, 1400 to 4700 with 4096, four in flight.

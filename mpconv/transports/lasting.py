@@ -21,6 +21,8 @@ from mpconv.transports.seen import Seen
 
 _T = TypeVar("_T")
 _ANEW = "see who writes to it, and begin anew"
+_FORGETS_SECONDS = 5.0
+"""A server may still count the session of who had it in the meantime, although that has ended."""
 Reopen = Callable[[], Awaitable[Transport]]
 
 
@@ -175,7 +177,8 @@ class Remade(Transport):
         lost = self._store
         try:
             await lost.close()
-            self._store = await keep_trying(self._open_same, self._retry, self._tell)
+            retry = self._retry if why else Retry(max(self._retry.seconds, _FORGETS_SECONDS))
+            self._store = await keep_trying(self._open_same, retry, self._tell)
             self._released = False
             if why:
                 self._tell(f"'{self.name}' was not to be reached ({why}): {ANSWERS}")
@@ -237,8 +240,16 @@ class Lasting(Remade):
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """The map of holes goes with the connection: the next one has its own, from the beginning, or none. As long as
-        it is released, everything may be data.
+        it is released, everything may be data; also where that ends what is being asked.
         """
-        if self._released and length:
-            return [Extent(offset, length)]
-        return await self._until_done(lambda: self._store.block_status(offset, length), Outage(self._retry))
+        outage = Outage(self._retry)
+        while not self._released:
+            store = self._store
+            try:
+                return await store.block_status(offset, length)
+            except StatusWithdrawn:
+                raise
+            except Retryable as error:
+                if not self._released:
+                    await self._remake(store, error, outage)
+        return [Extent(offset, length)] if length else []

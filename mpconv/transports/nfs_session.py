@@ -22,7 +22,7 @@ from mpconv.transports.base import Access, cannot_create, cannot_open, unlike
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.identity import File
 from mpconv.transports.nfs4 import FileFacts, Where
-from mpconv.transports.nfs_status import meaning
+from mpconv.transports.nfs_status import LOST, is_lost, meaning
 from mpconv.transports.nfs_url import parse
 from mpconv.transports.reach import address_that_answers, why_unreachable
 from mpconv.transports.requests import request_seconds
@@ -90,7 +90,7 @@ class Session:
         kind, why = meaning(status, text)
         if kind is Busy:
             return Busy(why, operation="creating", image=self.name)
-        final = kind if issubclass(kind, Denied | NoSpace) else Fatal
+        final = kind if issubclass(kind, Denied | NoSpace) else Unreachable if is_lost(text) else Fatal
         return cannot_create(self.name, _short(text, status), kind=final)
 
     def not_mounted(self, status: int) -> MpconvError:
@@ -283,19 +283,25 @@ class Session:
         return hashlib.sha256(bytes(ffi.buffer(handle.val, handle.len))).hexdigest()[:16]
 
     def abandon(self) -> None:
-        """Close it; a file that it made goes."""
+        """Close it; a file that it made goes, by another session where the connection was lost."""
         if self.is_new and self.nfs is not None:
             info = ffi.new("struct nfs_stat_64 *")
             if self.library.lib.nfs_fstat64(self.nfs, self.fh, info) == 0:
                 self._unlink(int(info.nfs_ino))
+            elif is_lost(text_of(self.library.lib.nfs_get_error(self.nfs))):
+                with contextlib.suppress(MpconvError):
+                    Session(self.name, self.beneath).remove(None, self.handle())
         self.close()
 
-    def remove(self, inode: int, handle: str) -> bool:
-        """Mount, and end: remove the file of that inode and handle, if it lies under the name; whether it did."""
+    def remove(self, inode: int | None, handle: str) -> bool:
+        """Mount, and end: remove the file of that handle, and of that inode if it is known, if it lies under the name;
+        whether it did.
+        """
         try:
             for step in self.steps(Access.READ, None):
                 step()
-            return bool(handle) and (self.inode, self.handle()) == (inode, handle) and self._unlink(inode)
+            same = bool(handle) and self.handle() == handle and inode in (None, self.inode)
+            return same and self._unlink(self.inode)
         finally:
             self.close()
 
@@ -341,6 +347,8 @@ def text_of(pointer: Any) -> str:
 
 def _short(text: str, status: int) -> str:
     """One clause: the system's word for the status, with the library's where it says more."""
+    if is_lost(text):
+        return LOST
     word = os.strerror(-status) if status < 0 else ""
     if -status in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EISDIR):
         return word

@@ -18,6 +18,9 @@ _REASON = re.compile(r"\(-(\d+)\)")
 _PUT_OFF = {"JUKEBOX", "DELAY", "GRACE", "RESOURCE"}
 _PUT_OFF_MOUNT = "unknown mount stat(10008)"
 """NFS3ERR_JUKEBOX, from a server that says it where MOUNT has no such status."""
+LOST = "the connection to the server was lost"
+_LOST = {"nfs_service failed", "rpc_service failed", "Poll failed"}
+"""So say libnfs's blocking calls; the status is EIO, as of a server whose disk is broken."""
 _FORGOTTEN = {
     "ADMIN_REVOKED",
     "BADSESSION",
@@ -81,6 +84,8 @@ def meaning(status: int, text: str) -> tuple[type[MpconvError], str]:
     """
     if status == -errno.EINTR:
         return Retryable, "the server did not answer in time"
+    if is_lost(text):
+        return Retryable, LOST
     named = _NAMED.search(text)
     name = named[1] if named else ""
     if name in _PUT_OFF or _PUT_OFF_MOUNT in text:
@@ -98,6 +103,11 @@ def meaning(status: int, text: str) -> tuple[type[MpconvError], str]:
     if number == errno.ENOENT:
         return Absent, os.strerror(number)
     return _KINDS.get(number, Fatal if number in _FINAL else Retryable), os.strerror(number)
+
+
+def is_lost(text: str) -> bool:
+    """Whether libnfs's text says that the connection ended while one of its blocking calls waited."""
+    return text in _LOST
 
 
 def refusal(status: int) -> tuple[type[MpconvError], str]:

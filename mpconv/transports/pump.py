@@ -6,10 +6,13 @@ turn of the event loop about fifteen, and a megabyte arrives in many pieces.
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import select
 import socket
 import struct
+import termios
 from collections.abc import Callable
 
 from mpconv.units import KiB
@@ -53,13 +56,15 @@ class Pump:
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._mark = 1
+        self._woken = True
+        self._starved = False
         self._kicked = False
         self._writing = False
         self._open = True
         self._socket = socket.socket(fileno=fd)
         if _fenced:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._loop.add_reader(fd, self._turn)
+        self._loop.add_reader(fd, self._wake)
         self._timer = self._loop.call_later(_TICK, self._tick)
 
     def kick(self) -> None:
@@ -70,7 +75,7 @@ class Pump:
 
     def expect(self, size: int) -> None:
         """At least `size` bytes of answers are to come: be woken for the first many of them, not the first few."""
-        mark = _MANY if size >= _MANY else 1
+        mark = _MANY if size >= _MANY and not self._starved else 1
         if mark != self._mark and self._open:
             self._mark = mark
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
@@ -80,6 +85,10 @@ class Pump:
         if self._open and self._which() & select.POLLOUT:
             self._serve(select.POLLOUT)
         self._watch()
+
+    def _wake(self) -> None:
+        self._woken = True
+        self._turn()
 
     def _turn(self) -> None:
         for _ in range(_TURNS):
@@ -92,7 +101,13 @@ class Pump:
 
     def _tick(self) -> None:
         if self._open:
-            self._serve(select.POLLIN if self._mark > 1 else 0)
+            marked = self._mark > 1
+            if marked and not self._woken and _unread(self._socket):
+                # Answers that are shorter than what was asked for: all that is to come lies here, and nobody was woken.
+                self._starved = True
+                self.expect(0)
+            self._woken = False
+            self._serve(select.POLLIN if marked else 0)
             if self._open and self._silent():
                 self.stop()
                 self._lost()
@@ -129,3 +144,10 @@ class Pump:
             self._loop.remove_reader(self._fd)
             self._loop.remove_writer(self._fd)
             self._socket.detach()
+
+
+def _unread(connection: socket.socket) -> int:
+    """Bytes that have arrived."""
+    found = array.array("i", [0])
+    fcntl.ioctl(connection, termios.FIONREAD, found)
+    return found[0]

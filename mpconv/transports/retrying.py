@@ -159,12 +159,12 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self._outage = Outage(Retry(seconds))
 
-    async def wait(self) -> bool:
-        """A moment; False: it was long enough."""
+    async def wait(self, at_most: float = _LONGEST) -> bool:
+        """A moment of so many seconds at most; False: it was long enough."""
         wait = self._outage.failed(_PUT_OFF, asyncio.get_running_loop().time())
         if wait is None:
             return False
-        await asyncio.sleep(wait)
+        await asyncio.sleep(min(wait, at_most))
         return True
 
 

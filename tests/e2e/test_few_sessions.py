@@ -54,6 +54,16 @@ def test_a_target_with_few_sessions(most: int, options: list[str], source: Path,
     assert identical(source, backing)
 
 
+@pytest.mark.parametrize("options", [[], ["--verify"], ["--verify=source"], ["--retry-for", "0"]], ids=" ".join)
+def test_a_target_that_forgets_a_session_after_a_moment(options: list[str], source: Path, tmp_path: Path) -> None:
+    backing = tmp_path / "lun.img"
+    backing.write_bytes(os.urandom(SIZE))
+    with FaultyTarget(path=backing, on_login=most_sessions(1, lingers=0.7)) as target:
+        done = mpconv("convert", "-n", *RAW, *options, source, target.url())
+    assert done.returncode == 0, done.stderr
+    assert identical(source, backing)
+
+
 def test_both_ends_with_one_session_each(source: Path, tmp_path: Path) -> None:
     backing = tmp_path / "lun.img"
     backing.write_bytes(os.urandom(SIZE))
@@ -124,6 +134,18 @@ def test_an_image_whose_tables_are_read_meanwhile(source: Path, tmp_path: Path) 
     with FaultyTarget(path=image, on_login=most_sessions(2)) as target:
         run("convert", "-f", "qcow2", "-O", "raw", target.url(), tmp_path / "out.raw")
     assert identical(source, tmp_path / "out.raw")
+
+
+@pytest.mark.parametrize("status", [(3, 0), (3, 1)])
+def test_an_image_whose_tables_are_read_meanwhile_where_nobody_says_why(
+    status: tuple[int, int], source: Path, tmp_path: Path
+) -> None:
+    """The target is there, since the coordinator has a session: it is not waited for as one that is away."""
+    image = tmp_path / "source.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", source, image], check=True)
+    with FaultyTarget(path=image, on_login=most_sessions(1, status=status)) as target:
+        done = mpconv("convert", "-f", "qcow2", "-O", "raw", target.url(), tmp_path / "out.raw")
+    at_once(done, "2 sessions")
 
 
 def test_a_target_that_somebody_else_uses(source: Path, tmp_path: Path) -> None:

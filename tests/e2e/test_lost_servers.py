@@ -14,6 +14,7 @@ import pytest
 
 import mpconv
 from tests.conftest import identical
+from tests.support.nfs_proxy import Answer, Cut, nfs_proxy
 from tests.support.relay import Relay, relay
 from tests.support.servers import IscsiServer, NfsServer
 
@@ -282,3 +283,23 @@ def test_a_target_whose_server_is_away_when_it_is_read_back_is_waited_for(
     copied = mpconv.blocking.convert(str(tmp_path / "a.raw"), url, options, on_progress=progress, on_warning=warning)
     assert copied.verified == 8 * MiB
     assert any("refused" in text or "does not answer" in text for text in warned), warned
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("made", [True, False])
+def test_a_server_that_goes_while_a_file_is_made(nfs: NfsServer, made: bool, at: int, tmp_path: Path) -> None:
+    """What this run made is gone again; what was there before stays, whatever is in it by now."""
+    source, path = tmp_path / "source.raw", nfs.path(f"{tmp_path.name}.raw")
+    source.write_bytes(os.urandom(MiB))
+    if not made:
+        path.write_bytes(b"old")
+
+    def reply(name: str, body: bytes, number: int, call: bytes) -> Answer:
+        return Cut.ALL if name == "SETATTR" and number == at else None
+
+    with nfs_proxy(nfs.port, reply=reply) as proxy:
+        code, lines = Copy(str(source), proxy.url(nfs.url(path.name)), "-f", "raw", "-O", "raw").end()
+        assert proxy.calls["SETATTR"] >= at
+    assert (code, len(lines)) == (1, 1)
+    assert "the connection to the server was lost" in lines[0]
+    assert path.exists() is not made

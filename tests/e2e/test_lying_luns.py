@@ -178,3 +178,17 @@ def test_a_map_that_cannot_be_true(lie: OnCommand, block: int, tmp_path: Path) -
         examined = mpconv("doctor", "--seconds", "0.1", target.url())
         assert examined.returncode == 2
         assert "PROBLEM" in examined.stdout and told in " ".join(examined.stdout.split())
+
+
+@pytest.mark.parametrize("times", [1 / 8, 1 / 4, 1 / 2])
+def test_unmap_is_not_proved_in_other_units(times: float, tmp_path: Path) -> None:
+    """From block 0 on they look right: the fifth UNMAP is ignored, and what tells so is said of blocks before it."""
+    source, lun = tmp_path / "source.raw", tmp_path / "lun.img"
+    source.write_bytes(bytes(512 * KiB) + os.urandom(SIZE - 512 * KiB))
+    lun.write_bytes(b"\xa5" * SIZE)
+    hook = all_of(unmap_hint(every=1 << 30, phase=5), changed(scaled(times, times)))
+    with FaultyTarget(path=lun, lbpws=False, max_unmap=16, on_command=hook) as target:
+        done = mpconv("convert", "-n", "-f", "raw", "-O", "raw", source, target.url())
+        assert target.said == ["UNMAP ignored"]
+    assert done.returncode == 0, done.stderr
+    assert identical(source, lun)

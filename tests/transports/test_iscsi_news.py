@@ -71,6 +71,19 @@ def test_news_in_a_row_before_anything_is_asked(told: tuple[int, int], each: int
         assert target.counts["TUR"] == each + 1
 
 
+@pytest.mark.parametrize(("each", "patience"), [(400, 0.3), (560, 20)])
+def test_news_of_hundreds_of_luns(each: int, patience: float, disk: Path) -> None:
+    """Each is told at once, so that nobody waits long for the next."""
+
+    async def run(target: FaultyTarget) -> None:
+        store = await opened(target, opening=Opening(patience=patience))
+        await store.close()
+
+    with FaultyTarget(path=disk, on_command=news(LUNS_CHANGED, each=each)) as target:
+        asyncio.run(run(target))
+        assert target.counts["TUR"] == each + 1
+
+
 def told_at(names: set[str], statuses: list[Status], *, again: int = 0) -> OnCommand:
     """Each command of these names is first answered with all of these, one after the other, and every `again`th."""
     given: dict[str, int] = {}

@@ -22,10 +22,11 @@ from mpconv.formats.qcow2.rewriter import Rewriter, load
 from mpconv.formats.qcow2.writer import Writer
 from mpconv.job import Place
 from mpconv.transports import iscsi_login
-from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.base import CLOSED, Access, Opening, Transport
 from mpconv.transports.lasting import Lasting
 from mpconv.transports.memory import MemoryTransport
 from mpconv.transports.retrying import AT_ONCE, Retry, silently
+from tests.support.nfs_proxy import Answer, Cut, nfs_proxy
 from tests.support.relay import Changes, Relay, iscsi_length, relay, rpc_length
 from tests.support.servers import IscsiServer, NfsServer
 
@@ -71,6 +72,31 @@ def test_requests_that_were_under_way_are_made_again(nfs, files):
     assert files.counts["cut"] == 3
     line = r"'nfs://\S+' was not to be reached \(the connection to the server was lost\): it answers again"
     assert len(told) == 3 and all(re.fullmatch(line, text) for text in told), told
+
+
+@pytest.mark.parametrize("name", ["LOOKUP", "GETATTR", "FSINFO"])
+def test_a_server_that_goes_again_while_it_is_opened_anew(nfs: NfsServer, name: str) -> None:
+    """Each answer to that name is a connection cut, for two more connections."""
+    content = os.urandom(MiB)
+    nfs.path("anew.raw").write_bytes(content)
+    lost: list[int] = []
+
+    def reply(called: str, body: bytes, number: int, call: bytes) -> Answer:
+        if (called == "READ" and not lost) or (called == name and 0 < len(lost) < 3):
+            lost.append(number)
+            return Cut.ONE
+        return None
+
+    async def run(url: str) -> bytes:
+        store = await transports.open_place(Place(url=url), Access.READ, retry=PATIENT)
+        buffer = bytearray(MiB)
+        await store.read_into(0, memoryview(buffer))
+        await store.close()
+        return bytes(buffer)
+
+    with nfs_proxy(nfs.port, reply=reply) as proxy:
+        assert asyncio.run(run(proxy.url(nfs.url("anew.raw")))) == content
+    assert len(lost) == 3
 
 
 def test_without_retries_the_request_says_what_happened(nfs, files):
@@ -120,6 +146,43 @@ def test_that_block_status_was_wrong_is_no_lost_connection():
     store = Lasting(Liar("memory:liar", bytearray(4096), created=False), reopen, PATIENT, silently, steady=True)
     with pytest.raises(StatusWithdrawn):
         asyncio.run(store.block_status(0, 4096))
+
+
+class Asked(MemoryTransport):
+    """Tells nothing of its block status until it is closed."""
+
+    asked: asyncio.Event
+    closed: asyncio.Event
+
+    async def release(self) -> bool:
+        return False
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        self.asked.set()
+        await self.closed.wait()
+        raise self.error(Retryable, "reading block status", offset, CLOSED)
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+@pytest.mark.parametrize("retry", [AT_ONCE, PATIENT])
+def test_what_is_asked_when_it_is_released_needs_no_other_connection(retry: Retry) -> None:
+    """Else it would take away the one session for whose sake it was released, or fail for want of it."""
+
+    async def reopen() -> Transport:
+        raise AssertionError("nobody needs one")
+
+    async def run() -> list[Extent]:
+        store = Asked("memory:asked", bytearray(MiB), created=False)
+        store.asked, store.closed = asyncio.Event(), asyncio.Event()
+        lasting = Lasting(store, reopen, retry, silently)
+        asking = asyncio.create_task(lasting.block_status(4096, 8192))
+        await store.asked.wait()
+        await lasting.release()
+        return await asking
+
+    assert asyncio.run(run()) == [Extent(4096, 8192)]
 
 
 def test_block_status_outlasts_the_connection(nfs, files):

@@ -29,6 +29,7 @@ from mpconv.transports.nfs_status import meaning
         (-errno.EACCES, "NFS: Read failed with NFS3ERR_ACCES(-13)", Denied, "Permission denied"),
         (-errno.EIO, "NFS: Write failed with NFS3ERR_SERVERFAULT(-5)", Retryable, "NFS3ERR_SERVERFAULT"),
         (-errno.ERANGE, "NFS4: read (path /a) failed with NFS4ERR_EXPIRED(-34)", Retryable, "NFS4ERR_EXPIRED"),
+        (-errno.EIO, "nfs_service failed", Retryable, "the connection to the server was lost"),
         (-errno.EINTR, "Command timed out", Retryable, "did not answer in time"),
         (-errno.EFAULT, "RPC error", Retryable, "Bad address"),
     ],

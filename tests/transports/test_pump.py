@@ -50,6 +50,35 @@ def test_what_a_tick_finds_to_send_is_sent():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("enough", [False, True])
+def test_who_waits_for_more_than_comes_stops_waiting_for_so_much(enough: bool) -> None:
+    """Where answers come shorter than they were asked for; else it goes on being woken for many bytes at once."""
+
+    async def main() -> int:
+        library = Library()
+        served = asyncio.Event()
+
+        def service(events: int) -> int:
+            if events & select.POLLIN:
+                library.ours.recv(1 << 20)
+                served.set()
+            return 0
+
+        pump = Pump(library.ours.fileno(), library.which_events, service, lambda: None, lambda: False)
+        async with asyncio.timeout(30):
+            for _ in range(2):
+                pump.expect(1 << 20)
+                served.clear()
+                await asyncio.to_thread(library.theirs.sendall, bytes((1 << 18) + 1 if enough else 1000))
+                await served.wait()
+        pump.expect(1 << 20)
+        mark = library.ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        pump.stop()
+        return mark
+
+    assert (asyncio.run(main()) > 1) is enough
+
+
 def test_a_lost_connection_is_told_once_and_nothing_is_served_after_it():
     async def main() -> None:
         library = Library()

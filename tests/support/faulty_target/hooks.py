@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 from tests.support.faulty_target.commands import lba_status, range_of
@@ -52,17 +53,26 @@ def hidden_data(start: int, end: int, fill: int = ord("D")) -> OnCommand:
     return hook
 
 
-def most_sessions(most: int = 1, *, status: tuple[int, int] = (3, 2)) -> OnLogin:
-    """No more than `most` sessions at a time; the next login is refused with that class and detail."""
+def most_sessions(most: int = 1, *, status: tuple[int, int] = (3, 2), lingers: float = 0.0) -> OnLogin:
+    """No more than `most` sessions at a time; the next login is refused with that class and detail. `lingers`: for so
+    many seconds one counts that has ended, from the first login on that comes after that.
+    """
+    counted: set[Session] = set()
+    ended: dict[Session, float] = {}
 
     def hook(target: FaultyTarget, session: Session, keys: dict[str, str]) -> Refusal | None:
         if session.notes.get("counted"):
             return None
-        others = sum(bool(other.notes.get("counted")) for other in target.sessions if other is not session)
+        now = time.monotonic()
+        for other in counted - target.sessions - {session}:
+            ended.setdefault(other, now)
+        counted.difference_update([other for other, since in ended.items() if now - since >= lingers])
+        others = len(counted - {session})
         if others >= most and keys.get("SessionType", "Normal") == "Normal" and "TargetName" in keys:
             target.say(f"refused: there are {others}")
             return *status, {}
         session.notes["counted"] = True
+        counted.add(session)
         return None
 
     return hook
