@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TypeVar
 
 from mpconv.errors import (
@@ -47,6 +48,7 @@ from mpconv.transports.base import (
     cannot_open,
 )
 from mpconv.transports.beneath import Outside, open_beneath
+from mpconv.transports.blocking import in_any_case
 from mpconv.transports.file_io import BLOCK, OpenFile
 from mpconv.transports.file_zero import UNSUPPORTED, Zeroing
 from mpconv.transports.identity import Facts
@@ -254,7 +256,7 @@ class FileTransport(Transport):
     async def discard(self) -> bool:
         if self._closed or not self._begun or self._made_at is None:
             return False
-        return await asyncio.to_thread(_removed, self._fd, self._made_at)
+        return await in_any_case(partial(_removed, self._fd, self._made_at))
 
     def made(self, *, locked: bool) -> None:
         """The file is there: of the locks those of a target are enough now."""
@@ -271,7 +273,7 @@ class FileTransport(Transport):
         if self._closed:
             return
         self._closed = True
-        await asyncio.to_thread(self._pool.shutdown)
+        await in_any_case(self._pool.shutdown)
         self._file.close()
 
 
