@@ -68,8 +68,10 @@ _NOT_A_STORE = "neither a regular file nor a block device"
 _KINDS_OF_OPENING: dict[int, type[Fatal]] = {
     errno.ENOSPC: NoSpace,
     errno.EDQUOT: NoSpace,
+    errno.EFBIG: NoSpace,
     errno.EACCES: Denied,
     errno.EPERM: Denied,
+    errno.EROFS: Denied,
 }
 _NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """No file can be made under that name. A directory that is missing may be mounted later."""

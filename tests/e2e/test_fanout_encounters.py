@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,3 +128,22 @@ def test_a_new_file_by_two_addresses(everywhere: NfsServer, where: Path, jobs: i
     assert "the target of job" in done.stderr
     if jobs == 1:
         assert identical("one.raw", everywhere.path(name))
+
+
+@pytest.mark.parametrize("limit", ["size", "read-only"])
+def test_what_will_not_pass_is_not_tried_again(where: Path, limit: str) -> None:
+    """A file that may not become so large, and a file system that takes none."""
+    (where / "there").mkdir()
+    write_plan(("there/a.raw", "null:"))
+    words = [sys.executable, "-m", "mpconv", "fanout", "plan.toml"]
+    if limit == "size":
+        done = subprocess.run(["prlimit", f"--fsize={MiB}", *words], capture_output=True, text=True, check=False)
+    else:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", "there"], check=True)
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+        finally:
+            subprocess.run(["umount", "there"], check=True)
+    assert done.returncode == 2
+    assert ("File too large" if limit == "size" else "Read-only file system") in done.stderr
+    assert "begins again" not in done.stderr
