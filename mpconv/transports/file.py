@@ -94,7 +94,6 @@ class FileTransport(Transport):
     def __init__(self, name: str, fd: int, direct: int, *, made_at: str | None = None) -> None:
         """`made_at`: the file's name without links, if it was made to open it."""
         self.name = name
-        self._begun = False
         self._made_at = made_at
         self._fd = fd
         self._file = OpenFile(fd, direct)
@@ -225,7 +224,6 @@ class FileTransport(Transport):
         """Of a file: it is empty from now on, and of that size. Not sooner: what another program has open, or is not to
         be written, stays as it is.
         """
-        self._begun = True
         for length in (size, 0, size):  # one that is too large for the file system empties no file
             os.ftruncate(self._fd, length)
         self.size = size
@@ -256,7 +254,7 @@ class FileTransport(Transport):
             await self.write(0, memoryview(bytes(min(self.size, BLOCK))))
 
     async def discard(self) -> bool:
-        if self._closed or not self._begun or self._made_at is None:
+        if self._closed or self._made_at is None:
             return False
         return await in_any_case(partial(_removed, self._fd, self._made_at))
 

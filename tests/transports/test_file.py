@@ -80,6 +80,27 @@ def test_it_is_closed_where_no_thread_can_be_had(
     assert (tmp_path / "a.raw").exists() is not discarded
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_file_that_was_made_goes_away_when_a_signal_comes_before_anything_is_in_it(
+    tmp_path: Path, there: bool
+) -> None:
+    path = tmp_path / "a.raw"
+    if there:
+        path.write_bytes(b"old")
+
+    async def cancelled(_: Transport) -> None:
+        raise asyncio.CancelledError
+
+    async def run() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            opening = Opening(locked=True, judge=cancelled)
+            await transports.connect(str(path), Access.WRITE, create_size=MiB, opening=opening)
+
+    asyncio.run(run())
+    assert path.exists() is there
+    assert not there or path.read_bytes() == b"old"
+
+
 def test_the_disk_size_is_qemu_imgs(tmp_path: Path) -> None:
     path = tmp_path / "image.raw"
 
