@@ -76,8 +76,12 @@ def collisions(specs: Sequence[Spec]) -> list[Problem]:
             writer, its = writers.setdefault(at, (spec, what))
             if writer is spec and its == what:
                 continue
-            same = what if what == its else f"{its} as this one's {what}"
-            why = f"job '{writer.name}' has the same {same}, '{transports.redacted(place.url)}'"
+            name = transports.redacted(place.url)
+            why = f"job '{writer.name}' has the same target, '{name}'"
+            if what is its is DATA_FILE:
+                why = f"job '{writer.name}' has the same data file, '{name}'"
+            elif what is not its:
+                why = f"job '{writer.name}' has the same {its} as this one's {what}, '{name}'"
             problems.append(Problem(f"job '{spec.name}'", f"{why}: give each its own, such as with {{name}}"))
     for spec in specs:
         for at in dict.fromkeys(_identity(place) for place in spec.sources):
