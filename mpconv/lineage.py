@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.errors import MpconvError, NoSuchImage, UsageError
+from mpconv.formats import json_names
 from mpconv.formats.opening import found_format
 from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.trust import MOST_LAYERS, combined
@@ -51,7 +52,16 @@ async def _below(store: Transport, place: Place) -> list[Place]:
     except MpconvError:
         return []
     names = [(header.backing_file, header.backing_format), (header.data_file if header.external_data else None, "raw")]
-    return [Place(url=combined(place.url, name), format=fmt) for name, fmt in names if name is not None]
+    return [below for name, fmt in names if name is not None for below in _named(place.url, name, fmt)]
+
+
+def _named(url: str, name: str, fmt: str | None) -> list[Place]:
+    """What the image at `url` means by a name: one place, but for names in JSON. What a guest of this image would have
+    opened is of interest, so these are understood here although copies never open them.
+    """
+    if not name.startswith(json_names.PREFIX):
+        return [Place(url=combined(url, name), format=fmt)]
+    return [Place(url=found, format=told) for found, told in json_names.urls_in(name)]
 
 
 def _is_near(place: Place, named: Sequence[Place]) -> bool:

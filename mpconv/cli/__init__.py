@@ -98,8 +98,10 @@ def _hint(error: MpconvError) -> str:
 
 def main() -> int:
     """Run the command line; the exit code. Every failure is one line on stderr."""
-    hide_passwords()
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as __main__ has left it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        hide_passwords()
         result = cli.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -111,12 +113,12 @@ def main() -> int:
     except MpconvError as error:
         print(f"mpconv: {error}{_hint(error)}", file=sys.stderr)
         return error.exit_code
+    except (KeyboardInterrupt, click.Abort):  # which is a RuntimeError
+        print("mpconv: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (MemoryError, OSError, RuntimeError) as error:
         short = short_of(error)
         if short is None:
             raise
         print(f"mpconv: {short}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, click.Abort):
-        print("mpconv: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.cli.image_command import show
 from mpconv.errors import MpconvError, NoSuchImage, one_line
-from mpconv.fanout.encounters import meetings
+from mpconv.fanout.encounters import Encounters
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.transports.base import Access
 from mpconv.units import human
@@ -27,7 +27,7 @@ def check(plan: Fanout, name: str, *, quiet: bool) -> int:
     """Open each source, and each target that exists; the exit code."""
     found = asyncio.run(_looked_at(plan.jobs))
     wrong = [problem for problems, _ in found.values() for problem in problems]
-    wrong += map(str, asyncio.run(meetings(plan.jobs)))
+    wrong += map(str, asyncio.run(Encounters(plan.jobs).foreseen()))
     for problem in wrong:
         print(f"mpconv: {one_line(f'{name}: {problem}')}", file=sys.stderr)
     if wrong:

@@ -7,46 +7,85 @@ is. One that is not there yet, or does not answer, keeps nobody waiting: its own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
 from mpconv import transports
-from mpconv.errors import MpconvError
+from mpconv.errors import ImageError, MpconvError, NoSuchImage
+from mpconv.fanout.fitness import DATA_FILE, TARGET, written_by
 from mpconv.fanout.plan import Problem
 from mpconv.fanout.spec import Spec, server_of
 from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.qcow2.image import read_metadata
+from mpconv.formats.trust import data_place
 from mpconv.job import Place
-from mpconv.transports.base import Access
+from mpconv.transports.base import Access, Transport
 from mpconv.transports.identity import ALLOW, Facts, Verdict, alike_at_most, suspects
 from mpconv.transports.sameness import verdict_of
 
 _AT_ONCE = 8
 _SECONDS = 5.0
 """For each image."""
+_SOURCE = "source"
 
 
 class _Found(Struct):
-    """One store of a job's image; `place`: by which it can be opened again."""
+    """One store of a job's image, and what it is to the job; `place`: by which it can be opened again."""
 
     spec: Spec
-    written: bool
+    what: str
     place: Place
     name: str
     facts: Facts
 
+    @property
+    def written(self) -> bool:
+        """By the job."""
+        return self.what != _SOURCE
 
-async def meetings(specs: Sequence[Spec]) -> list[Problem]:
-    """What is wrong with these jobs side by side."""
-    if len(specs) < 2:
-        return []
-    look = _Look()
-    found = [one for some in await asyncio.gather(*(look.at(spec) for spec in specs)) for one in some]
+
+class Encounters:
+    """Those of some jobs. `written`: the names of those that are done: only what they wrote is of interest."""
+
+    def __init__(self, specs: Sequence[Spec], written: Collection[str] = ()) -> None:
+        self._specs = specs
+        self._written = written
+        self._look = _Look()
+        self._new: set[str] = set()
+
+    async def foreseen(self) -> list[Problem]:
+        """What is wrong with these jobs side by side, as far as their images are there."""
+        if len(self._specs) < 2:
+            return []
+        asked = [self._look.at(spec, read=spec.name not in self._written) for spec in self._specs]
+        found = [one for some in await asyncio.gather(*asked) for one in some]
+        for spec in self._specs:
+            there = sum(one.spec is spec and one.written for one in found)
+            if there < len(written_by(spec)):
+                self._new.add(spec.name)
+        return await _problems(found)
+
+    async def met(self, spec: Spec, begun: Sequence[Spec]) -> Problem | None:
+        """What is wrong with a job beside those that have begun, where one of its images was not there at first: before
+        it begins, and when it is done, since others may have made theirs meanwhile.
+        """
+        if spec.name not in self._new or not begun:
+            return None
+        asked = (self._look.at(one, read=False) for one in (*begun, spec))
+        *others, own = await asyncio.gather(*asked)
+        for problem in await _problems([*(one for some in others for one in some), *own], of=spec):
+            return problem
+        return None
+
+
+async def _problems(found: Sequence[_Found], of: Spec | None = None) -> list[Problem]:
+    """Those that two of these have with each other, or one of them with those of a job."""
     problems: list[Problem] = []
     for first, second in suspects([one.facts for one in found]):
         one, other = found[first], found[second]
         unlike = one.spec is other.spec or not (one.written or other.written)
-        if unlike or alike_at_most(one.facts, other.facts):
+        if unlike or alike_at_most(one.facts, other.facts) or (of is not None and of not in (one.spec, other.spec)):
             continue
         problem = await _meeting(*((one, other) if other.written else (other, one)))
         if problem is not None and problem not in problems:
@@ -63,8 +102,7 @@ async def _meeting(one: _Found, target: _Found) -> Problem | None:
         return None
     if verdict is Verdict.DIFFERENT or (allowed and verdict is Verdict.PROBABLE):
         return None
-    what = "target" if one.written else "source"
-    why = f"its target '{target.name}' is the {what} of job '{one.spec.name}', '{one.name}'"
+    why = f"its {target.what} '{target.name}' is the {one.what} of job '{one.spec.name}', '{one.name}'"
     fix = "give each its own" if one.written else "put it into another plan"
     if verdict is Verdict.PROBABLE:
         why, fix = (
@@ -94,10 +132,10 @@ class _Look:
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._silent: set[str | None] = set()
 
-    async def at(self, spec: Spec) -> list[_Found]:
-        """The stores of a job."""
+    async def at(self, spec: Spec, *, read: bool) -> list[_Found]:
+        """The stores of a job. `read`: also those that it reads."""
         found: list[_Found] = []
-        for place in (*spec.sources, spec.target):
+        for place in (*(spec.sources if read else ()), spec.target):
             server = server_of(place.url)
             if place.url.startswith("null:"):
                 continue
@@ -114,11 +152,22 @@ class _Look:
         return found
 
     async def _target(self, spec: Spec) -> list[_Found]:
-        store = await transports.open_place(spec.target, Access.READ)
-        try:
-            return [_Found(spec, True, spec.target, store.name, await store.known_by())]
-        finally:
-            await store.close()
+        """With its data file, also one that an image which is there already names."""
+        found: list[_Found] = []
+        left = written_by(spec)
+        while left:
+            what, place = left.pop()
+            try:
+                store = await transports.open_place(place, Access.READ)
+            except NoSuchImage:
+                continue
+            try:
+                found.append(_Found(spec, what, place, store.name, await store.known_by()))
+                if what is TARGET and not spec.options.create and spec.options.target_format == "qcow2":
+                    left += await _data_file(spec, store)
+            finally:
+                await store.close()
+        return found
 
     async def _source(self, spec: Spec, place: Place) -> list[_Found]:
         """With the files that it is made of."""
@@ -126,12 +175,23 @@ class _Look:
         try:
             places = {transports.redacted(one.url): one for one in _all_of(resolved)}
             return [
-                _Found(spec, False, places[store.name], store.name, await store.known_by())
+                _Found(spec, _SOURCE, places[store.name], store.name, await store.known_by())
                 for store in image.stores
                 if store.name in places
             ]
         finally:
             await image.close()
+
+
+async def _data_file(spec: Spec, store: Transport) -> list[tuple[str, Place]]:
+    """That of the job's target in `store`."""
+    try:
+        header = (await read_metadata(store)).header
+        if not header.external_data:
+            return []
+        return [(DATA_FILE, data_place(spec.target, header.data_file, spec.options.trust, written=True))]
+    except ImageError:  # its own job will say so
+        return []
 
 
 def _all_of(place: Place) -> list[Place]:

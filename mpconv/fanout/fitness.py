@@ -9,11 +9,14 @@ from mpconv import transports
 from mpconv.errors import MpconvError
 from mpconv.fanout.plan import Problem, of_name, of_numbers
 from mpconv.fanout.spec import Fanout, Spec, server_of
+from mpconv.formats.trust import combined
 from mpconv.job import Place
 from mpconv.jobs import course as courses
 from mpconv.protocol.keys import Listening
 from mpconv.sharing import anywhere
 from mpconv.soundness import refusal_of
+
+TARGET, DATA_FILE = "target", "data file"
 
 
 def problems_of(plan: Fanout, journal: str | None, listening: Listening | None) -> list[Problem]:
@@ -66,24 +69,42 @@ def unfit(spec: Spec, journal: str | None, listening: Listening | None) -> list[
 def collisions(specs: Sequence[Spec]) -> list[Problem]:
     """What one job writes no other one may write or read."""
     problems: list[Problem] = []
-    writers: dict[str, str] = {}
+    writers: dict[str, tuple[Spec, str]] = {}
     for spec in specs:
-        if spec.target.url.startswith("null:"):
-            continue
-        at = _identity(spec.target)
-        if at in writers:
-            why = f"job '{writers[at]}' has the same target, '{transports.redacted(spec.target.url)}'"
+        for what, place in written_by(spec):
+            at = _identity(place)
+            writer, its = writers.setdefault(at, (spec, what))
+            if writer is spec and its == what:
+                continue
+            name = transports.redacted(place.url)
+            why = f"job '{writer.name}' has the same target, '{name}'"
+            if what is its is DATA_FILE:
+                why = f"job '{writer.name}' has the same data file, '{name}'"
+            elif what is not its:
+                why = f"job '{writer.name}' has the same {its} as this one's {what}, '{name}'"
             problems.append(Problem(f"job '{spec.name}'", f"{why}: give each its own, such as with {{name}}"))
-        writers.setdefault(at, spec.name)
     for spec in specs:
         for at in dict.fromkeys(_identity(place) for place in spec.sources):
-            if at in writers and writers[at] != spec.name:
-                why = f"its source is the target of job '{writers[at]}', which may run at the same time"
-                problems.append(Problem(f"job '{spec.name}'", f"{why}: put it into another plan"))
-            elif at in writers:
-                why = "source and target are the same image: name another target"
-                problems.append(Problem(f"job '{spec.name}'", why))
+            if at not in writers:
+                continue
+            writer, what = writers[at]
+            if writer.name == spec.name:
+                why, fix = f"source and {what} are the same image", f"name another {what}"
+            else:
+                why = f"its source is the {what} of job '{writer.name}', which may run at the same time"
+                fix = "put it into another plan"
+            problems.append(Problem(f"job '{spec.name}'", f"{why}: {fix}"))
     return problems
+
+
+def written_by(spec: Spec) -> list[tuple[str, Place]]:
+    """What a job writes, as far as the plan says it, and what each is: the target, and the data file it is to have."""
+    if spec.target.url.startswith("null:"):
+        return []
+    made = spec.options.qcow2 if spec.options.create else None
+    if made is None or made.data_file is None:
+        return [(TARGET, spec.target)]
+    return [(TARGET, spec.target), (DATA_FILE, Place(url=combined(spec.target.url, made.data_file), format="raw"))]
 
 
 def _identity(place: Place) -> str:

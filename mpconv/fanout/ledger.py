@@ -106,7 +106,7 @@ def is_ledger(path: str) -> bool:
 def is_used(path: str) -> bool:
     """Whether a program is at it."""
     try:
-        fd = os.open(os.path.join(path, _LOCK), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(os.path.join(path, _LOCK), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -120,11 +120,16 @@ def resume_with(path: str) -> str:
     return f"mpconv resume {shlex.quote(path)}"
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """A FIFO has nothing in it then."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read(path: str) -> Kept:
     """What was to be done. Fatal when it is no fan-out's journal, or one of another version."""
     with told(path, "reading", _ANEW):
         try:
-            with open(os.path.join(path, PLAN), encoding="utf-8") as file:
+            with open(os.path.join(path, PLAN), encoding="utf-8", opener=_without_waiting) as file:
                 found = json.load(file)
         except FileNotFoundError:
             raise _no_journal(path) from None

@@ -22,7 +22,7 @@ from mpconv.errors import (
     UsageError,
     internal,
 )
-from mpconv.fanout.encounters import meetings
+from mpconv.fanout.encounters import Encounters
 from mpconv.fanout.ledger import Ledger
 from mpconv.fanout.pool import Lot, Pool
 from mpconv.fanout.schedule import Entry, Flow, Schedule
@@ -91,7 +91,9 @@ class Run:
         for spec in self._specs.values():
             outcome = self._by_name[spec.name]
             self._observers[spec.name] = Noting(outcome, self._watcher.job(outcome))
-        wrong = await before(Audience(), meetings(self._left()))
+        done = {outcome.name for outcome in self.outcomes if outcome.result is Result.WRITTEN}
+        self._encounters = Encounters(list(self._specs.values()), done)
+        wrong = await before(Audience(), self._encounters.foreseen())
         if wrong:
             raise UsageError("; ".join(map(str, wrong)))
         running: set[asyncio.Task[None]] = set()
@@ -112,10 +114,6 @@ class Run:
                     raise
         if self._interrupted is not None:
             raise self._interrupted
-
-    def _left(self) -> list[Spec]:
-        """The jobs that are not done."""
-        return [spec for spec in self._specs.values() if self._by_name[spec.name].result is not Result.WRITTEN]
 
     async def _until_something_changes(self) -> None:
         wake_at = self._schedule.wake_at
@@ -156,7 +154,7 @@ class Run:
         lot = self._pool.lot(spec.name, Flow(weight=spec.weight, own=spec.options.rate, servers=spec.servers))
         error: MpconvError | None = None
         try:
-            await before(audience, self._copy(spec, lot, self._observers[spec.name]))
+            await before(audience, self._copy_alone(spec, lot))
         except MpconvError as raised:
             error = raised
         except asyncio.CancelledError:
@@ -170,6 +168,22 @@ class Run:
             self._ended(spec, outcome, error)
             self._pool.end(lot)
             self._changed.set()
+
+    async def _copy_alone(self, spec: Spec, lot: Lot) -> None:
+        """UsageError when what it writes turns out to be another job's too."""
+        await self._meet(spec)
+        await self._copy(spec, lot, self._observers[spec.name])
+        await self._meet(spec)
+
+    async def _meet(self, spec: Spec) -> None:
+        begun = [one for one in self._specs.values() if one is not spec and self._has_begun(one)]
+        problem = await self._encounters.met(spec, begun)
+        if problem is not None:
+            raise UsageError(problem.text)
+
+    def _has_begun(self, spec: Spec) -> bool:
+        outcome = self._by_name[spec.name]
+        return outcome.attempts > 0 or outcome.result is Result.WRITTEN
 
     async def _copy(self, spec: Spec, lot: Lot, observer: Observer) -> None:
         options = replace(spec.options, listening=self._listening, refuse_empty=True)

@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import sqlite3
+import stat
 import struct
 import threading
 import time
@@ -82,7 +83,7 @@ class Journal:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 os.fchmod(fd, 0o600)  # whatever the umask takes away; what SQLite makes beside it gets the same
             except FileExistsError:
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                fd = _opened(path, os.O_RDWR)
         journal = cls._taken(path, fd, fresh=os.fstat(fd).st_size == 0)
         try:
             stored = journal.load()
@@ -102,7 +103,7 @@ class Journal:
     def of_copy(cls, path: str) -> Journal:
         """One that is there."""
         with told(path, "opening"):
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fd = _opened(path, os.O_RDWR)
         return cls._taken(path, fd, fresh=False)
 
     @classmethod
@@ -249,7 +250,7 @@ def peek(path: str, *, whole: bool = False) -> tuple[Stored | None, bool]:
     what was written; who only shows it, again and again, does without.
     """
     with told(path, "opening"):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _opened(path, os.O_RDONLY)
         try:
             _check(path, fd)
             used = is_locked(fd)
@@ -264,6 +265,15 @@ def peek(path: str, *, whole: bool = False) -> tuple[Stored | None, bool]:
             database.execute("COMMIT")
             return stored, used
         return _load(database), used
+
+
+def _opened(path: str, flags: int) -> int:
+    """Of a file that is there; a FIFO would keep whoever opens it waiting."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Fatal(f"'{path}' is no journal of mpconv: it is not a file")
+    return fd
 
 
 def resume_with(path: str) -> str:

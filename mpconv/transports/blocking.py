@@ -1,4 +1,4 @@
-"""Runs a library's blocking call beside the event loop, so that Ctrl-C and other connections go on."""
+"""Blocking calls beside the event loop, so that Ctrl-C and other connections go on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from mpconv.errors import short_of
+
 _T = TypeVar("_T")
+
+
+async def in_any_case(call: Callable[[], _T]) -> _T:
+    """What `call` returns, which may be made twice: beside the loop, or on it where no thread can be had."""
+    try:
+        return await asyncio.to_thread(call)
+    except RuntimeError as error:
+        if short_of(error) is None:
+            raise
+        return call()
 
 
 async def beside(call: Callable[[], _T], *, seconds: float, undo: Callable[[_T], object] = lambda _: None) -> _T:

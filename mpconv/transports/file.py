@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TypeVar
 
 from mpconv.errors import (
@@ -47,6 +48,7 @@ from mpconv.transports.base import (
     cannot_open,
 )
 from mpconv.transports.beneath import Outside, open_beneath
+from mpconv.transports.blocking import in_any_case
 from mpconv.transports.file_io import BLOCK, OpenFile
 from mpconv.transports.file_zero import UNSUPPORTED, Zeroing
 from mpconv.transports.identity import Facts
@@ -66,8 +68,10 @@ _NOT_A_STORE = "neither a regular file nor a block device"
 _KINDS_OF_OPENING: dict[int, type[Fatal]] = {
     errno.ENOSPC: NoSpace,
     errno.EDQUOT: NoSpace,
+    errno.EFBIG: NoSpace,
     errno.EACCES: Denied,
     errno.EPERM: Denied,
+    errno.EROFS: Denied,
 }
 _NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """No file can be made under that name. A directory that is missing may be mounted later."""
@@ -90,7 +94,6 @@ class FileTransport(Transport):
     def __init__(self, name: str, fd: int, direct: int, *, made_at: str | None = None) -> None:
         """`made_at`: the file's name without links, if it was made to open it."""
         self.name = name
-        self._begun = False
         self._made_at = made_at
         self._fd = fd
         self._file = OpenFile(fd, direct)
@@ -221,7 +224,6 @@ class FileTransport(Transport):
         """Of a file: it is empty from now on, and of that size. Not sooner: what another program has open, or is not to
         be written, stays as it is.
         """
-        self._begun = True
         for length in (size, 0, size):  # one that is too large for the file system empties no file
             os.ftruncate(self._fd, length)
         self.size = size
@@ -252,9 +254,9 @@ class FileTransport(Transport):
             await self.write(0, memoryview(bytes(min(self.size, BLOCK))))
 
     async def discard(self) -> bool:
-        if self._closed or not self._begun or self._made_at is None:
+        if self._closed or self._made_at is None:
             return False
-        return await asyncio.to_thread(_removed, self._fd, self._made_at)
+        return await in_any_case(partial(_removed, self._fd, self._made_at))
 
     def made(self, *, locked: bool) -> None:
         """The file is there: of the locks those of a target are enough now."""
@@ -271,7 +273,7 @@ class FileTransport(Transport):
         if self._closed:
             return
         self._closed = True
-        await asyncio.to_thread(self._pool.shutdown)
+        await in_any_case(self._pool.shutdown)
         self._file.close()
 
 

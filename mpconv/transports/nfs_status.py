@@ -59,7 +59,6 @@ _FIRST_TEXT = 10000
 _FINAL = {
     errno.EIO,
     errno.ENXIO,
-    errno.EFBIG,
     errno.EINVAL,
     errno.EISDIR,
     errno.ENAMETOOLONG,
@@ -72,6 +71,7 @@ _FINAL = {
 _KINDS = {
     errno.ENOSPC: NoSpace,
     errno.EDQUOT: NoSpace,
+    errno.EFBIG: NoSpace,
     errno.EACCES: Denied,
     errno.EPERM: Denied,
     errno.EROFS: Denied,

@@ -69,6 +69,34 @@ def test_a_target_below_itself(images: Path, base: str, target: str, options: tu
     assert sums(images) == before
 
 
+IN_JSON = [
+    '{"driver": "qcow2", "file": {"driver": "file", "filename": "%s/base.qcow2"}}',
+    '{"driver": "qcow2", "file.driver": "file", "file.filename": "%s/hard.qcow2"}',
+    '{"file.filename": "%s/middle.qcow2"}',
+    '{"driver": "raw", "file": {"driver": "raw", "file": {"driver": "file", "filename": "%s/link.qcow2"}}}',
+]
+
+
+@pytest.mark.parametrize("name", IN_JSON)
+def test_a_layer_that_is_named_in_json(images: Path, name: str) -> None:
+    """Copies never open such names, but QEMU does, and would find the target in the place of its base."""
+    qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-u", "-b", f"json:{name % images}", images / "json.qcow2", "4M")
+    before = sums(images)
+    done = mpconv("convert", *BASED, "-B", images / "json.qcow2", images / "a.raw", images / "base.qcow2")
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert f"the target '{images / 'base.qcow2'}' is what its backing file" in line
+    assert sums(images) == before
+
+
+@pytest.mark.parametrize("name", ["{", "[]", '{"file": 1, "file.filename": "x"}', '{"file":' * 120, '{"server": 3}'])
+def test_json_that_names_nothing(images: Path, name: str) -> None:
+    qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-u", "-b", f"json:{name}", images / "json.qcow2", "4M")
+    done = mpconv("convert", *BASED, "-B", images / "json.qcow2", images / "a.raw", images / "new.qcow2")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+
+
 @pytest.mark.parametrize("where", ["base", "target", "both"])
 def test_by_another_road(images: Path, nfs: NfsServer, where: str) -> None:
     before = sums(images)

@@ -121,3 +121,29 @@ def test_who_was_started_to_outlive_its_terminal_does():
             time.sleep(0.05)
         assert copy.stderr is not None
         assert (copy.returncode, copy.stderr.read()) == (0, b"")
+
+
+INTERRUPTS_AT = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == where:
+            os.kill(os.getpid(), signal.SIGINT)
+where, *sys.argv[1:] = sys.argv[1:]
+sys.meta_path.insert(0, Finder())
+runpy.run_module("mpconv", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "told"),
+    [
+        ("mpconv.cli", -signal.SIGINT, b""),
+        ("mpconv.cli.checksum", 128 + signal.SIGINT, b"mpconv: interrupted\n"),
+        ("mpconv.jobs.checksum", 128 + signal.SIGINT, b"mpconv: interrupted\n"),
+    ],
+)
+def test_ctrl_c_while_modules_are_imported(module: str, code: int, told: bytes):
+    words = [sys.executable, "-c", INTERRUPTS_AT, module, "checksum", "null:"]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.lstrip(b"\n")) == (code, told)

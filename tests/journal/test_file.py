@@ -294,3 +294,17 @@ def test_what_somebody_changed_is_not_gone_on_with(path, change):
         peek(path, whole=True)
     with pytest.raises(Fatal, match="journal"), contextlib.closing(Journal.of_copy(path)) as again:
         again.load()
+
+
+@pytest.mark.parametrize("command", ["resume", "status", "report --json"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_fifo_in_the_place_of_a_journal_keeps_nobody_waiting(tmp_path: Path, command: str, inside: bool):
+    place = tmp_path / "journal"
+    if inside:
+        place.mkdir()
+    os.mkfifo(place / "plan.json" if inside else place)
+    words = [sys.executable, "-m", "mpconv", *command.split(), place]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert str(place) in line

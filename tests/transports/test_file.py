@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -55,6 +56,49 @@ def test_preallocated_as_by_qemu_img(tmp_path: Path, how: str, size: int, direct
     assert ours.read_bytes() == bytes(size)
     assert ours.stat().st_blocks == theirs.stat().st_blocks
     assert ours.stat().st_blocks * 512 == align_up(min(size, 4096) if how == "off" else size, 4096)
+
+
+@pytest.mark.parametrize("discarded", [False, True])
+def test_it_is_closed_where_no_thread_can_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, discarded: bool
+) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        store = await transports.connect(str(tmp_path / "a.raw"), Access.WRITE, create_size=MiB)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        if discarded:
+            assert await store.discard()
+        await store.close()
+        await store.close()
+        monkeypatch.undo()
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert (tmp_path / "a.raw").exists() is not discarded
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_file_that_was_made_goes_away_when_a_signal_comes_before_anything_is_in_it(
+    tmp_path: Path, there: bool
+) -> None:
+    path = tmp_path / "a.raw"
+    if there:
+        path.write_bytes(b"old")
+
+    async def cancelled(_: Transport) -> None:
+        raise asyncio.CancelledError
+
+    async def run() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            opening = Opening(locked=True, judge=cancelled)
+            await transports.connect(str(path), Access.WRITE, create_size=MiB, opening=opening)
+
+    asyncio.run(run())
+    assert path.exists() is there
+    assert not there or path.read_bytes() == b"old"
 
 
 def test_the_disk_size_is_qemu_imgs(tmp_path: Path) -> None:

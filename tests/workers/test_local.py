@@ -17,7 +17,7 @@ import pytest
 
 from mpconv.errors import WorkerLost
 from mpconv.workers.launch.local import LocalWorkers, Squad
-from mpconv.workers.launch.nursery import fork
+from mpconv.workers.launch.nursery import _be, fork
 from mpconv.workers.process import HEARSAY
 
 NOWHERE = "ipc:///nonexistent/link"
@@ -89,6 +89,27 @@ def test_many_starts_and_ends_leave_neither_zombies_nor_descriptors():
     assert codes == [-signal.SIGKILL] * 93
     assert descriptors(os.getpid()) == before
     assert children(os.getpid()) == own
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("can't start new thread"), "no thread can be started"),
+        (MemoryError(), "not enough memory"),
+        (ValueError("a defect"), "Traceback"),
+    ],
+)
+def test_what_a_process_has_run_out_of_is_one_line(capfd, error: Exception, words: str):
+    def life() -> int:
+        raise error
+
+    pid = os.fork()
+    if not pid:
+        _be(life)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    told = capfd.readouterr().err
+    assert words in told
+    assert (len(told.splitlines()) == 1) is ("Traceback" not in told)
 
 
 def test_what_ends_a_worker_is_told(workers):
@@ -197,7 +218,7 @@ def test_a_nursery_that_cannot_fork_says_why():
 import asyncio, os, resource
 import mpconv.workers.process
 from mpconv.workers.launch.local import LocalWorkers
-from mpconv.workers.launch.nursery import fork
+from mpconv.workers.launch.nursery import _be, fork
 from mpconv.workers.process import HEARSAY
 if not os.getuid():
     os.setuid(65534)

@@ -27,6 +27,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from mpconv.errors import short_of
+
 STARTED, NOT_STARTED, ENDED = range(3)
 REPORT = struct.Struct("=iii")
 """What the nursery says: one of these; the worker's pid, or errno; its exit code, -N when signal N ended it."""
@@ -109,8 +111,12 @@ def _be(life: Callable[[], int | None]) -> None:
     code = 1
     try:
         code = life() or 0
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        short = short_of(error)
+        if short is None:
+            traceback.print_exc()
+        else:
+            print(f"mpconv: {short}", file=sys.stderr)
     finally:
         os._exit(code)
 
