@@ -94,6 +94,18 @@ def test_markup_in_names_is_text_in_the_report(tmp_path: Path, page: Page):
     assert "owned" in page.title() and page.title() != "owned"
 
 
+def test_control_characters_in_names_are_escapes_in_the_report(tmp_path: Path, page: Page):
+    name = "a\x1b[31m\n\u202eb.raw"
+    make_image(tmp_path / name, MiB)
+    assert mpconv("convert", "--journal", "j.db", name, "c.raw", cwd=tmp_path).returncode == 0
+    assert mpconv("report", "j.db", "-o", "r.html", cwd=tmp_path).returncode == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "\x1b" not in text and "\u202e" not in text.partition("</title>")[0]
+    page.goto((tmp_path / "r.html").as_uri())
+    expect(page.locator("body")).to_contain_text("a\\x1b[31m\\n\\u202eb.raw")
+    assert "a\\x1b[31m\\n\\u202eb.raw" in page.title()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from string import Template
 
+from mpconv.errors import one_line
+
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 )
@@ -28,7 +30,7 @@ def report_page(title: str, facts: bytes) -> str:
     inside = facts.decode().replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     content = f'<script type="application/json" id="facts">{inside}</script>'
     meta = f'<meta http-equiv="Content-Security-Policy" content="{_REPORT_POLICY}">'
-    return _page(_escaped(title), "", _text("report.js"), meta=meta, content=content)
+    return _page(_escaped(one_line(title)), "", _text("report.js"), meta=meta, content=content)
 
 
 def _page(title: str, nonce: str, script: str, *, meta: str, content: str) -> str:

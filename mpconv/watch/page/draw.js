@@ -1,5 +1,18 @@
 // A card for each job, kept up to date. Whatever comes from elsewhere is set as text, never as markup.
 
+// What is told, with control characters in names, and those that turn the writing round, as escapes.
+function facts(json) {
+  const named = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
+  const escaped = (found) => {
+    if (named[found]) return named[found];
+    const code = found.codePointAt(0);
+    const [sign, width] = code < 0x100 ? ["x", 2] : code < 0x10000 ? ["u", 4] : ["U", 8];
+    return "\\" + sign + code.toString(16).padStart(width, "0");
+  };
+  const shown = (key, value) => typeof value === "string" ? value.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, escaped) : value;
+  return JSON.parse(json, shown);
+}
+
 function made(tag, className, text) {
   const element = document.createElement(tag);
   if (className) element.className = className;

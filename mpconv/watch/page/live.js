@@ -29,7 +29,7 @@ function endedText() {
 tellLink("connecting", false);
 const source = new EventSource("events" + window.location.search);
 source.onopen = () => tellLink("live", false);
-source.onmessage = (event) => { show(JSON.parse(event.data)); titled(); };
+source.onmessage = (event) => { show(facts(event.data)); titled(); };
 source.addEventListener("over", (event) => {
   source.close();
   if (JSON.parse(event.data).journals) {
