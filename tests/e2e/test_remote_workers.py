@@ -123,9 +123,17 @@ def port_of(endpoint: str) -> int:
     return int(endpoint.rpartition(":")[2])
 
 
-def connects(endpoint: str) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((CONTROL, port_of(endpoint))) == 0
+def connected(endpoint: str) -> socket.socket:
+    """Once that can be: whether the address can be had is tried before the coordinator listens there for good."""
+    made: list[socket.socket] = []
+
+    def connects() -> bool:
+        with suppress(ConnectionRefusedError):
+            made.append(socket.create_connection((CONTROL, port_of(endpoint))))
+        return bool(made)
+
+    until(connects)
+    return made[0]
 
 
 def written(path: Path) -> int:
@@ -176,10 +184,10 @@ def test_who_has_no_key_gets_nowhere_and_is_counted(lab, tmp_path):
     half.touch(0o600)
     half.write_text("\n".join(text))
     copy = lab.convert("-W", "-r", "8M")
-    until(lambda: connects(lab.endpoint))
+    connected(lab.endpoint).close()
     strangers = [lab.worker(bad, keys=wrong), lab.worker(bad, keys=half)]
     for noise in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096), b"\xff" + bytes(8) + b"\x7f\x03" + bytes(53), b""):
-        with socket.create_connection((CONTROL, port_of(lab.endpoint))) as connection:
+        with connected(lab.endpoint) as connection:
             connection.sendall(noise)
     worker = lab.worker(good)
     assert [ended(stranger) for stranger in strangers] == [1, 1]
