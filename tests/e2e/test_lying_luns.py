@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections.abc import Callable
@@ -159,8 +160,7 @@ LIES = [
 ]
 
 
-@pytest.mark.parametrize("block", [512, 4096])
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize(("lie", "block"), zip(LIES, itertools.cycle([512, 4096]), strict=False))
 def test_a_map_that_cannot_be_true(lie: OnCommand, block: int, tmp_path: Path) -> None:
     """The copy has every byte, and people are told; so does the doctor."""
     lun, out = tmp_path / "lun.img", tmp_path / "out.raw"

@@ -13,6 +13,7 @@ from tests.conftest import make_image, mpconv
 
 MiB = 1 << 20
 PASSWORDS = ["sec/ret", "sec,ret", "sec?ret", "sec%ret", "a/b,c?d@e", "se cret"]
+FORMS = ["iscsi://user%{}@127.0.0.1:1/iqn.x:y/1", "iscsi://user%{}@127.0.0.1:1/", "nfs://u:{}@127.0.0.1:1/e/f"]
 PARTS = ("ret", "b,c", "c?d", "cret")
 
 
@@ -38,14 +39,16 @@ def commands(url: str, image: Path, tmp_path: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 def test_nothing_that_is_said_holds_it(password, tmp_path):
+    """Each command with one form of URL, with another one with the next password."""
     make_image(tmp_path / "a.raw", MiB)
-    for form in ("iscsi://user%{}@127.0.0.1:1/iqn.x:y/1", "iscsi://user%{}@127.0.0.1:1/", "nfs://u:{}@127.0.0.1:1/e/f"):
-        for words in commands(form.format(password), tmp_path / "a.raw", tmp_path):
-            done = mpconv(*words, "--retry-for=0" if words[0] in ("convert", "deploy", "compare") else "--", timeout=30)
-            assert done.returncode != 0, words
-            said = done.stdout + done.stderr
-            assert "Traceback" not in said, said
-            assert not [part for part in PARTS if part in said], (words, said)
+    asked = [commands(form.format(password), tmp_path / "a.raw", tmp_path) for form in FORMS]
+    for number, forms in enumerate(zip(*asked, strict=True), PASSWORDS.index(password)):
+        words = forms[number % len(FORMS)]
+        done = mpconv(*words, "--retry-for=0" if words[0] in ("convert", "deploy", "compare") else "--", timeout=30)
+        assert done.returncode != 0, words
+        said = done.stdout + done.stderr
+        assert "Traceback" not in said, said
+        assert not [part for part in PARTS if part in said], (words, said)
 
 
 @pytest.mark.parametrize("password", PASSWORDS)

@@ -46,8 +46,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("options", [("-W",), (), ("--workers", "1"), ("-t", "writethrough")], ids=" ".join)
+OPTIONS = [("-W",), (), ("--workers", "1"), ("-t", "writethrough")]
+PAIRS = [(change, OPTIONS[(number + more) % 4]) for number, change in enumerate(CHANGES) for more in (0, 1)]
+
+
+@pytest.mark.parametrize(("change", "options"), PAIRS)
 def test_what_was_lost_is_written_again(
     nfs: NfsServer, source: Path, change: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:
