@@ -53,6 +53,7 @@ class Encounters:
         self._written = written
         self._look = _Look()
         self._new: set[str] = set()
+        self._known: dict[str, list[_Found]] = {}
 
     async def foreseen(self) -> list[Problem]:
         """What is wrong with these jobs side by side, as far as their images are there."""
@@ -61,22 +62,37 @@ class Encounters:
         asked = [self._look.at(spec, read=spec.name not in self._written) for spec in self._specs]
         found = [one for some in await asyncio.gather(*asked) for one in some]
         for spec in self._specs:
-            there = sum(one.spec is spec and one.written for one in found)
-            if there < len(written_by(spec)):
+            there = [one for one in found if one.spec is spec and one.written]
+            if len(there) < len(written_by(spec)):
                 self._new.add(spec.name)
+            else:
+                self._known[spec.name] = there
         return await _problems(found)
 
-    async def met(self, spec: Spec, begun: Sequence[Spec]) -> Problem | None:
+    async def met(self, spec: Spec, begun: Sequence[Spec], *, done: bool) -> Problem | None:
         """What is wrong with a job beside those that have begun, where one of its images was not there at first: before
-        it begins, and when it is done, since others may have made theirs meanwhile.
+        it begins, and when it is `done`, since others may have made theirs meanwhile. Of those that are done too only
+        the ones that may be the same are looked at again: a plan may have hundreds.
         """
         if spec.name not in self._new or not begun:
             return None
-        asked = (self._look.at(one, read=False) for one in (*begun, spec))
-        *others, own = await asyncio.gather(*asked)
+        own = await self._look.at(spec, read=False)
+        if done:
+            self._known[spec.name] = own
+        asked = (self._look.at(one, read=False) for one in begun if self._may_be(one, own))
+        others = await asyncio.gather(*asked)
         for problem in await _problems([*(one for some in others for one in some), *own], of=spec):
             return problem
         return None
+
+    def _may_be(self, spec: Spec, own: Sequence[_Found]) -> bool:
+        """Whether one of a job's images may be one of these, by what they were when they were looked at last: times and
+        size of a file are others since, its number is not.
+        """
+        known = self._known.get(spec.name)
+        if known is None:
+            return True
+        return any(suspects([one.facts, other.facts]) for one in own for other in known)
 
 
 async def _problems(found: Sequence[_Found], of: Spec | None = None) -> list[Problem]:

@@ -171,13 +171,13 @@ class Run:
 
     async def _copy_alone(self, spec: Spec, lot: Lot) -> None:
         """UsageError when what it writes turns out to be another job's too."""
-        await self._meet(spec)
+        await self._meet(spec, done=False)
         await self._copy(spec, lot, self._observers[spec.name])
-        await self._meet(spec)
+        await self._meet(spec, done=True)
 
-    async def _meet(self, spec: Spec) -> None:
+    async def _meet(self, spec: Spec, *, done: bool) -> None:
         begun = [one for one in self._specs.values() if one is not spec and self._has_begun(one)]
-        problem = await self._encounters.met(spec, begun)
+        problem = await self._encounters.met(spec, begun, done=done)
         if problem is not None:
             raise UsageError(problem.text)
 
