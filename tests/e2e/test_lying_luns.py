@@ -160,7 +160,7 @@ LIES = [
 ]
 
 
-@pytest.mark.parametrize(("lie", "block"), zip(LIES, itertools.cycle([512, 4096]), strict=False))
+@pytest.mark.parametrize(("lie", "block"), list(zip(LIES, itertools.cycle([512, 4096]), strict=False)))
 def test_a_map_that_cannot_be_true(lie: OnCommand, block: int, tmp_path: Path) -> None:
     """The copy has every byte, and people are told; so does the doctor."""
     lun, out = tmp_path / "lun.img", tmp_path / "out.raw"

@@ -503,4 +503,4 @@ def test_an_image_is_finished_whenever_the_connection_is_lost(nfs, files, opened
             passed, after = found, 0
         else:
             cuts, after = cuts + 1, after + ANSWER
-    assert files.counts["cut"] == cuts >= 6
+    assert files.counts["cut"] == cuts >= 3  # how many answers there are depends on which requests go together
