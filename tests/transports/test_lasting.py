@@ -503,4 +503,5 @@ def test_an_image_is_finished_whenever_the_connection_is_lost(nfs, files, opened
             passed, after = found, 0
         else:
             cuts, after = cuts + 1, after + ANSWER
-    assert files.counts["cut"] == cuts >= 3  # how many answers there are depends on which requests go together
+    # 964 or 1096 bytes of answers, or 676 or 808: one answer of 132 bytes may have come before they are counted.
+    assert files.counts["cut"] == cuts >= (5 if opened else 6)
