@@ -1,4 +1,4 @@
-"""A few hundred random cases; `scripts/differential` runs thousands."""
+"""A hundred and fifty random cases; `scripts/differential` runs thousands."""
 
 from __future__ import annotations
 
