@@ -152,12 +152,14 @@ def check(*commands: tuple[object, ...]) -> None:
 @pytest.mark.parametrize("kind", IMAGES)
 def test_an_image(kind):
     image = IMAGES[kind]()
-    for output in ("human", "json"):
-        check(
-            *((command, f"--output={output}", image) for command in ("info", "map", "measure")),
-            ("info", "--backing-chain", f"--output={output}", image),
-            ("measure", "-O", "qcow2", f"--output={output}", image),
-        )
+    check(
+        *((command, "--output=json", image) for command in ("info", "map", "measure")),
+        ("info", "--backing-chain", "--output=json", image),
+        ("measure", "-O", "qcow2", "--output=json", image),
+        ("info", "--backing-chain", image),
+        ("map", image),
+        ("measure", image),
+    )
     check(
         ("measure", "-O", "qcow2", "-o", "cluster_size=16k,extended_l2=on,refcount_bits=1", image),
         ("map", "--output=json", "-s", "123456", "-l", "500001", image),

@@ -131,6 +131,7 @@ class Finder:
             os.kill(os.getpid(), signal.SIGINT)
 where, *sys.argv[1:] = sys.argv[1:]
 sys.meta_path.insert(0, Finder())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal starts it: a shell's "&" has it ignored
 runpy.run_module("mpconv", run_name="__main__", alter_sys=True)
 """
 
