@@ -84,33 +84,33 @@ __all__ = [
 ]
 
 _FOUND_IN = {
-    "CACHE_MODES": "cache",
-    "CheckReport": "formats.qcow2.check:Report",
-    "Checksum": "jobs.checksum",
-    "ChecksumOptions": "jobs.checksum:Options",
-    "CompareOptions": "jobs.compare:Options",
-    "Deployment": "jobs.deploy",
-    "Effort": "jobs.course",
-    "Examination": "doctor.findings",
-    "Fanout": "fanout.spec",
-    "FanoutJob": "fanout.spec:Spec",
-    "FanoutLimits": "fanout.spec:Limits",
-    "FanoutOutcome": "fanout.spec:Outcome",
-    "FanoutResult": "fanout.spec:Result",
-    "Info": "inspection.info",
-    "MapEntry": "inspection.block_map:Entry",
-    "Measure": "inspection.measure",
-    "MpconvError": "errors",
-    "Options": "options",
-    "Outcome": "jobs.deploy_targets",
-    "Place": "job",
-    "Progress": "ui.progress",
-    "Qcow2Info": "inspection.info",
-    "Qcow2Options": "formats.qcow2.options",
-    "Trust": "job",
-    "Verdict": "jobs.compare",
-    **dict.fromkeys(("fan_out", "read_plan", "resume_fan_out"), "many"),
-    **dict.fromkeys(("backing_chain", "check", "examine", "info", "map", "measure"), "api.images"),
+    "CACHE_MODES": "mpconv.cache",
+    "CheckReport": "mpconv.formats.qcow2.check:Report",
+    "Checksum": "mpconv.jobs.checksum",
+    "ChecksumOptions": "mpconv.jobs.checksum:Options",
+    "CompareOptions": "mpconv.jobs.compare:Options",
+    "Deployment": "mpconv.jobs.deploy",
+    "Effort": "mpconv.jobs.course",
+    "Examination": "mpconv.doctor.findings",
+    "Fanout": "mpconv.fanout.spec",
+    "FanoutJob": "mpconv.fanout.spec:Spec",
+    "FanoutLimits": "mpconv.fanout.spec:Limits",
+    "FanoutOutcome": "mpconv.fanout.spec:Outcome",
+    "FanoutResult": "mpconv.fanout.spec:Result",
+    "Info": "mpconv.inspection.info",
+    "MapEntry": "mpconv.inspection.block_map:Entry",
+    "Measure": "mpconv.inspection.measure",
+    "MpconvError": "mpconv.errors",
+    "Options": "mpconv.options",
+    "Outcome": "mpconv.jobs.deploy_targets",
+    "Place": "mpconv.job",
+    "Progress": "mpconv.ui.progress",
+    "Qcow2Info": "mpconv.inspection.info",
+    "Qcow2Options": "mpconv.formats.qcow2.options",
+    "Trust": "mpconv.job",
+    "Verdict": "mpconv.jobs.compare",
+    **dict.fromkeys(("fan_out", "read_plan", "resume_fan_out"), "mpconv.many"),
+    **dict.fromkeys(("backing_chain", "check", "examine", "info", "map", "measure"), "mpconv.api.images"),
 }
 """Where each is, and as what if not by its own name; the rest is in api/copying.py."""
 
@@ -123,8 +123,8 @@ def __getattr__(name: str) -> object:
 
     if name == "blocking":
         return import_module("mpconv.blocking")
-    module, _, its_name = _FOUND_IN.get(name, "api.copying").partition(":")
-    return getattr(import_module(f"mpconv.{module}"), its_name or name)
+    module, _, its_name = _FOUND_IN.get(name, "mpconv.api.copying").partition(":")
+    return getattr(import_module(module), its_name or name)
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,15 @@ from mpconv.transports.redaction import redacted as redacted
 from mpconv.transports.retrying import Retry, Tell, silently
 from mpconv.transports.window import Window
 
-_SCHEMES = {"nfs": "nfs", "iscsi": "iscsi", "null": "null", "memory": "memory", "file": "file"}
+_FILE = "mpconv.transports.file"
+_SCHEMES = {
+    "nfs": "mpconv.transports.nfs",
+    "iscsi": "mpconv.transports.iscsi",
+    "null": "mpconv.transports.null",
+    "memory": "mpconv.transports.memory",
+    "file": _FILE,
+}
+"""The module that serves each scheme; it is imported when a URL needs it."""
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 
 
@@ -28,16 +36,16 @@ def module_of(url: str) -> str:
         raise cannot_open(url, why, UsageError)
     match = _SCHEME.match(url)
     if match is None or "/" in url[: match.end()]:
-        return "mpconv.transports.file"
+        return _FILE
     scheme = match.group(1).lower()
     if scheme in _SCHEMES:
-        return f"mpconv.transports.{_SCHEMES[scheme]}"
+        return _SCHEMES[scheme]
     raise UsageError(f"Could not open '{redacted(url)}': Unknown protocol '{match.group(1)}'")
 
 
 def is_local(url: str) -> bool:
     """Whether it names a file or a device of this host."""
-    return module_of(url) == f"{__name__}.file"
+    return module_of(url) == _FILE
 
 
 def same_name(one: str, other: str) -> bool:

@@ -193,6 +193,15 @@ def run_all(cases: list[Case], folder: Path, jobs: int, keep: Path | None = None
     yield from side_by_side(_Run(build_all(folder), folder, keep), cases, jobs)
 
 
+_NEEDED = (
+    "mpconv.cli.convert",
+    "mpconv.jobs.convert",
+    "mpconv.coordinator",
+    "mpconv.qcow2_target",
+    "mpconv.formats.qcow2.rewriter",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     images: dict[str, Path]
@@ -200,8 +209,8 @@ class _Run:
     keep: Path | None
 
     def __call__(self, case: Case) -> Verdict:
-        for name in ("cli.convert", "jobs.convert", "coordinator", "qcow2_target", "formats.qcow2.rewriter"):
-            importlib.import_module(f"mpconv.{name}")  # once for all cases
+        for name in _NEEDED:
+            importlib.import_module(name)  # once for all cases
         lab = Lab(self.images, self.folder / f"lab-{os.getpid()}")
         verdict = lab.run(case)
         if verdict.wrong and self.keep is not None:

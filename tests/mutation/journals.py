@@ -175,6 +175,16 @@ def _words(verdict: Verdict, command: str) -> str:
     return ""
 
 
+_NEEDED = (
+    "mpconv.cli.resume",
+    "mpconv.cli.status",
+    "mpconv.cli.report",
+    "mpconv.jobs.journaled",
+    "mpconv.coordinator",
+    "mpconv.qcow2_target",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     folder: Path
@@ -183,8 +193,8 @@ class _Run:
     def __call__(self, case: Case) -> Verdict:
         own = self.folder / f"lab-{os.getpid()}"
         if not own.exists():
-            for name in ("cli.resume", "cli.status", "cli.report", "jobs.journaled", "coordinator", "qcow2_target"):
-                importlib.import_module(f"mpconv.{name}")
+            for name in _NEEDED:
+                importlib.import_module(name)
             build_all(own)
         verdict = run_case(case, own)
         if verdict.wrong and self.keep is not None:
