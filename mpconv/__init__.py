@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpconv._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mpconv import blocking
     from mpconv.api.copying import Copied, Lost, Resumed, checksum, compare, convert, deploy, resume
     from mpconv.api.images import backing_chain, check, examine, info, map, measure
-    from mpconv.cache import CACHE_MODES
     from mpconv.doctor.findings import Examination
-    from mpconv.errors import MpconvError
     from mpconv.fanout.spec import Fanout
     from mpconv.fanout.spec import Limits as FanoutLimits
     from mpconv.fanout.spec import Outcome as FanoutOutcome
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
     from mpconv.inspection.block_map import Entry as MapEntry
     from mpconv.inspection.info import Info, Qcow2Info
     from mpconv.inspection.measure import Measure
-    from mpconv.job import Place, Trust
     from mpconv.jobs.checksum import Checksum
     from mpconv.jobs.checksum import Options as ChecksumOptions
     from mpconv.jobs.compare import Options as CompareOptions
     from mpconv.jobs.compare import Verdict
-    from mpconv.jobs.course import Effort
     from mpconv.jobs.deploy import Deployment
     from mpconv.jobs.deploy_targets import Outcome
     from mpconv.many import fan_out, read_plan, resume_fan_out
-    from mpconv.options import Options
+    from mpconv.model.errors import MpconvError
+    from mpconv.model.place import Place, Trust
+    from mpconv.options.cache import CACHE_MODES
+    from mpconv.options.copy import Options
+    from mpconv.options.effort import Effort
     from mpconv.ui.progress import Progress
 
-__version__ = "0.1.0"
 __all__ = [
     "CACHE_MODES",
     "CheckReport",
@@ -84,13 +85,13 @@ __all__ = [
 ]
 
 _FOUND_IN = {
-    "CACHE_MODES": "mpconv.cache",
+    "CACHE_MODES": "mpconv.options.cache",
     "CheckReport": "mpconv.formats.qcow2.check:Report",
     "Checksum": "mpconv.jobs.checksum",
     "ChecksumOptions": "mpconv.jobs.checksum:Options",
     "CompareOptions": "mpconv.jobs.compare:Options",
     "Deployment": "mpconv.jobs.deploy",
-    "Effort": "mpconv.jobs.course",
+    "Effort": "mpconv.options.effort",
     "Examination": "mpconv.doctor.findings",
     "Fanout": "mpconv.fanout.spec",
     "FanoutJob": "mpconv.fanout.spec:Spec",
@@ -100,14 +101,14 @@ _FOUND_IN = {
     "Info": "mpconv.inspection.info",
     "MapEntry": "mpconv.inspection.block_map:Entry",
     "Measure": "mpconv.inspection.measure",
-    "MpconvError": "mpconv.errors",
-    "Options": "mpconv.options",
+    "MpconvError": "mpconv.model.errors",
+    "Options": "mpconv.options.copy",
     "Outcome": "mpconv.jobs.deploy_targets",
-    "Place": "mpconv.job",
+    "Place": "mpconv.model.place",
     "Progress": "mpconv.ui.progress",
     "Qcow2Info": "mpconv.inspection.info",
     "Qcow2Options": "mpconv.formats.qcow2.options",
-    "Trust": "mpconv.job",
+    "Trust": "mpconv.model.place",
     "Verdict": "mpconv.jobs.compare",
     **dict.fromkeys(("fan_out", "read_plan", "resume_fan_out"), "mpconv.many"),
     **dict.fromkeys(("backing_chain", "check", "examine", "info", "map", "measure"), "mpconv.api.images"),

@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
-from mpconv import limits, transports
+from mpconv import transports
 from mpconv.core import coordination as core
 from mpconv.core import events
 from mpconv.core.digests import Sums
 from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
 from mpconv.crew import Crew
-from mpconv.digest import BLOCK
-from mpconv.errors import Deserted, Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost, internal
-from mpconv.extent import Extent
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
 from mpconv.interruption import heard_by
-from mpconv.job import Job
+from mpconv.model.digest import BLOCK
+from mpconv.model.errors import Deserted, Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost, internal
+from mpconv.model.extent import Extent
 from mpconv.observer import Observer
 from mpconv.outages import Outages
 from mpconv.placing import Placing
-from mpconv.protocol import messages
+from mpconv.protocol import descriptors, messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.failures import error_of
+from mpconv.protocol.job import Job
 from mpconv.protocol.link import Link
 from mpconv.reception import GUEST, STOP_TOLD, Reception
 from mpconv.room import Room
@@ -143,7 +143,7 @@ class Coordinator(Staff, Reception, Room):
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._outcome: asyncio.Future[None] = loop.create_future()
-        limits.need(_DESCRIPTORS * (1 if self._listening is None else 2) + self._most)
+        descriptors.need(_DESCRIPTORS * (1 if self._listening is None else 2) + self._most)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._endpoint = endpoint = f"ipc://@mpconv-{os.urandom(16).hex()}"
         self._link = Link(context, zmq.ROUTER, self._receive)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from mpconv.errors import WorkerLost
+from mpconv.model.errors import WorkerLost
 
 SILENCE = 30.0
 """Seconds without a word from a worker, which sends a heartbeat every two. Also what it may take to start."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 from msgspec import Struct
 
-from mpconv.errors import one_line
+from mpconv.model.errors import one_line
 
 SILENCE = 3
 """So many times the fence a guest is silent before its work is given out again (PROTOCOL.md has the sum)."""

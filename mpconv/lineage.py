@@ -12,12 +12,12 @@ from contextlib import AsyncExitStack
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import MpconvError, NoSuchImage, UsageError
 from mpconv.formats import json_names
 from mpconv.formats.opening import found_format
 from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.trust import MOST_LAYERS, combined
-from mpconv.job import Place
+from mpconv.model.errors import MpconvError, NoSuchImage, UsageError
+from mpconv.model.place import Place
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.identity import ALLOW, Verdict
 from mpconv.transports.sameness import verdict_of

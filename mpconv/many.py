@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from mpconv.api.copying import whole
-from mpconv.api.names import OnWarning
-from mpconv.errors import UsageError
 from mpconv.fanout.fitness import of_limits, problems_of
 from mpconv.fanout.preparation import ledger_of, left_in, modules_of, with_limits
 from mpconv.fanout.run import Run
@@ -23,6 +21,8 @@ from mpconv.fanout.spec import Fanout, Outcome, Spec, workers_and_jobs
 from mpconv.fanout.watching import Watcher
 from mpconv.interruption import Audience, before
 from mpconv.journal import ownership
+from mpconv.model.errors import UsageError
+from mpconv.model.place import OnWarning
 from mpconv.observer import Observer
 from mpconv.workers.launch.local import LocalWorkers
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mpconv.errors import Deserted
+from mpconv.model.errors import Deserted
 
 if TYPE_CHECKING:
     from mpconv.core.coordination import CoordinatorState
     from mpconv.core.events import Action, Event
-    from mpconv.extent import Extent
-    from mpconv.job import Job
+    from mpconv.model.extent import Extent
+    from mpconv.protocol.job import Job
 
 
 class Listener:

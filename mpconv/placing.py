@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from mpconv.errors import ProtocolError
-from mpconv.extent import Extent
-from mpconv.job import Clusters
+from mpconv.model.errors import ProtocolError
+from mpconv.model.extent import Extent
 from mpconv.protocol import messages
+from mpconv.protocol.job import Clusters
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.layout import Layout

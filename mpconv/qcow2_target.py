@@ -9,7 +9,6 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import ImageError, MpconvError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source
 from mpconv.formats.qcow2.entries import SUBCLUSTERS
@@ -20,12 +19,14 @@ from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.qcow2.rewriter import Rewriter, Tail, load
 from mpconv.formats.qcow2.writer import Writer
 from mpconv.formats.trust import combined, data_place
-from mpconv.job import Clusters, Place
-from mpconv.options import Options
+from mpconv.model.errors import ImageError, MpconvError
+from mpconv.model.place import Place
+from mpconv.model.units import SECTOR, align_down, align_up
+from mpconv.options.copy import Options
+from mpconv.protocol.job import Clusters
 from mpconv.target import Left, Target, check_apart, open_store, too_small
 from mpconv.transports.base import REMOVED, Access, Judge, Opening, Transport, cannot_open
 from mpconv.transports.retrying import Retry, Tell
-from mpconv.units import SECTOR, align_down, align_up
 
 
 async def make(

@@ -12,13 +12,13 @@ import zmq
 from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.core.leases import LeaseState
-from mpconv.errors import Deserted, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost, internal
 from mpconv.guests import SILENCE, Guest, Guests, other_version
-from mpconv.job import Job
+from mpconv.model.errors import Deserted, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost, internal
 from mpconv.observer import Listener, Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker
 from mpconv.protocol.failures import error_of
+from mpconv.protocol.job import Job
 
 if TYPE_CHECKING:
     from mpconv.protocol.gate import Door

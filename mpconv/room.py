@@ -9,11 +9,11 @@ from mpconv import transports
 from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.crew import Crew
-from mpconv.errors import Fatal, MpconvError, internal
 from mpconv.guests import Guests
-from mpconv.job import Job
+from mpconv.model.errors import Fatal, MpconvError, internal
 from mpconv.observer import Observer
 from mpconv.protocol import messages
+from mpconv.protocol.job import Job
 from mpconv.transports.base import Transport
 
 _PAUSES = (0.0, 0.2, 0.5, 1.0, 2.0)

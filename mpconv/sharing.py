@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from mpconv import transports
-from mpconv.errors import UsageError
-from mpconv.job import Place
+from mpconv.model.errors import UsageError
+from mpconv.model.place import Place
 from mpconv.protocol.keys import Listening
 from mpconv.target import Target
 from mpconv.transports.base import LOCAL_MARKS

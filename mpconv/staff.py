@@ -7,7 +7,7 @@ import asyncio
 from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.crew import SILENCE, Crew
-from mpconv.errors import MpconvError, WorkerLost, internal
+from mpconv.model.errors import MpconvError, WorkerLost, internal
 from mpconv.observer import Observer
 from mpconv.workers.launch.supply import Supply
 

@@ -10,11 +10,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import Fatal, InUse, NoSuchImage, UsageError
-from mpconv.extent import Ranges
 from mpconv.formats.image import Image
-from mpconv.job import Clusters, Place
-from mpconv.options import Options
+from mpconv.model.errors import Fatal, InUse, NoSuchImage, UsageError
+from mpconv.model.place import Place
+from mpconv.model.ranges import Ranges
+from mpconv.options.copy import Options
+from mpconv.protocol.job import Clusters
 from mpconv.transports import sameness
 from mpconv.transports.base import Access, Judge, Opening, Transport
 from mpconv.transports.retrying import Retry, Tell

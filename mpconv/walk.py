@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mpconv.errors import Fatal, Gone
-from mpconv.extent import Extent, Kind, WholeBlocks
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
-from mpconv.job import Job
-from mpconv.units import GiB
+from mpconv.model.errors import Fatal, Gone
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.ranges import WholeBlocks
+from mpconv.model.units import GiB
+from mpconv.protocol.job import Job
 
 if TYPE_CHECKING:
     from mpconv.formats.excerpt import Excerpt

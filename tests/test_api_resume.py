@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import mpconv
-from mpconv.errors import Fatal
 from mpconv.journal.file import peek
+from mpconv.model.errors import Fatal
 from tests.conftest import identical
 from tests.conftest import mpconv as command
 

@@ -7,17 +7,17 @@ import subprocess
 
 import pytest
 
-from mpconv.errors import StatusWithdrawn
-from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.job import Place
 from mpconv.jobs import journaled
 from mpconv.jobs.convert import convert
 from mpconv.jobs.course import decoded
 from mpconv.journal.file import peek
 from mpconv.journal.records import State
+from mpconv.model.errors import StatusWithdrawn
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import Place
 from mpconv.observer import Observer
-from mpconv.options import Options
+from mpconv.options.copy import Options
 from mpconv.transports.file import FileTransport
 from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import identical, make_image

@@ -8,15 +8,16 @@ import pytest
 import zmq
 
 from mpconv.coordinator import Coordinator
-from mpconv.errors import Fatal, WorkerLost
-from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.raw import RawImage
-from mpconv.job import Clusters, Job, Place
+from mpconv.model.errors import Fatal, WorkerLost
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import Place
 from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
+from mpconv.protocol.job import Clusters, Job
 from mpconv.transports import connect
 from mpconv.transports.base import Access
 from mpconv.workers.launch.supply import Ended, Supply

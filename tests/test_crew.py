@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpconv.crew import SILENCE, Crew
-from mpconv.errors import WorkerLost
+from mpconv.model.errors import WorkerLost
 
 
 def looked_at(crew: Crew, start: float, end: float) -> dict[int, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.digest import BLOCK, REGION, WIDTH, packed, regions, text
+from mpconv.model.digest import BLOCK, REGION, WIDTH, packed, regions, text
 from tests.support.digests import block_digests, digest_of
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "digests.md"

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.extent import Extent, Kind, Ranges, WholeBlocks, merged
+from mpconv.model.extent import Extent, Kind, merged
+from mpconv.model.ranges import Ranges, WholeBlocks
 
 spans = st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda x: (x[0], x[0] + x[1]))
 

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from mpconv.errors import Interrupted
 from mpconv.interruption import Audience, before, heard_by, interruptible
+from mpconv.model.errors import Interrupted
 
 
 def send(number: int) -> None:

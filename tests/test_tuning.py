@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.options import Options
-from mpconv.tuning import BUFFER, words, workers_for
-from mpconv.units import MiB
+from mpconv.model.units import MiB
+from mpconv.options.copy import Options
+from mpconv.options.tuning import BUFFER, words, workers_for
 
 
 @pytest.mark.parametrize(

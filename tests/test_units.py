@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.units import GiB, MiB, align_down, align_up, human, parse_seconds, parse_size
+from mpconv.model.units import GiB, MiB, align_down, align_up, human, parse_seconds, parse_size
 
 
 @pytest.mark.parametrize(

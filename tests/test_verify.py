@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpconv.core.digests import Sums
-from mpconv.digest import BLOCK, REGION, packed, regions
-from mpconv.errors import Fatal
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.job import Place
 from mpconv.jobs.convert import convert
 from mpconv.jobs.verify import joined, sample, unequal
+from mpconv.model.digest import BLOCK, REGION, packed, regions
+from mpconv.model.errors import Fatal
+from mpconv.model.place import Place
 from mpconv.observer import Observer
-from mpconv.options import Options
+from mpconv.options.copy import Options
 from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import make_image
 

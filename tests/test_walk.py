@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from mpconv.extent import Extent
 from mpconv.formats.raw import RawImage
+from mpconv.model.extent import Extent
 from mpconv.transports.base import Access
 from mpconv.transports.null import connect
 from mpconv.walk import Walk

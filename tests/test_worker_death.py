@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpconv.coordinator import Coordinator
-from mpconv.digest import BLOCK, text
-from mpconv.errors import Retryable, WorkerLost
-from mpconv.extent import Extent
 from mpconv.formats.pair import Pair
 from mpconv.formats.raw import RawImage
-from mpconv.job import Place
+from mpconv.model.digest import BLOCK, text
+from mpconv.model.errors import Retryable, WorkerLost
+from mpconv.model.extent import Extent
+from mpconv.model.place import Place
 from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.transports import connect

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mpconv.api.names import Name, OnWarning, place_of
-from mpconv.errors import UsageError
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.interruption import Audience, before
-from mpconv.job import Place
 from mpconv.jobs.heard import Heard
-from mpconv.options import Options
+from mpconv.model.errors import UsageError
+from mpconv.model.place import Name, OnWarning, Place, place_of
+from mpconv.options.copy import Options
 from mpconv.ui.progress import Progress
 from mpconv.workers.launch.local import LocalWorkers
 
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
     from mpconv.jobs.checksum import Options as ChecksumOptions
     from mpconv.jobs.compare import Options as CompareOptions
     from mpconv.jobs.compare import Verdict
-    from mpconv.jobs.course import Effort
     from mpconv.jobs.deploy import Deployment
+    from mpconv.options.effort import Effort
 
 OnProgress = Callable[[Progress], None]
 
@@ -127,10 +126,11 @@ async def convert(
     chosen = whole(options or Options())
     places = [place_of(source, source_format) for source in _several(sources)]
     if observer is None:
-        from mpconv import soundness, transports  # noqa: PLC0415  (the commands do without, here and below)
+        from mpconv import transports  # noqa: PLC0415  (the commands do without, here and below)
+        from mpconv.options import validation  # noqa: PLC0415  (the commands do without, here and below)
 
         local_one = transports.is_local(target.url if isinstance(target, Place) else target)
-        soundness.check_copy(chosen, sources=len(places), local=local_one, journaled=journal is not None)
+        validation.check_copy(chosen, sources=len(places), local=local_one, journaled=journal is not None)
     to = target if isinstance(target, Place) else _target(target, chosen)
     heard = observer or Listener(on_progress, on_warning)
     began = time.monotonic()
@@ -168,11 +168,11 @@ async def deploy(
     _check_journal(journal, trust_journal)
     chosen = whole(options or Options())
     if observer is None:
-        from mpconv import soundness  # noqa: PLC0415
+        from mpconv.options import validation  # noqa: PLC0415
 
         if not targets:
             raise UsageError("a deployment needs a target")
-        soundness.check_deployment(chosen, journaled=journal is not None)
+        validation.check_deployment(chosen, journaled=journal is not None)
     places = [one if isinstance(one, Place) else _target(one, chosen) for one in targets]
     if deployment is None:
         outcomes = [Outcome(place) for place in places]
@@ -204,17 +204,20 @@ async def resume(
     Fatal when its images are not what they were. iSCSI passwords: from LIBISCSI_CHAP_PASSWORD.
     """
     from mpconv.jobs import course as courses  # noqa: PLC0415
+    from mpconv.options.effort import Effort  # noqa: PLC0415
 
     if os.path.isdir(journal):
         raise UsageError(f"the journal '{journal}' is a fan-out's, and not one of a single copy: use resume_fan_out")
     _check_journal(journal, trust_journal)
     course, stored = courses.left_in(journal)
-    chosen = effort or courses.Effort()
+    chosen = effort or Effort()
     if observer is None:
-        from mpconv import soundness  # noqa: PLC0415
+        from mpconv.options import validation  # noqa: PLC0415
 
         idle = chosen.listening is not None
-        soundness.check_effort(chosen.requests, chosen.workers, rate=chosen.rate, retry_for=chosen.retry_for, idle=idle)
+        validation.check_effort(
+            chosen.requests, chosen.workers, rate=chosen.rate, retry_for=chosen.retry_for, idle=idle
+        )
     heard = observer or Listener(on_progress, on_warning)
     began = time.monotonic()
     with _workers(course.opened, course.target, course.options, local) as workers:
@@ -259,9 +262,9 @@ async def compare(
     places = (place_of(first, None), place_of(second, None))
     chosen = options or job.Options()
     if observer is None:
-        from mpconv import soundness  # noqa: PLC0415
+        from mpconv.options import validation  # noqa: PLC0415
 
-        soundness.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
+        validation.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([*places], None, Options(), local) as workers:
         return await _as_asked(job.compare(places, chosen, workers, heard), observer)
@@ -282,9 +285,9 @@ async def checksum(
     place = place_of(image, None)
     chosen = options or job.Options()
     if observer is None:
-        from mpconv import soundness  # noqa: PLC0415
+        from mpconv.options import validation  # noqa: PLC0415
 
-        soundness.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
+        validation.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
     heard = observer or Listener(on_progress, on_warning)
     with _workers([place], None, Options(digest=True), local) as workers:
         return await _as_asked(job.checksum(place, chosen, workers, heard), observer)

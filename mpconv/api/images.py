@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from mpconv.api.names import Name, OnWarning, place_of
-from mpconv.errors import NoChecks, UsageError
-from mpconv.job import NO_TRUST, Place, Trust
+from mpconv.model.errors import NoChecks, UsageError
+from mpconv.model.place import NO_TRUST, Name, OnWarning, Place, Trust, place_of
 
 if TYPE_CHECKING:
     from mpconv.doctor.findings import Examination

@@ -11,11 +11,11 @@ from typing import NoReturn
 
 import click
 
-from mpconv import __version__
+from mpconv._version import __version__
 from mpconv.cli import streams
 from mpconv.cli.passwords import hide_passwords
-from mpconv.errors import Absent, Denied, MpconvError, Unreachable, one_line, short_of
-from mpconv.limits import raise_descriptors
+from mpconv.model.errors import Absent, Denied, MpconvError, Unreachable, one_line, short_of
+from mpconv.protocol.descriptors import raise_descriptors
 
 _COMMANDS = {
     "convert": "mpconv.cli.convert:convert",

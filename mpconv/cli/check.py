@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import ImageCommand, image_options, is_json, one_name, show
 from mpconv.cli.opening import RAW, places, probed
-from mpconv.errors import UsageError, one_line
-from mpconv.job import Place
-from mpconv.names import readable
+from mpconv.model.errors import UsageError, one_line
+from mpconv.model.names import readable
+from mpconv.model.place import Place
+from mpconv.options.cache import CACHE_MODES
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.check import Report

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import (
     WithProgressKind,
     hole_map_option,
@@ -22,11 +21,12 @@ from mpconv.cli.image_command import (
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests, Snapshot
 from mpconv.cli.watching import Part, reading, watch_of, watch_options
-from mpconv.errors import Interrupted, MpconvError, UsageError
+from mpconv.model.errors import Interrupted, MpconvError, UsageError
+from mpconv.options.cache import CACHE_MODES
 
 if TYPE_CHECKING:
-    from mpconv.job import Place
     from mpconv.jobs.checksum import Checksum, Options
+    from mpconv.model.place import Place
     from mpconv.ui.progress import Display
     from mpconv.watch.watch import Watch
     from mpconv.workers.launch.local import LocalWorkers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mpconv.errors import Fatal, UsageError
+from mpconv.model.errors import Fatal, UsageError
 
 if TYPE_CHECKING:
     from mpconv.protocol.keys import Listening

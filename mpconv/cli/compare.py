@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mpconv.cache import CACHE_MODES
 from mpconv.cli.image_command import WithProgressKind, hole_map_option, retry_option, show, trust_of, trust_options
 from mpconv.cli.opening import places
 from mpconv.cli.params import Requests
 from mpconv.cli.watching import watch_of, watch_options, watched
-from mpconv.errors import Fatal, Interrupted, MpconvError, UsageError
+from mpconv.model.errors import Fatal, Interrupted, MpconvError, UsageError
+from mpconv.options.cache import CACHE_MODES
 
 if TYPE_CHECKING:
     from mpconv.jobs.compare import Verdict

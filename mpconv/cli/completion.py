@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from mpconv.cache import CACHE_MODES
+from mpconv.options.cache import CACHE_MODES
 
 
 class Words(click.ParamType):  # type: ignore[type-arg, unused-ignore]

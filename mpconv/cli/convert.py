@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from mpconv.cache import CACHE_MODES
 from mpconv.cli.cluster import placement_of
 from mpconv.cli.copy_options import (
     digest_option,
@@ -38,7 +37,8 @@ from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Level, OptionList
 from mpconv.cli.refusals import check_combination, help_text
 from mpconv.cli.watching import watch_of, watch_options, watched
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
+from mpconv.options.cache import CACHE_MODES
 
 
 @click.command(cls=WithProgressKind)

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from mpconv.cache import CACHE_MODES
 from mpconv.cli.params import Requests, Share, Size, Snapshot, SparseSize, last_of
+from mpconv.options.cache import CACHE_MODES
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 

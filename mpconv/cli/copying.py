@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.cli.image_command import trust_of
 from mpconv.cli.opening import RAW, places, probed
 from mpconv.cli.refusals import Made, check_protocol, created_as
-from mpconv.errors import MpconvError
-from mpconv.job import Place
+from mpconv.model.errors import MpconvError
+from mpconv.model.place import Place
+from mpconv.options.cache import CACHE_MODES, CacheMode
 
 if TYPE_CHECKING:
-    from mpconv.options import Options
+    from mpconv.options.copy import Options
     from mpconv.protocol.keys import Listening
 
 
@@ -49,7 +49,7 @@ def options_of(
     options: dict[str, Any], place: Place, made: Made, unusable: str | None, target: str, listening: Listening | None
 ) -> Options:
     """How to copy to the target that was given so and lies there."""
-    from mpconv.options import Options  # noqa: PLC0415  (workers are forked first)
+    from mpconv.options.copy import Options  # noqa: PLC0415  (workers are forked first)
 
     sparse_size = options["sparse_size"]
     return Options(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from mpconv.errors import Fatal, UsageError
+from mpconv.model.errors import Fatal, UsageError
 from mpconv.transports import is_local, module_of, redacted
 
 _SIZE_SUFFIXES = "bkmgtpe"

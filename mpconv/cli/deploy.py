@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpconv.cache import CACHE_MODES
 from mpconv.cli.cluster import placement_of
 from mpconv.cli.copy_options import (
     digest_option,
@@ -43,9 +42,11 @@ from mpconv.cli.opening import RAW, places
 from mpconv.cli.params import Duration
 from mpconv.cli.refusals import check_protocol
 from mpconv.cli.watching import watch_of, watch_options, watched
-from mpconv.errors import Fatal, MpconvError, UsageError
-from mpconv.job import DROP_SECONDS, Place
-from mpconv.names import readable_values
+from mpconv.model.errors import Fatal, MpconvError, UsageError
+from mpconv.model.limits import DROP_SECONDS
+from mpconv.model.names import readable_values
+from mpconv.model.place import Place
+from mpconv.options.cache import CACHE_MODES
 
 if TYPE_CHECKING:
     from mpconv.jobs.deploy import Deployment
@@ -165,7 +166,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
     from mpconv.jobs import deploy as job  # noqa: PLC0415
     from mpconv.jobs.deploy_targets import Outcome  # noqa: PLC0415
-    from mpconv.options import Options  # noqa: PLC0415
+    from mpconv.options.copy import Options  # noqa: PLC0415
 
     display = display_of(options)
     sparse_size = options["sparse_size"]

@@ -6,7 +6,7 @@ import click
 
 from mpconv.cli.image_command import ImageCommand, is_json, show, show_text
 from mpconv.cli.params import Duration
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
 
 _PROBLEM = 2
 """The exit code where something is in the way; 1 is for the command line."""

@@ -13,8 +13,8 @@ from mpconv.cli.copy_options import trust_journal_option
 from mpconv.cli.image_command import WithProgressKind, is_json
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.watching import watch_of, watch_options
-from mpconv.errors import Interrupted, UsageError, one_line
 from mpconv.journal import ownership
+from mpconv.model.errors import Interrupted, UsageError, one_line
 
 if TYPE_CHECKING:
     from mpconv.fanout.spec import Fanout

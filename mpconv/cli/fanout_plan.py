@@ -12,16 +12,16 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from mpconv import transports
-from mpconv.cache import CACHE_MODES
 from mpconv.cli.convert import convert
 from mpconv.cli.copying import options_of, places_of
 from mpconv.cli.refusals import check_combination
-from mpconv.errors import Fatal, MpconvError
 from mpconv.fanout import fitness
 from mpconv.fanout import plan as plans
 from mpconv.fanout.plan import OWN, JobTable, Problem, checked
 from mpconv.fanout.spec import RETRIES, RETRY_SECONDS, Fanout, Limits, Spec
-from mpconv.names import unusable
+from mpconv.model.errors import Fatal, MpconvError
+from mpconv.model.names import unusable
+from mpconv.options.cache import CACHE_MODES
 from mpconv.protocol.keys import Listening
 
 _FOR_CONVERT = ("/source", "/target")

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mpconv.cli.image_command import show, show_text
-from mpconv.errors import Deserted, UsageError, one_line
 from mpconv.fanout.ledger import resume_with
 from mpconv.fanout.spec import Outcome, Result
 from mpconv.fanout.watching import Watcher
-from mpconv.names import readable_values
+from mpconv.model.errors import Deserted, UsageError, one_line
+from mpconv.model.names import readable_values
+from mpconv.model.units import human
 from mpconv.observer import Observer
 from mpconv.ui.many import JsonOfMany, LineOfMany, Many
-from mpconv.units import human
 
 if TYPE_CHECKING:
     from mpconv.workers.launch.cluster import Placement

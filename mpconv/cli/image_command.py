@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from mpconv.cli.params import Duration
-from mpconv.errors import Fatal, UsageError, one_line
-from mpconv.job import RETRY_SECONDS, Trust
+from mpconv.model.errors import Fatal, UsageError, one_line
+from mpconv.model.limits import RETRY_SECONDS
+from mpconv.model.place import Trust
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _OUTPUTS = ("human", "json")

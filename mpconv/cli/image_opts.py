@@ -17,9 +17,9 @@ import msgspec
 
 from mpconv.cli.create_opts import pairs, parse_bytes, parse_number, parse_switch
 from mpconv.cli.opening import OTHERS, QCOW2, RAW
-from mpconv.errors import UsageError
-from mpconv.job import Place
-from mpconv.units import GiB
+from mpconv.model.errors import UsageError
+from mpconv.model.place import Place
+from mpconv.model.units import GiB
 
 _NODE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,30}")
 _SECRETS = re.compile(r"((?:^|,)[^,=]*passw[^,=]*=)(?:[^,]|,,)*|(://[^,/%@]*)%(?:[^,]|,,)*(?=@)")

@@ -6,7 +6,7 @@ import click
 
 from mpconv.cli.image_command import ImageCommand
 from mpconv.cli.keys import new_keys, write_keys
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
 
 
 @click.command(cls=ImageCommand)

@@ -13,7 +13,7 @@ import click
 
 from mpconv.cli.cluster import check_cluster, cluster_options, endpoint_for
 from mpconv.cli.params import Duration
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
 from mpconv.protocol.keys import Keys, Listening, check_endpoint, parse
 from mpconv.protocol.messages import MAX_FENCE
 

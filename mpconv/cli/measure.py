@@ -17,7 +17,7 @@ from mpconv.cli.image_command import (
     warn,
 )
 from mpconv.cli.params import Size
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.options import Qcow2Options

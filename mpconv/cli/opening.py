@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mpconv.errors import UsageError
-from mpconv.job import Place
+from mpconv.model.errors import UsageError
+from mpconv.model.place import Place
 from mpconv.transports.base import cannot_open
 
 RAW, QCOW2 = "raw", "qcow2"

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import click
 
-from mpconv.job import MAX_REQUESTS, MAX_SPARSE
-from mpconv.units import SECTOR, TooLarge, parse_seconds, parse_size
+from mpconv.model.limits import MAX_REQUESTS, MAX_SPARSE
+from mpconv.model.units import SECTOR, TooLarge, parse_seconds, parse_size
 
 _LARGEST = (1 << 63) - 1
 _SAMPLE = re.compile(r"sample:([0-9]{1,3}(?:\.[0-9]{1,9})?)%")

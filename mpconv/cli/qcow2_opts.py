@@ -16,8 +16,8 @@ from mpconv.cli.create_opts import (
     typed,
 )
 from mpconv.cli.opening import OTHERS, READABLE
-from mpconv.errors import UsageError
 from mpconv.formats.qcow2.options import COMPRESSION_TYPES, PREALLOCATIONS, Qcow2Options
+from mpconv.model.errors import UsageError
 from mpconv.transports import redacted
 
 _VERSIONS = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}

@@ -6,11 +6,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from mpconv.cache import CACHE_MODES
 from mpconv.cli.opening import QCOW2, RAW, unknown_target_format
-from mpconv.errors import Fatal, MpconvError, UsageError
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.job import Place
+from mpconv.model.errors import Fatal, MpconvError, UsageError
+from mpconv.model.place import Place
+from mpconv.options.cache import CACHE_MODES
 
 Options = dict[str, Any]
 _HIGHEST_ZLIB = 9

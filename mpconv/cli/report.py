@@ -8,7 +8,7 @@ import time
 import click
 
 from mpconv.cli.image_command import ImageCommand, show_text
-from mpconv.errors import Fatal, UsageError
+from mpconv.model.errors import Fatal, UsageError
 
 
 @click.command(cls=ImageCommand)
@@ -28,7 +28,7 @@ def report(output_file: str | None, as_json: bool, names: tuple[str, ...]) -> No
 
     import msgspec  # noqa: PLC0415 - --help does without
 
-    from mpconv import __version__  # noqa: PLC0415
+    from mpconv._version import __version__  # noqa: PLC0415
     from mpconv.watch.journals import job_of  # noqa: PLC0415
     from mpconv.watch.page import report_page  # noqa: PLC0415
 

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mpconv import leftovers, limits
+from mpconv import leftovers
 from mpconv.cli.image_command import show
-from mpconv.errors import Deserted, one_line
 from mpconv.interruption import interruptible, last_of_the_process
 from mpconv.jobs.heard import Heard
+from mpconv.model.errors import Deserted, one_line
+from mpconv.model.units import duration, human
+from mpconv.protocol import descriptors
 from mpconv.ui.progress import Display, make_display
-from mpconv.units import duration, human
 
 if TYPE_CHECKING:
     from mpconv.watch.watch import Watch
@@ -191,7 +192,7 @@ def run(
         logging.basicConfig(level=logging.INFO, format="mpconv: %(message)s")
 
     try:
-        limits.need(_DESCRIPTORS + images)
+        descriptors.need(_DESCRIPTORS + images)
     except BaseException:
         job.close()
         raise

@@ -14,8 +14,8 @@ from mpconv.cli.image_command import WithProgressKind, show
 from mpconv.cli.keys import listen_options, listening_of
 from mpconv.cli.params import Duration, Requests, Size, last_of
 from mpconv.cli.watching import watch_of, watch_options, watched
-from mpconv.errors import MpconvError, UsageError
 from mpconv.journal import ownership
+from mpconv.model.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
     from mpconv.jobs.course import Course
@@ -77,9 +77,10 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
 
     from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
+    from mpconv.options.effort import Effort  # noqa: PLC0415
 
     display = display_of(options)
-    effort = courses.Effort(
+    effort = Effort(
         requests=options["parallel"],
         workers=options["workers"],
         rate=options["rate_limit"],

@@ -10,8 +10,8 @@ import click
 
 from mpconv.cli.image_command import ImageCommand, is_json, show, show_text
 from mpconv.cli.watching import check_installed, tell, web_option
-from mpconv.errors import Interrupted, UsageError
 from mpconv.journal.records import Happening, Stored
+from mpconv.model.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from mpconv.watch.journals import Kept

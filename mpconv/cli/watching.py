@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mpconv.errors import UsageError, one_line
+from mpconv.model.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from mpconv.jobs.heard import Heard

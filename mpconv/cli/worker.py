@@ -13,7 +13,7 @@ import click
 from mpconv.cli.image_command import ImageCommand
 from mpconv.cli.keys import key_file_option, keys_of
 from mpconv.cli.params import Duration
-from mpconv.errors import UsageError, one_line
+from mpconv.model.errors import UsageError, one_line
 from mpconv.protocol.keys import check_endpoint
 
 _MOST_WORKERS = 8

@@ -44,10 +44,11 @@ from mpconv.core.flushes import FlushBook
 from mpconv.core.leases import Lease, LeaseBook, LeaseState
 from mpconv.core.rate import Rate
 from mpconv.core.sequence import Order, WriteSequence
-from mpconv.digest import WIDTH, regions
-from mpconv.errors import ProtocolError
-from mpconv.extent import Extent, Kind, Ranges
-from mpconv.units import SECTOR, GiB, MiB, align_down, align_up
+from mpconv.model.digest import WIDTH, regions
+from mpconv.model.errors import ProtocolError
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.ranges import Ranges
+from mpconv.model.units import SECTOR, GiB, MiB, align_down, align_up
 
 LEASE_SECONDS = 30.0
 ZERO_LEASE = GiB

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 
-from mpconv.extent import Extent, Kind, Ranges
-from mpconv.units import align_down
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.ranges import Ranges
+from mpconv.model.units import align_down
 
 
 class Cursor:

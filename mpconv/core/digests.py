@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from mpconv.digest import MODULUS, REGION, WIDTH
+from mpconv.model.digest import MODULUS, REGION, WIDTH
 
 Packed = bytes
-"""Sums of consecutive regions, 16 bytes each, as mpconv/digest.py packs them."""
+"""Sums of consecutive regions, 16 bytes each, as mpconv/model/digest.py packs them."""
 
 _PAGE = 4096
 """Regions whose sums are kept together, 64 KiB of memory: where a disk has only zeros there are none."""

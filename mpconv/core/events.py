@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from mpconv.extent import Extent
+from mpconv.model.extent import Extent
 
 # --- events ---------------------------------------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ class TokenWanted(Struct, frozen=True):
 
 class LeaseDone(Struct, frozen=True):
     """The lease is written; `zeros` of its bytes were zero. `digests`: a sum for each region that it touches, as
-    mpconv/digest.py packs them. IllegalTransition when it holds no token.
+    mpconv/model/digest.py packs them. IllegalTransition when it holds no token.
     """
 
     worker: str

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from msgspec import Struct, field
 
 from mpconv.core.digests import Log, Packed
-from mpconv.extent import Extent, Kind, Ranges
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.ranges import Ranges
 
 
 class Batch(Struct):

@@ -12,8 +12,8 @@ import enum
 
 from msgspec import Struct, field
 
-from mpconv.errors import ProtocolError
-from mpconv.extent import Extent
+from mpconv.model.errors import ProtocolError
+from mpconv.model.extent import Extent
 
 
 class LeaseState(enum.Enum):

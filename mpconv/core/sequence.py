@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import heapq
 
-from mpconv.extent import Extent, Ranges
+from mpconv.model.extent import Extent
+from mpconv.model.ranges import Ranges
 
 _ANYWHERE = 1 << 63
 

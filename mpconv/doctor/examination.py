@@ -13,16 +13,16 @@ from mpconv import transports
 from mpconv.doctor import together
 from mpconv.doctor.findings import Choice, Examination, milliseconds, size_words
 from mpconv.doctor.speed import Places, measure
-from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
-from mpconv.extent import Extent, Kind
 from mpconv.inspection.info import info
-from mpconv.job import Place
-from mpconv.options import Options
+from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import Place
+from mpconv.model.units import human
+from mpconv.options.copy import Options
+from mpconv.options.tuning import workers_for
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.identity import Verdict, suspects
 from mpconv.transports.sameness import verdict_of
-from mpconv.tuning import workers_for
-from mpconv.units import human
 
 _OPENING_SECONDS = 5.0
 """For each answer before anything is measured."""

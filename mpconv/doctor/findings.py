@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from mpconv.model.units import human
 from mpconv.transports.identity import Facts
-from mpconv.units import human
 
 
 class Fact(Struct, frozen=True):

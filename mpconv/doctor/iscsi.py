@@ -7,11 +7,11 @@ import asyncio
 from mpconv.doctor import iscsi_refusals
 from mpconv.doctor.findings import Examination, milliseconds
 from mpconv.doctor.reaching import reached
-from mpconv.errors import Fatal, StatusWithdrawn
+from mpconv.model.errors import Fatal, StatusWithdrawn
+from mpconv.model.units import human
 from mpconv.transports.base import Access
 from mpconv.transports.iscsi import IscsiTransport, Traits, connect
 from mpconv.transports.iscsi_login import initiator_name, parse
-from mpconv.units import human
 
 _NO_LIMIT = 0xFFFFFFFF
 _THIN_FIX = (

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from mpconv.doctor.findings import Examination
-from mpconv.errors import Absent, Denied, MpconvError, Unreachable
+from mpconv.model.errors import Absent, Denied, MpconvError, Unreachable
 from mpconv.transports import scsi
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.iscsi_commands import Commands, Refused

@@ -8,10 +8,10 @@ import stat
 from pathlib import Path
 
 from mpconv.doctor.findings import Examination
-from mpconv.errors import Denied, Fatal, InUse, NoSuchImage, one_line
+from mpconv.model.errors import Denied, Fatal, InUse, NoSuchImage, one_line
+from mpconv.model.units import human
 from mpconv.transports.base import Access, Opening
 from mpconv.transports.file import FileTransport, connect, path_of
-from mpconv.units import human
 
 _NETWORKED = {"nfs": "nfs://HOST/EXPORT/FILE", "nfs4": "nfs://HOST/EXPORT/FILE"}
 _MOUNTS = "/proc/self/mountinfo"

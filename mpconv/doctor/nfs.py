@@ -12,7 +12,8 @@ from mpconv.doctor.findings import Examination, milliseconds
 from mpconv.doctor.nfs_refusals import Asked
 from mpconv.doctor.reaching import reached
 from mpconv.doctor.rpc import MOUNT, NFS, NFS_PORT, PORTMAPPER_PORT, Declined, Server, may_use_low_ports
-from mpconv.errors import Absent, Fatal, NoSuchImage
+from mpconv.model.errors import Absent, Fatal, NoSuchImage
+from mpconv.model.units import human
 from mpconv.transports.base import Access
 from mpconv.transports.bindings.libnfs import Library
 from mpconv.transports.nfs import NfsTransport, connect, directory
@@ -20,7 +21,6 @@ from mpconv.transports.nfs4.compound import What
 from mpconv.transports.nfs4.opening import open_file, said
 from mpconv.transports.nfs4.xdr import Malformed
 from mpconv.transports.nfs_url import Address, parse
-from mpconv.units import human
 
 _ASKING = (OSError, EOFError, TimeoutError, Malformed, Declined)
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from mpconv.doctor.findings import Examination
 from mpconv.doctor.rpc import Export
-from mpconv.errors import Absent, Denied, MpconvError, Unreachable
+from mpconv.model.errors import Absent, Denied, MpconvError, Unreachable
 from mpconv.transports.nfs_url import Address
 
 _SHOWN = 8

@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Awaitable, Callable, Sequence
 
 from mpconv.doctor.findings import Cell
-from mpconv.extent import Extent, Kind
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import KiB, MiB, align_down
 from mpconv.transports.base import Transport
-from mpconv.units import KiB, MiB, align_down
 
 SMALL, LARGE = 4 * KiB, MiB
 SHAPES = ((SMALL, 1), (SMALL, 16), (LARGE, 1), (LARGE, 4), (LARGE, 16))

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator
 
 from mpconv.doctor.findings import Examination, Finding, milliseconds
-from mpconv.errors import one_line
-from mpconv.units import human
+from mpconv.model.errors import one_line
+from mpconv.model.units import human
 
 _NAME = 14
 WIDTH = 100

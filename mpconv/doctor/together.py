@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mpconv.doctor.findings import Examination, size_words
+from mpconv.model.units import human
 from mpconv.transports.identity import ALLOW, Verdict
-from mpconv.units import human
 
 
 def check(source: Examination, target: Examination, verdict: Verdict) -> None:

@@ -11,12 +11,12 @@ import random
 
 from mpconv.doctor.findings import Examination, milliseconds, size_words
 from mpconv.doctor.speed import Places, measure_writes
-from mpconv.errors import MpconvError
-from mpconv.extent import Extent
+from mpconv.model.errors import MpconvError
+from mpconv.model.extent import Extent
+from mpconv.model.units import SECTOR, MiB, align_down, human
 from mpconv.transports.base import Transport
 from mpconv.transports.iscsi import IscsiTransport
 from mpconv.transports.iscsi_zero import Means
-from mpconv.units import SECTOR, MiB, align_down, human
 
 _LARGEST = 64 * MiB
 """Bytes that are overwritten at most, from the middle on."""

@@ -6,15 +6,15 @@ import os
 from collections.abc import Iterable, Sequence
 
 from mpconv import transports
-from mpconv.errors import MpconvError
 from mpconv.fanout.plan import Problem, of_name, of_numbers
 from mpconv.fanout.spec import Fanout, Spec, server_of
 from mpconv.formats.trust import combined
-from mpconv.job import Place
 from mpconv.jobs import course as courses
+from mpconv.model.errors import MpconvError
+from mpconv.model.place import Place
+from mpconv.options.validation import refusal_of
 from mpconv.protocol.keys import Listening
 from mpconv.sharing import anywhere
-from mpconv.soundness import refusal_of
 
 TARGET, DATA_FILE = "target", "data file"
 

@@ -14,14 +14,14 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
-from mpconv.errors import Fatal
 from mpconv.fanout.plan import of_name, of_numbers
 from mpconv.fanout.spec import Fanout, Spec
 from mpconv.jobs import course as courses
 from mpconv.journal.faults import told
 from mpconv.journal.file import PLAN, is_locked, lock, peek
 from mpconv.journal.records import State, Stored
-from mpconv.names import unusable
+from mpconv.model.errors import Fatal
+from mpconv.model.names import unusable
 
 _LOCK = "lock"
 _KIND, _VERSION = "mpconv-fanout", 2

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from mpconv.errors import UsageError
 from mpconv.fanout.spec import Fanout
+from mpconv.model.errors import UsageError
 from mpconv.workers.launch.local import modules_for
 
 if TYPE_CHECKING:

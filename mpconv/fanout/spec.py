@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from mpconv.errors import UsageError
-from mpconv.job import Place
-from mpconv.options import Options
+from mpconv.model.errors import UsageError
+from mpconv.model.place import Place
+from mpconv.options.copy import Options
 
 SERVED = ("nfs", "iscsi")
 JOBS = 4

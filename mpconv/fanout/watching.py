@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpconv.errors import Deserted
-from mpconv.extent import Ranges
 from mpconv.fanout.spec import Outcome
+from mpconv.model.errors import Deserted
+from mpconv.model.ranges import Ranges
 from mpconv.observer import Observer
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from mpconv.extent import Extent
 from mpconv.formats.image import Image
+from mpconv.model.extent import Extent
 from mpconv.transports.base import Buffer, Transport
 
 

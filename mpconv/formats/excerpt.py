@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
+from mpconv.model.extent import Extent, Kind
 
 
 class Excerpt:

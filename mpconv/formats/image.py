@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from mpconv.extent import Extent
+from mpconv.model.extent import Extent
 from mpconv.transports.base import Buffer, Transport
 
 

@@ -9,11 +9,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import ImageError
 from mpconv.formats.concatenation import Concatenation
 from mpconv.formats.image import Image
 from mpconv.formats.raw import RawImage
-from mpconv.job import Place, Trust
+from mpconv.model.errors import ImageError
+from mpconv.model.place import Place, Trust
 from mpconv.transports.base import Access, Sharing, Transport, cannot_open
 from mpconv.transports.retrying import Retry, Tell, silently
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
+from mpconv.model.extent import Extent, Kind
 
 
 class Pair:

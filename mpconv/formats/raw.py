@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mpconv.extent import Extent, Kind
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import SECTOR, align_up
 from mpconv.transports.base import Buffer, Transport
-from mpconv.units import SECTOR, align_up
 
 
 class RawImage:

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Iterator
 
 from msgspec import Struct
 
-from mpconv.extent import Kind
 from mpconv.formats.image import Image
 from mpconv.formats.qcow2.entries import Held, Run
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.qcow2.preallocation import metadata_preallocated
 from mpconv.formats.raw import RawImage
+from mpconv.model.extent import Kind
+from mpconv.model.units import KiB, align_down
 from mpconv.transports.base import Transport
-from mpconv.units import KiB, align_down
 
 _LARGEST_SLICE = 64 * KiB
 """QEMU looks at so many bytes of an L2 table at a time."""

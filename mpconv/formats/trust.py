@@ -14,8 +14,8 @@ from urllib.parse import unquote_to_bytes
 
 from msgspec.structs import replace
 
-from mpconv.errors import ImageError
-from mpconv.job import Place, Trust
+from mpconv.model.errors import ImageError
+from mpconv.model.place import Place, Trust
 from mpconv.transports import is_local, module_of, redacted
 from mpconv.transports.base import cannot_open
 from mpconv.transports.beneath import realpath, rest

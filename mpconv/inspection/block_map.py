@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from mpconv.errors import Fatal, StatusWithdrawn
 from mpconv.formats.image import Image
 from mpconv.formats.status import Piece, pieces
 from mpconv.inspection.info import shown_name
+from mpconv.model.errors import Fatal, StatusWithdrawn
 
 
 class Entry(Struct, frozen=True):

@@ -7,7 +7,6 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from mpconv.errors import Fatal, ImageError
 from mpconv.formats import trust
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.formats.qcow2.bitmaps import Bitmap
@@ -15,7 +14,8 @@ from mpconv.formats.qcow2.header import CORRUPT, DATA_FILE_RAW, DIRTY, LAZY_REFC
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.qcow2.snapshots import Snapshot
 from mpconv.inspection.texts import size_text, tree_lines
-from mpconv.job import Place, Trust
+from mpconv.model.errors import Fatal, ImageError
+from mpconv.model.place import Place, Trust
 from mpconv.transports import module_of, redacted
 from mpconv.transports.base import cannot_open
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from mpconv.errors import StatusWithdrawn, UsageError
 from mpconv.formats.image import Image
 from mpconv.formats.qcow2.bitmaps import Bitmap
 from mpconv.formats.qcow2.header import LARGEST_L1
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.status import pieces
-from mpconv.units import SECTOR, align_up
+from mpconv.model.errors import StatusWithdrawn, UsageError
+from mpconv.model.units import SECTOR, align_up
 
 _ENTRY = 8
 """Bytes of an entry of an L1 table, a refcount table or a bitmap's table."""

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from mpconv.names import readable_values
+from mpconv.model.names import readable_values
 
 _UNITS = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|.)|\x7f")

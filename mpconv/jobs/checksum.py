@@ -10,17 +10,19 @@ from msgspec import Struct
 from mpconv import transports
 from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
-from mpconv.digest import text
-from mpconv.errors import StatusWithdrawn
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
 from mpconv.jobs.convert import held
+from mpconv.model.digest import text
+from mpconv.model.errors import StatusWithdrawn
+from mpconv.model.limits import RETRY_SECONDS
+from mpconv.model.place import NO_TRUST, Place, Trust
+from mpconv.model.units import SECTOR
 from mpconv.observer import Observer
+from mpconv.options.tuning import Effort, workers_for
+from mpconv.protocol.job import Job
 from mpconv.transports.retrying import Retry, Sparingly
-from mpconv.tuning import Effort, workers_for
-from mpconv.units import SECTOR
 from mpconv.workers.launch.supply import Supply
 
 

@@ -10,18 +10,20 @@ from msgspec import Struct
 
 from mpconv import transports
 from mpconv.coordinator import Coordinator
-from mpconv.errors import StatusWithdrawn
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.formats.pair import Pair
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.status import first_unlike
-from mpconv.job import NO_TRUST, RETRY_SECONDS, Job, Place, Trust
 from mpconv.jobs.convert import LEASE, farthest, held
+from mpconv.model.errors import StatusWithdrawn
+from mpconv.model.limits import RETRY_SECONDS
+from mpconv.model.place import NO_TRUST, Place, Trust
+from mpconv.model.units import SECTOR, align_down
 from mpconv.observer import Observer
+from mpconv.options.tuning import BUFFER, workers_for
+from mpconv.protocol.job import Job
 from mpconv.transports.retrying import Retry, Sparingly, Tell
-from mpconv.tuning import BUFFER, workers_for
-from mpconv.units import SECTOR, align_down
 from mpconv.workers.launch.local import LocalWorkers
 
 

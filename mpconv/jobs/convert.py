@@ -13,22 +13,23 @@ from msgspec import structs
 
 from mpconv import transports
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
-from mpconv.digest import BLOCK
-from mpconv.errors import ImageError, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, probed
 from mpconv.formats.pair import Pair
 from mpconv.interruption import interruptible
-from mpconv.job import Job, Place
+from mpconv.model.digest import BLOCK
+from mpconv.model.errors import ImageError, MpconvError, StatusWithdrawn, Unequal, UsageError
+from mpconv.model.place import Place
+from mpconv.model.units import MiB, align_down, align_up, human
 from mpconv.observer import Observer
-from mpconv.options import Options
+from mpconv.options.copy import Options
+from mpconv.options.tuning import BUFFER, words, workers_for
+from mpconv.protocol.job import Job
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.sharing import anywhere, places_for_all
 from mpconv.target import Left, Target, check_end, check_source, open_raw
 from mpconv.transports.base import REMOVED, Transport
 from mpconv.transports.retrying import Retry, Sparingly, Tell
-from mpconv.tuning import BUFFER, words, workers_for
-from mpconv.units import MiB, align_down, align_up, human
 from mpconv.workers.launch.supply import Supply
 
 if TYPE_CHECKING:

@@ -8,16 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import Fatal, UsageError
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How
-from mpconv.job import Place
 from mpconv.journal.records import Begun, Identity, Stored
-from mpconv.options import Options
-from mpconv.protocol.keys import Listening
+from mpconv.model.errors import Fatal, UsageError
+from mpconv.model.place import Place
+from mpconv.options.copy import Options
 from mpconv.target import Target
 from mpconv.transports.base import Transport
 from mpconv.transports.redaction import has_user
@@ -88,21 +87,6 @@ def left_in(path: str) -> tuple[Course, Stored]:
     course = decoded(stored, path)
     check_passwords(course)
     return course, stored
-
-
-class Effort(Struct, frozen=True, kw_only=True):
-    """What may be chosen anew when a copy goes on; None: as before."""
-
-    requests: int | None = None
-    workers: int | None = None
-    rate: int | None = None
-    retry_for: float | None = None
-    listening: Listening | None = None
-    allow_same_image: bool | None = None
-
-    def applied(self, options: Options) -> Options:
-        """The options that count now."""
-        return replace(options, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
 def check_journal(path: str, places: Iterable[Place], options: Options) -> None:

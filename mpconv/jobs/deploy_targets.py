@@ -10,11 +10,11 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from mpconv import transports
-from mpconv.errors import MpconvError, NoSuchImage, UsageError
 from mpconv.formats.image import Image
-from mpconv.job import Place
+from mpconv.model.errors import MpconvError, NoSuchImage, UsageError
+from mpconv.model.place import Place
 from mpconv.observer import Observer
-from mpconv.options import Options
+from mpconv.options.copy import Options
 from mpconv.target import Left, Target, check_apart, open_raw, too_small
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.beneath import realpath

@@ -10,23 +10,24 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import Fatal, MpconvError, StatusWithdrawn
-from mpconv.extent import Ranges
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.interruption import interruptible
-from mpconv.job import Place
 from mpconv.jobs import course as courses
 from mpconv.jobs.convert import SETTLE_SECONDS
-from mpconv.jobs.course import Aim, Course, Effort
+from mpconv.jobs.course import Aim, Course
 from mpconv.jobs.deploy import Deployment, copy, deploy_once
 from mpconv.jobs.deploy_targets import Outcome, failed, open_all
 from mpconv.jobs.journaled import Noting, anew, tell_again
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Recorder
 from mpconv.journal.records import Begun, State, Stored
+from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn
+from mpconv.model.place import Place
+from mpconv.model.ranges import Ranges
 from mpconv.observer import Observer
-from mpconv.options import Options
+from mpconv.options.copy import Options
+from mpconv.options.effort import Effort
 from mpconv.target import Left, Target
 from mpconv.transports.retrying import Retry, Sparingly
 from mpconv.workers.launch.local import LocalWorkers

@@ -12,16 +12,16 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.core.digests import Sums
-from mpconv.digest import REGION, regions, text
-from mpconv.errors import Fatal, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
 from mpconv.formats.trust import with_data_file
-from mpconv.job import Place, Trust
 from mpconv.jobs.checksum import read_sums
+from mpconv.model.digest import REGION, regions, text
+from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn, Unequal, UsageError
+from mpconv.model.place import Place, Trust
 from mpconv.observer import Observer
-from mpconv.options import Options
+from mpconv.options.copy import Options
 from mpconv.target import Target
 from mpconv.transports.retrying import AT_ONCE, Retry, Sparingly, keep_trying
 from mpconv.workers.launch.supply import Supply

@@ -6,17 +6,17 @@ from __future__ import annotations
 
 from mpconv import transports
 from mpconv.coordinator import Coordinator
-from mpconv.digest import REGION
-from mpconv.errors import MpconvError, StatusWithdrawn, Unequal
-from mpconv.extent import Kind
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.job import Place
 from mpconv.jobs.checksum import read_sums
 from mpconv.jobs.verify import unequal
+from mpconv.model.digest import REGION
+from mpconv.model.errors import MpconvError, StatusWithdrawn, Unequal
+from mpconv.model.extent import Kind
+from mpconv.model.place import Place
 from mpconv.observer import Observer
-from mpconv.options import Options
+from mpconv.options.copy import Options
 from mpconv.transports.retrying import AT_ONCE, Retry, Sparingly, keep_trying
 from mpconv.workers.launch.supply import Supply
 

@@ -9,7 +9,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 
-from mpconv.errors import Fatal
+from mpconv.model.errors import Fatal
 
 ANEW = "remove it, and begin anew with mpconv convert"
 _NO_ROOM = ": make room there, or name a place elsewhere"

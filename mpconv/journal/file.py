@@ -20,11 +20,11 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 
-from mpconv.errors import Fatal
 from mpconv.journal import rows, seal
 from mpconv.journal.faults import told
 from mpconv.journal.records import Begun, Checkpoint, Happening, State, Stored
-from mpconv.names import readable
+from mpconv.model.errors import Fatal
+from mpconv.model.names import readable
 
 VERSION = 2
 """1 had no seal: what damage had made of it could not be told from what was done."""

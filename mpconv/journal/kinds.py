@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mpconv.extent import Extent, Kind
-from mpconv.units import bin_size
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import bin_size
 
 
 class Kinds:

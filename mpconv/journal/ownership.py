@@ -12,8 +12,8 @@ import os
 import pwd
 import stat
 
-from mpconv.errors import UsageError
-from mpconv.names import unusable
+from mpconv.model.errors import UsageError
+from mpconv.model.names import unusable
 
 OPTION = "--trust-journal"
 _LEAVE = f"name one of your own, or give {OPTION} if you know who wrote it"

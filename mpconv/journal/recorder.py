@@ -14,13 +14,14 @@ from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
 from mpconv.core.digests import Sums
-from mpconv.digest import REGION, WIDTH
-from mpconv.errors import Interrupted, MpconvError, StatusWithdrawn
-from mpconv.extent import Extent, Ranges
 from mpconv.journal.file import Journal, resume_with
 from mpconv.journal.kinds import Kinds
 from mpconv.journal.records import Checkpoint, Happening, State
-from mpconv.units import MiB
+from mpconv.model.digest import REGION, WIDTH
+from mpconv.model.errors import Interrupted, MpconvError, StatusWithdrawn
+from mpconv.model.extent import Extent
+from mpconv.model.ranges import Ranges
+from mpconv.model.units import MiB
 
 _LEAST_ROOM, _MOST_ROOM = 16 * MiB, 256 * MiB
 _PARTS = 16

@@ -6,7 +6,7 @@ import enum
 
 from msgspec import Struct, field
 
-from mpconv.extent import Ranges
+from mpconv.model.ranges import Ranges
 
 
 class State(enum.Enum):

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from mpconv.digest import WIDTH
-from mpconv.extent import Ranges
 from mpconv.journal.records import Begun, Happening, Identity, State, Stored
+from mpconv.model.digest import WIDTH
+from mpconv.model.ranges import Ranges
 
 _LAST = (1 << 63) - 1
 _Count = Annotated[int, Meta(ge=0, le=_LAST)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mpconv.errors import ProtocolError
+from mpconv.model.errors import ProtocolError
 from mpconv.protocol import messages
 
 MAX_FRAME = 1 << 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpconv.errors import KINDS, Fatal, MpconvError, kind_of
+from mpconv.model.errors import KINDS, Fatal, MpconvError, kind_of
 from mpconv.protocol.messages import Failed, TargetFailed
 
 

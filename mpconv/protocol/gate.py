@@ -17,10 +17,10 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
-from mpconv.errors import Fatal
-from mpconv.limits import share
+from mpconv.model.errors import Fatal
 from mpconv.protocol.acceptance import HANDSHAKE, QUEUE, Acceptance
 from mpconv.protocol.codec import MAX_FRAME
+from mpconv.protocol.descriptors import share
 from mpconv.protocol.keys import Listening
 from mpconv.protocol.link import Link
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
 
 _FIRST = "mpconv-keys 1"
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import zmq
 
-from mpconv.errors import ProtocolError
+from mpconv.model.errors import ProtocolError
 
 _ONE_LOOK = 256
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import msgspec
 
-from mpconv.extent import Kind
-from mpconv.job import Job
+from mpconv.model.extent import Kind
+from mpconv.protocol.job import Job
 
 VERSION = 7
 MAX_WANT = 64
@@ -68,7 +68,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The lease is written; `zeros` bytes of it were zero. `digests`: in a job that wants them, the sums of its blocks:
-    16 bytes for each region of 2 MiB that it touches, none where all of it is zeros (mpconv/digest.py).
+    16 bytes for each region of 2 MiB that it touches, none where all of it is zeros (mpconv/model/digest.py).
     """
 
     job: Number

@@ -9,9 +9,9 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from mpconv.errors import Gone, MpconvError, UsageError
-from mpconv.job import Place
-from mpconv.names import unusable
+from mpconv.model.errors import Gone, MpconvError, UsageError
+from mpconv.model.names import unusable
+from mpconv.model.place import Place
 from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport, cannot_open, unlike
 from mpconv.transports.redaction import redacted as redacted
 from mpconv.transports.retrying import Retry, Tell, silently

@@ -37,11 +37,11 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
-from mpconv.errors import Fatal, MpconvError
-from mpconv.extent import Extent
+from mpconv.model.errors import Fatal, MpconvError
+from mpconv.model.extent import Extent
+from mpconv.model.units import SECTOR, MiB, align_up
 from mpconv.transports.identity import Facts, File
 from mpconv.transports.redaction import redacted
-from mpconv.units import SECTOR, MiB, align_up
 
 Buffer = memoryview
 _LARGEST = (1 << 63) - 1

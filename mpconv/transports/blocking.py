@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from mpconv.errors import short_of
+from mpconv.model.errors import short_of
 
 _T = TypeVar("_T")
 

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TypeVar
 
-from mpconv.errors import (
+from mpconv.model.errors import (
     Denied,
     Fatal,
     InUse,
@@ -31,7 +31,8 @@ from mpconv.errors import (
     StatusWithdrawn,
     UsageError,
 )
-from mpconv.extent import Extent
+from mpconv.model.extent import Extent
+from mpconv.model.units import MiB, align_down, align_up
 from mpconv.transports import file_facts, file_holes, file_layers, file_locks
 from mpconv.transports.base import (
     AS_USUAL,
@@ -52,7 +53,6 @@ from mpconv.transports.blocking import in_any_case
 from mpconv.transports.file_io import BLOCK, OpenFile
 from mpconv.transports.file_zero import UNSUPPORTED, Zeroing
 from mpconv.transports.identity import Facts
-from mpconv.units import MiB, align_down, align_up
 
 _SHRUNK = "the file ends here: it has shrunk; see who writes to it, and begin anew"
 _THREADS = 8

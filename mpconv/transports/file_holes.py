@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mpconv.extent import Extent, Kind
+from mpconv.model.extent import Extent, Kind
 from mpconv.transports.file_zero import UNSUPPORTED
 
 _MOST = 1024

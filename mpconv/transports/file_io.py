@@ -11,8 +11,8 @@ import errno
 import mmap
 import os
 
+from mpconv.model.units import MiB
 from mpconv.transports.base import Buffer
-from mpconv.units import MiB
 
 _MOST_PARTS = os.sysconf("SC_IOV_MAX")
 BLOCK = 4096

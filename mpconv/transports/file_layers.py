@@ -15,8 +15,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from mpconv.model.units import SECTOR
 from mpconv.transports.identity import END, Disk, Facts, File, Key, Part
-from mpconv.units import SECTOR
 
 _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_STATUS = struct.Struct("=QQQQQ")

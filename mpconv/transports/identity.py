@@ -14,7 +14,7 @@ from itertools import combinations, product
 
 from msgspec import Struct
 
-from mpconv.units import SECTOR, align_up
+from mpconv.model.units import SECTOR, align_up
 
 Key = tuple[object, ...]
 ALLOW = "--allow-same-image"

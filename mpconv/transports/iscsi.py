@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from mpconv.errors import Absent, Fatal, Gone, NoSpace, Retryable, StatusWithdrawn, Unreachable, UsageError
-from mpconv.extent import Extent, Kind
+from mpconv.model.errors import Absent, Fatal, Gone, NoSpace, Retryable, StatusWithdrawn, Unreachable, UsageError
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import MiB, align_down, align_up
 from mpconv.transports import iscsi_identity, iscsi_resets, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
 from mpconv.transports.bindings import libiscsi
@@ -29,7 +30,6 @@ from mpconv.transports.iscsi_login import Address, Session, login, parse
 from mpconv.transports.iscsi_status import Impossible, LbaStatus, extents, split_holes
 from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
 from mpconv.transports.sampling import places
-from mpconv.units import MiB, align_down, align_up
 
 _T = TypeVar("_T")
 _SAMPLES, _MANY_SAMPLES = 8, 64

@@ -20,7 +20,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from mpconv.errors import Gone, MpconvError, Retryable
+from mpconv.model.errors import Gone, MpconvError, Retryable
+from mpconv.model.units import MiB
 from mpconv.transports import iscsi_resets, scsi
 from mpconv.transports.base import CLOSED, Buffer
 from mpconv.transports.bindings import libiscsi
@@ -29,7 +30,6 @@ from mpconv.transports.iscsi_login import Session
 from mpconv.transports.pump import Pump
 from mpconv.transports.requests import Batch, Requests
 from mpconv.transports.retrying import Patience
-from mpconv.units import MiB
 
 _TRIES = 8
 _NEWS_AT_ONCE, _AFTER_NEWS = 512, 0.1

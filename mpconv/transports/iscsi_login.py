@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpconv.errors import Absent, Crowded, Denied, Fatal, Unavailable, Unreachable
+from mpconv.model.errors import Absent, Crowded, Denied, Fatal, Unavailable, Unreachable
 from mpconv.transports.base import cannot_open
 from mpconv.transports.bindings import libiscsi
 from mpconv.transports.bindings.libiscsi import ffi

@@ -10,7 +10,7 @@ import itertools
 import random
 import struct
 
-from mpconv.extent import Extent, Kind
+from mpconv.model.extent import Extent, Kind
 from mpconv.transports import scsi
 from mpconv.transports.iscsi_commands import Commands, Refused
 

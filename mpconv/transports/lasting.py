@@ -12,8 +12,8 @@ import copy
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from mpconv.errors import Gone, MpconvError, Retryable, StatusWithdrawn, internal
-from mpconv.extent import Extent
+from mpconv.model.errors import Gone, MpconvError, Retryable, StatusWithdrawn, internal
+from mpconv.model.extent import Extent
 from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport, unlike
 from mpconv.transports.identity import Facts
 from mpconv.transports.retrying import ANSWERS, Outage, Retry, Tell, keep_trying

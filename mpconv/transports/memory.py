@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpconv.errors import NoSuchImage, Retryable
+from mpconv.model.errors import NoSuchImage, Retryable
 from mpconv.transports.base import AS_USUAL, CLOSED, Access, Buffer, Opening, Transport, cannot_open
 
 _stores: dict[str, bytearray] = {}

@@ -13,8 +13,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mpconv.errors import Absent, Busy, Fatal, Gone, MpconvError, Restarted, Retryable, StatusWithdrawn, Unreachable
-from mpconv.extent import Extent
+from mpconv.model.errors import (
+    Absent,
+    Busy,
+    Fatal,
+    Gone,
+    MpconvError,
+    Restarted,
+    Retryable,
+    StatusWithdrawn,
+    Unreachable,
+)
+from mpconv.model.extent import Extent
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,

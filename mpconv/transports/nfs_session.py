@@ -17,7 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mpconv.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSpace, NoSuchImage, Retryable, Unreachable
+from mpconv.model.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSpace, NoSuchImage, Retryable, Unreachable
+from mpconv.model.units import MiB
 from mpconv.transports.base import Access, cannot_create, cannot_open, unlike
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.identity import File
@@ -26,7 +27,6 @@ from mpconv.transports.nfs_status import LOST, is_lost, meaning
 from mpconv.transports.nfs_url import parse
 from mpconv.transports.reach import address_that_answers, why_unreachable
 from mpconv.transports.requests import request_seconds
-from mpconv.units import MiB
 
 CONNECT_SECONDS = 10.0
 PIECE = MiB

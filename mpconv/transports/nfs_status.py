@@ -7,10 +7,10 @@ error of a part of a request is EFAULT), and a text that names the protocol's ow
 from __future__ import annotations
 
 import errno
-import os
 import re
+from os import strerror
 
-from mpconv.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSpace, Retryable
+from mpconv.model.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSpace, Retryable
 
 _NAMED = re.compile(r"NFS[34]ERR_([A-Z_]+)(?:\((-?\d+)\))?")
 _REASON = re.compile(r"\(-(\d+)\)")
@@ -101,8 +101,8 @@ def meaning(status: int, text: str) -> tuple[type[MpconvError], str]:
     if number == errno.EAGAIN:
         return Busy, "the server asks to try again later"
     if number == errno.ENOENT:
-        return Absent, os.strerror(number)
-    return _KINDS.get(number, Fatal if number in _FINAL else Retryable), os.strerror(number)
+        return Absent, strerror(number)
+    return _KINDS.get(number, Fatal if number in _FINAL else Retryable), strerror(number)
 
 
 def is_lost(text: str) -> bool:

@@ -7,9 +7,9 @@ a URL before it looks for the `?`. As there, a name need not be UTF-8: bytes tha
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
+from os import fsencode
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -35,7 +35,7 @@ class Address(Struct, frozen=True):
     def url(self) -> str:
         """Another way to write it, in ASCII."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"nfs://{quote(host, safe='[]:')}{quote(os.fsencode(self.path))}" + (f"?{self.query}" * bool(self.query))
+        return f"nfs://{quote(host, safe='[]:')}{quote(fsencode(self.path))}" + (f"?{self.query}" * bool(self.query))
 
     @property
     def query(self) -> str:

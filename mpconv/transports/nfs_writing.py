@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from mpconv.errors import MpconvError, Retryable
+from mpconv.model.errors import MpconvError, Retryable
 from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.nfs_status import meaning, refusal
 from mpconv.transports.nfs_verifier import FILE_SYNC, UNSTABLE

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs
 
-from mpconv.errors import Retryable
+from mpconv.model.errors import Retryable
+from mpconv.model.units import MiB, parse_size
 from mpconv.transports.base import AS_USUAL, CLOSED, Access, Buffer, Limits, Opening, Transport, cannot_open
-from mpconv.units import MiB, parse_size
 
 _ZEROS = bytes(MiB)
 

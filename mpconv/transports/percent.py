@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+from os import fsdecode, fsencode
 from urllib.parse import unquote_to_bytes
 
 from mpconv.transports.base import cannot_open
@@ -17,7 +17,7 @@ def decoded(url: str, text: str) -> str:
         return text
     if _NO_BYTE.search(text):
         raise cannot_open(url, "a '%' without two hexadecimal digits: a '%' in a name is written %25")
-    found = os.fsdecode(unquote_to_bytes(os.fsencode(text)))
+    found = fsdecode(unquote_to_bytes(fsencode(text)))
     if "\0" in found:
         raise cannot_open(url, "there is a NUL byte in it (%00), which no name has")
     return found

@@ -15,7 +15,7 @@ import struct
 import termios
 from collections.abc import Callable
 
-from mpconv.units import KiB
+from mpconv.model.units import KiB
 
 _TURNS = 32
 _TICK = 1.0

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mpconv.errors import MpconvError, UsageError, internal
+from mpconv.model.errors import MpconvError, UsageError, internal
 
 _SECONDS = 60.0
 _VARIABLE = "MPCONV_REQUEST_SECONDS"

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from mpconv.errors import Absent, Busy, Gone, MpconvError, Restarted, Retryable, Unreachable
+from mpconv.model.errors import Absent, Busy, Gone, MpconvError, Restarted, Retryable, Unreachable
 
 _T = TypeVar("_T")
 Tell = Callable[[str], None]

@@ -6,8 +6,8 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from mpconv.errors import MpconvError, UsageError
-from mpconv.extent import Extent, Kind
+from mpconv.model.errors import MpconvError, UsageError
+from mpconv.model.extent import Extent, Kind
 from mpconv.transports.base import Transport
 from mpconv.transports.file_layers import is_served_twice, is_used
 from mpconv.transports.identity import ALLOW, Facts, Verdict, holds, judge, suspects

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from mpconv.extent import Extent
-from mpconv.units import KiB
+from mpconv.model.extent import Extent
+from mpconv.model.units import KiB
 
 _SAMPLE = 4 * KiB
 

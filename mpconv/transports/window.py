@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mpconv.extent import Extent
+from mpconv.model.extent import Extent
+from mpconv.model.units import SECTOR, align_up
 from mpconv.transports.base import Buffer, Fingerprint, Sharing, Transport, cannot_open
 from mpconv.transports.identity import Facts
-from mpconv.units import SECTOR, align_up
 
 
 class Window(Transport):

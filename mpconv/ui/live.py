@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mpconv.model.units import duration, human
 from mpconv.ui.progress import Clock, Display, Progress
 from mpconv.ui.speed import Speed
-from mpconv.units import duration, human
 
 _SECONDS_BETWEEN = 0.1
 _SHORTEST_BAR, _LONGEST_BAR = 10, 40

@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from mpconv.model.units import duration, human
 from mpconv.ui.many import OVER, Many, share_of
 from mpconv.ui.progress import Clock, Progress
 from mpconv.ui.speed import Speed
-from mpconv.units import duration, human
 
 _SECONDS_BETWEEN = 0.2
 _BAR = 20

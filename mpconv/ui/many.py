@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TextIO
 
+from mpconv.model.units import human
 from mpconv.ui.progress import JsonLines, Progress, ProgressLine
-from mpconv.units import human
 
 OVER = ("done", "failed")
 _PARTS = 10_000

@@ -16,8 +16,8 @@ from typing import TextIO
 
 from msgspec import Struct
 
-from mpconv.errors import UsageError
-from mpconv.names import readable_values
+from mpconv.model.errors import UsageError
+from mpconv.model.names import readable_values
 from mpconv.ui.speed import Speed
 
 _STEP = 1.0

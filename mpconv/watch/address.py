@@ -6,7 +6,7 @@ import ipaddress
 
 from msgspec import Struct
 
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mpconv.extent import Extent, Kind
-from mpconv.units import bin_size
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import bin_size
 from mpconv.watch.facts import Map
 
 

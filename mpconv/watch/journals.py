@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from mpconv.errors import Fatal
-from mpconv.extent import Extent
 from mpconv.journal.file import peek, resume_with
 from mpconv.journal.records import Happening, Stored
-from mpconv.names import readable
+from mpconv.model.errors import Fatal
+from mpconv.model.extent import Extent
+from mpconv.model.names import readable
 from mpconv.watch.disk_map import DiskMap
 from mpconv.watch.facts import Happened, Job, Map, Sample
 from mpconv.watch.timeline import RECENT

@@ -33,8 +33,8 @@ from mpconv.core.events import (
     WorkerDead,
 )
 from mpconv.core.leases import LeaseState
-from mpconv.extent import Extent, Kind
-from mpconv.names import readable
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.names import readable
 from mpconv.observer import Listener
 from mpconv.watch.disk_map import DiskMap
 from mpconv.watch.facts import COMPARE, COPY, READ, Happened, Job
@@ -43,7 +43,7 @@ from mpconv.watch.timeline import Timeline
 
 if TYPE_CHECKING:
     from mpconv.core.coordination import CoordinatorState
-    from mpconv.job import Job as CopyJob
+    from mpconv.protocol.job import Job as CopyJob
 
 _EVENTS = 50
 _NOTED = 1024

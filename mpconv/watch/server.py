@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mpconv.errors import Fatal
-from mpconv.limits import share
+from mpconv.model.errors import Fatal
+from mpconv.protocol.descriptors import share
 from mpconv.watch.address import Address
 from mpconv.watch.facts import Job
 from mpconv.watch.places import Places

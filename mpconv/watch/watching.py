@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpconv.errors import Deserted
 from mpconv.jobs.heard import Heard
+from mpconv.model.errors import Deserted
 from mpconv.observer import Observer
 from mpconv.watch.record import Record
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from mpconv.errors import MpconvError
+from mpconv.model.errors import MpconvError
 from mpconv.transports.base import Buffer, Transport
 
 _T = TypeVar("_T")

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
-from mpconv.job import Clusters, Job
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import align_up
+from mpconv.protocol.job import Clusters, Job
 from mpconv.transports.base import Transport
-from mpconv.units import align_up
 from mpconv.workers.copier import Copier
 from mpconv.workers.pieces import Piece, Reports
 from mpconv.workers.zeros import Run, find_runs, is_zero

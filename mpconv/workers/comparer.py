@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 
-from mpconv.extent import Kind
 from mpconv.formats.image import Image
-from mpconv.job import Job
+from mpconv.model.extent import Kind
+from mpconv.protocol.job import Job
 from mpconv.workers import buffers
 from mpconv.workers.pieces import Pieces, Reports
 

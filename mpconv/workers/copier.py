@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
-from mpconv.job import Job
+from mpconv.model.extent import Extent, Kind
+from mpconv.protocol.job import Job
 from mpconv.transports.base import Transport
 from mpconv.workers import buffers
 from mpconv.workers.branches import all_of

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mpconv.extent import Kind
 from mpconv.formats.image import Image
-from mpconv.job import Job
+from mpconv.model.extent import Kind
+from mpconv.protocol.job import Job
 from mpconv.workers import buffers
 from mpconv.workers.hashing import add_blocks
 from mpconv.workers.pieces import Pieces, Reports

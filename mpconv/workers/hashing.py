@@ -1,4 +1,4 @@
-"""Buffer -> sums of block digests (mpconv/digest.py). Imported only where a digest is wanted. Pure.
+"""Buffer -> sums of block digests (mpconv/model/digest.py). Imported only where a digest is wanted. Pure.
 
 A block costs three calls into C beside the hash itself: 0.06 CPU seconds for a GiB, of which the hash takes 0.05.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from xxhash import xxh3_128_intdigest
 
-from mpconv.digest import BLOCK, REGION
+from mpconv.model.digest import BLOCK, REGION
 from mpconv.workers.zeros import is_zero
 
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.errors import Denied
-from mpconv.job import Job, Place
+from mpconv.model.errors import Denied
+from mpconv.model.place import Place
+from mpconv.protocol.job import Job
 from mpconv.transports.beneath import rest
 
 ANY = "/"

@@ -15,8 +15,8 @@ from collections import deque
 
 from msgspec import Struct, field
 
-from mpconv.extent import Extent, Kind
-from mpconv.job import Job
+from mpconv.model.extent import Extent, Kind
+from mpconv.protocol.job import Job
 
 
 class HeldLease(Struct, eq=False):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from mpconv.units import MiB
+from mpconv.model.units import MiB
 from mpconv.workers.worker import Worker
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

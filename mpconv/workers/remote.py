@@ -16,9 +16,9 @@ import time
 import msgspec
 import zmq
 
-from mpconv.job import Job
 from mpconv.protocol import messages
 from mpconv.protocol.codec import encode
+from mpconv.protocol.job import Job
 from mpconv.protocol.link import Link
 from mpconv.transports import pump
 from mpconv.workers.own_files import permitted

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mpconv.errors import Fatal, Gone
 from mpconv.formats.image import Image
-from mpconv.units import SECTOR, align_down
+from mpconv.model.errors import Fatal, Gone
+from mpconv.model.units import SECTOR, align_down
 
 Lost = dict[str, list[tuple[int, int]]]
 """Why -> the ranges (start, length) of guest bytes, ascending, neighbours joined."""

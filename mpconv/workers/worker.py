@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import zmq
 
 from mpconv import transports
-from mpconv.digest import packed
-from mpconv.errors import Crowded, Fatal, MpconvError, Retryable, internal
-from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source
-from mpconv.job import Job, Place
+from mpconv.model.digest import packed
+from mpconv.model.errors import Crowded, Fatal, MpconvError, Retryable, internal
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import Place
 from mpconv.protocol import failures, messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
+from mpconv.protocol.job import Job
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.retrying import AT_ONCE, Outage, Retry, keep_trying

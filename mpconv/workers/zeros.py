@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-from mpconv.units import MiB, align_up
+from mpconv.model.units import MiB, align_up
 
 _ZEROS = bytes(MiB)
 _memcmp = ctypes.CDLL(None).memcmp

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mpconv.cli.create_opts import CreateOptions, parse_create_opts
-from mpconv.errors import MpconvError, UsageError
+from mpconv.model.errors import MpconvError, UsageError
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from mpconv.cli.image_opts import names_format, parse_image_opts
-from mpconv.errors import UsageError
-from mpconv.job import Place
-from mpconv.units import GiB, MiB
+from mpconv.model.errors import UsageError
+from mpconv.model.place import Place
+from mpconv.model.units import GiB, MiB
 
 NFS = "driver=nfs,server.type=inet,server.host=127.0.0.1"
 ISCSI = "driver=iscsi,transport=tcp,portal=127.0.0.1:3260,target=iqn.x:y"

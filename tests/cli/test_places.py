@@ -8,8 +8,8 @@ import pytest
 from mpconv.cli import cli
 from mpconv.cli.image_command import trust_of
 from mpconv.cli.opening import places
-from mpconv.errors import MpconvError
-from mpconv.job import NO_TRUST, Place, Trust
+from mpconv.model.errors import MpconvError
+from mpconv.model.place import NO_TRUST, Place, Trust
 
 
 @pytest.mark.parametrize("fmt", [None, "raw", "qcow2"])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mpconv.cli.qcow2_opts import Wish, qcow2_help, wish
-from mpconv.errors import UsageError
 from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.model.errors import UsageError
 from tests.conftest import mpconv
 
 BACKED = "backing_file=base.raw,backing_fmt=raw"

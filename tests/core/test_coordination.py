@@ -6,7 +6,7 @@ import pytest
 
 from mpconv.core import coordination as c
 from mpconv.core.sequence import Order
-from mpconv.extent import Extent, Kind
+from mpconv.model.extent import Extent, Kind
 
 MiB = 1 << 20
 

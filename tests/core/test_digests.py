@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from mpconv.core.digests import Log, Sums
 from mpconv.core.flushes import FlushBook
-from mpconv.digest import BLOCK, MODULUS, REGION, packed, regions
-from mpconv.extent import Extent
+from mpconv.model.digest import BLOCK, MODULUS, REGION, packed, regions
+from mpconv.model.extent import Extent
 
 TiB = 1 << 40
 

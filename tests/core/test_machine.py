@@ -15,10 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mpconv.core import coordination as c
 from mpconv.core.sequence import Order
-from mpconv.digest import MODULUS, REGION, packed
-from mpconv.errors import ProtocolError
-from mpconv.extent import Extent, Kind, Ranges
-from mpconv.units import KiB
+from mpconv.model.digest import MODULUS, REGION, packed
+from mpconv.model.errors import ProtocolError
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.ranges import Ranges
+from mpconv.model.units import KiB
 
 picks = st.integers(0, 1 << 16)
 

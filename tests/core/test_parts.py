@@ -8,8 +8,8 @@ from mpconv.core.cursor import Cursor
 from mpconv.core.flushes import FlushBook
 from mpconv.core.leases import TRANSITIONS, IllegalTransition, Lease, LeaseBook, LeaseState
 from mpconv.core.sequence import Order, WriteSequence
-from mpconv.errors import ProtocolError
-from mpconv.extent import Extent, Kind
+from mpconv.model.errors import ProtocolError
+from mpconv.model.extent import Extent, Kind
 
 DATA, ZERO = Kind.DATA, Kind.ZERO
 

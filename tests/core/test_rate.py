@@ -7,7 +7,7 @@ import pytest
 from mpconv.core.coordination import CoordinatorState, Grant, LeaseDone, LeaseWanted, StatusFound, Tick
 from mpconv.core.rate import Rate
 from mpconv.core.sequence import Order
-from mpconv.extent import Extent, Kind
+from mpconv.model.extent import Extent, Kind
 
 
 def test_bytes_are_paid_for_before_they_are_written():

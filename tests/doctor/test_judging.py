@@ -11,8 +11,8 @@ from mpconv.doctor.nfs_refusals import Asked, covers
 from mpconv.doctor.rpc import Export
 from mpconv.doctor.speed import Places
 from mpconv.doctor.texts import lines, summary
-from mpconv.errors import Absent, Denied, Unreachable
-from mpconv.extent import Extent, Kind
+from mpconv.model.errors import Absent, Denied, Unreachable
+from mpconv.model.extent import Extent, Kind
 from mpconv.transports.identity import Verdict
 from mpconv.transports.nfs_url import parse
 

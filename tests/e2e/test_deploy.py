@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import Fatal
 from mpconv.journal.file import peek
 from mpconv.journal.records import State
+from mpconv.model.errors import Fatal
 from tests.conftest import identical, mpconv
 from tests.e2e.test_faults import Running
 from tests.support.digests import guest_digest

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.units import MiB
+from mpconv.model.units import MiB
 from tests.conftest import identical, make_image, mpconv
 from tests.support.faulty_target import FaultyTarget
 from tests.support.faulty_target.hooks import most_sessions

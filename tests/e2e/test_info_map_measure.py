@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import StatusWithdrawn
-from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage
 from mpconv.inspection.block_map import block_map
+from mpconv.model.errors import StatusWithdrawn
+from mpconv.model.extent import Extent, Kind
 from mpconv.transports.memory import MemoryTransport
 from tests.conftest import make_image, mpconv
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import StatusWithdrawn
-from mpconv.extent import Extent, Kind
-from mpconv.job import Place, Trust
 from mpconv.jobs import journaled, redeploy
 from mpconv.jobs.course import decoded
 from mpconv.jobs.deploy import Deployment
 from mpconv.jobs.deploy_targets import Outcome
 from mpconv.journal.file import peek
+from mpconv.model.errors import StatusWithdrawn
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import Place, Trust
 from mpconv.observer import Observer
-from mpconv.options import Options
+from mpconv.options.copy import Options
 from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import identical, make_image, mpconv
 from tests.support.servers import IscsiServer

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mpconv.units import KiB, MiB
+from mpconv.model.units import KiB, MiB
 from tests.conftest import identical, mpconv
 from tests.support.faulty_target import FaultyTarget, sense
 from tests.support.faulty_target.commands import lba_status, range_of

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from mpconv import transports
-from mpconv.errors import Gone
-from mpconv.job import Place
+from mpconv.model.errors import Gone
+from mpconv.model.place import Place
+from mpconv.model.units import MiB
 from mpconv.transports.base import Access
 from mpconv.transports.retrying import Retry
-from mpconv.units import MiB
 from tests.conftest import IQN, identical, mpconv
 from tests.support import namespaces
 from tests.support.faulty_target import FaultyTarget, wait_for

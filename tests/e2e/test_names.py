@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.names import readable
+from mpconv.model.names import readable
 from tests.conftest import make_image, mpconv
 
 MiB = 1 << 20

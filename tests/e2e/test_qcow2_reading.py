@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from mpconv.errors import ImageError
-from mpconv.extent import Kind
 from mpconv.formats.opening import How, open_source
-from mpconv.job import Place, Trust
+from mpconv.model.errors import ImageError
+from mpconv.model.extent import Kind
+from mpconv.model.place import Place, Trust
 from tests.conftest import identical, mpconv
 from tests.support.qcow2 import (
     TRUSTING,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import Fatal
 from mpconv.journal.file import Journal, peek
 from mpconv.journal.records import Checkpoint, Happening, State
+from mpconv.model.errors import Fatal
 from tests.conftest import identical, make_image, mpconv
 from tests.e2e.test_faults import one_line
 from tests.support.servers import IscsiServer

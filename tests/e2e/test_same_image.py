@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.units import MiB
+from mpconv.model.units import MiB
 from tests.conftest import Lun, identical, make_image, mpconv
 from tests.support.faulty_target import IQN as FAKE
 from tests.support.faulty_target import FaultyTarget

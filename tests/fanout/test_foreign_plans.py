@@ -9,9 +9,9 @@ import pytest
 
 from mpconv import FanoutJob, Place, blocking
 from mpconv.cli.fanout_plan import resolved, text_of
-from mpconv.errors import Fatal, MpconvError
 from mpconv.fanout.plan import JobTable, LimitsTable, Problem
 from mpconv.fanout.spec import Fanout
+from mpconv.model.errors import Fatal, MpconvError
 from tests.conftest import mpconv
 
 JOB = {"name": '"a"', "source": '"/src"', "target": '"/tgt-{name}"'}

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpconv.errors import Fatal, MpconvError
 from mpconv.fanout.ledger import Ledger, is_used, journal_of, read, stored
 from mpconv.fanout.spec import Fanout, Limits, Spec
-from mpconv.job import Place
 from mpconv.journal.file import Journal, resume_with
 from mpconv.journal.records import Begun, Checkpoint, State
-from mpconv.options import Options
+from mpconv.model.errors import Fatal, MpconvError
+from mpconv.model.place import Place
+from mpconv.options.copy import Options
 
 SECRET = "not-for-others1"
 

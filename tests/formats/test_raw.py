@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.errors import Fatal
-from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage, whole_sectors
+from mpconv.model.errors import Fatal
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import SECTOR, align_up
 from mpconv.transports import memory
 from mpconv.transports.base import Access
-from mpconv.units import SECTOR, align_up
 
 DATA, ZERO = Kind.DATA, Kind.ZERO
 

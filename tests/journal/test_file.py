@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpconv.errors import Fatal
-from mpconv.extent import Ranges
 from mpconv.journal.file import Journal, peek
 from mpconv.journal.records import Begun, Checkpoint, Happening, Identity, State
+from mpconv.model.errors import Fatal
+from mpconv.model.ranges import Ranges
 
 MiB = 1 << 20
 GiB = 1 << 30

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mpconv.extent import Extent, Kind
 from mpconv.journal.kinds import Kinds
-from mpconv.units import bin_size
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import bin_size
 
 BIN = 4096
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import UsageError
 from mpconv.journal import ownership
+from mpconv.model.errors import UsageError
 from tests.conftest import make_image, mpconv
 
 MiB = 1 << 20

@@ -7,11 +7,12 @@ import threading
 
 import pytest
 
-from mpconv.digest import REGION
-from mpconv.errors import Fatal, Interrupted, StatusWithdrawn
-from mpconv.extent import Extent, Kind, Ranges
 from mpconv.journal.recorder import Recorder
 from mpconv.journal.records import Checkpoint, Happening, State
+from mpconv.model.digest import REGION
+from mpconv.model.errors import Fatal, Interrupted, StatusWithdrawn
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.ranges import Ranges
 
 MiB = 1 << 20
 

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpconv.errors import MpconvError
 from mpconv.formats.opening import How, open_source
-from mpconv.job import Place, Trust
+from mpconv.model.errors import MpconvError
+from mpconv.model.place import Place, Trust
 from tests.mutation.campaign import HUNG, Verdict, campaign, measure, side_by_side
 from tests.mutation.changes import mutate
 from tests.mutation.shapes import BASE, SHAPES, KiB, MiB, Shape, build_all

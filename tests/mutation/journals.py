@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpconv.errors import Fatal
 from mpconv.journal.file import peek
 from mpconv.journal.records import State
+from mpconv.model.errors import Fatal
 from tests.mutation.campaign import Verdict, campaign, measure, side_by_side
 from tests.mutation.journal_changes import change, seal_again
 from tests.mutation.shapes import MiB

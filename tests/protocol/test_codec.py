@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.errors import KINDS, ProtocolError
-from mpconv.job import Clusters, Job, Place
+from mpconv.model.errors import KINDS, ProtocolError
+from mpconv.model.place import Place
 from mpconv.protocol import messages as m
 from mpconv.protocol.codec import MAX_FRAME, decode_from_coordinator, decode_from_worker, encode
+from mpconv.protocol.job import Clusters, Job
 
 LARGEST = (1 << 63) - 1
 

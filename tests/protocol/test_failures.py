@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv import errors
-from mpconv.errors import KINDS, Fatal, MpconvError
+from mpconv.model import errors
+from mpconv.model.errors import KINDS, Fatal, MpconvError
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.failures import error_of, failed, target_failed
 from mpconv.protocol.messages import Failed, TargetFailed

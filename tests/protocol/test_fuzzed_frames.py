@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpconv.coordinator import Coordinator
-from mpconv.errors import ProtocolError
+from mpconv.model.errors import ProtocolError
 from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import MAX_FRAME, decode_from_coordinator, decode_from_worker, encode

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import zmq
 
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
 from mpconv.protocol.keys import Keys, check_endpoint, parse
 
 

@@ -9,10 +9,10 @@ from typing import get_args
 import msgspec
 import pytest
 
-from mpconv.errors import KINDS
-from mpconv.extent import Kind
-from mpconv.job import Clusters, Job
+from mpconv.model.errors import KINDS
+from mpconv.model.extent import Kind
 from mpconv.protocol import codec, messages
+from mpconv.protocol.job import Clusters, Job
 
 TEXT = (Path(messages.__file__).parent / "PROTOCOL.md").read_text()
 FROM_WORKER, FROM_COORDINATOR = get_args(messages.FromWorker), get_args(messages.FromCoordinator)

@@ -15,14 +15,15 @@ import msgspec
 from zmq import curve_keypair
 
 from mpconv.coordinator import Coordinator
-from mpconv.errors import Deserted
 from mpconv.formats.raw import RawImage
-from mpconv.job import Job, Place
+from mpconv.model.errors import Deserted
+from mpconv.model.place import Place
+from mpconv.model.units import MiB
 from mpconv.observer import Observer
+from mpconv.protocol.job import Job
 from mpconv.protocol.keys import Keys, Listening
 from mpconv.transports.base import Access
 from mpconv.transports.null import connect
-from mpconv.units import MiB
 from mpconv.workers.launch.local import LocalWorkers
 from tests.scale.crowd import Orders
 

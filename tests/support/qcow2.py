@@ -19,11 +19,11 @@ from pathlib import Path
 
 from msgspec import structs
 
-from mpconv.errors import ImageError
-from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
-from mpconv.job import Place, Trust
+from mpconv.model.errors import ImageError
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import Place, Trust
 
 KiB, MiB = 1 << 10, 1 << 20
 CLUSTERS = (512, 4 * KiB, 16 * KiB, 64 * KiB, 2 * MiB)

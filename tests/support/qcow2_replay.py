@@ -10,11 +10,11 @@ import zlib
 
 import zstandard
 
-from mpconv.errors import Fatal, ImageError
-from mpconv.extent import Kind
 from mpconv.formats.opening import How, open_source
 from mpconv.formats.qcow2 import header
-from mpconv.job import Place, Trust
+from mpconv.model.errors import Fatal, ImageError
+from mpconv.model.extent import Kind
+from mpconv.model.place import Place, Trust
 from mpconv.transports import memory
 from tests.support.qcow2_bytes import COPIED, Draft, compressed, snapshot_entry
 

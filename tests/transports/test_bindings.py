@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import Fatal
+from mpconv.model.errors import Fatal
 from mpconv.transports import bindings
 from mpconv.transports.bindings import declarations
 from mpconv.transports.bindings.libiscsi import ffi

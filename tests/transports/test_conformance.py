@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpconv import transports
-from mpconv.errors import Fatal, NoSuchImage, Retryable
-from mpconv.extent import Kind
+from mpconv.model.errors import Fatal, NoSuchImage, Retryable
+from mpconv.model.extent import Kind
+from mpconv.model.units import KiB, MiB
 from mpconv.transports.base import Access, Transport
-from mpconv.units import KiB, MiB
 from tests.conftest import Lun
 from tests.support.servers import NfsServer
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mpconv.units import KiB, MiB
+from mpconv.model.units import KiB, MiB
 from tests.conftest import identical, make_image, mpconv
 from tests.support.faulty_target import FaultyTarget
 

@@ -14,10 +14,10 @@ import pytest
 
 from mpconv import transports
 from mpconv.api.copying import convert
-from mpconv.errors import Fatal, Retryable, StatusWithdrawn
-from mpconv.extent import Extent, Kind
+from mpconv.model.errors import Fatal, Retryable, StatusWithdrawn
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import KiB, MiB, align_up
 from mpconv.transports.base import Access, Opening, Transport
-from mpconv.units import KiB, MiB, align_up
 from tests.support.allocation import allocation
 
 TiB = 1 << 40

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
-from mpconv.errors import Fatal, NoSpace
-from mpconv.extent import Extent
+from mpconv.model.errors import Fatal, NoSpace
+from mpconv.model.extent import Extent
+from mpconv.model.units import MiB
 from mpconv.transports.base import Access, Opening, Transport
-from mpconv.units import MiB
 from mpconv.workers import buffers
 
 SIZE = 6 * MiB + 512

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpconv import transports
-from mpconv.errors import Fatal, NoSuchImage
-from mpconv.extent import Kind
+from mpconv.model.errors import Fatal, NoSuchImage
+from mpconv.model.extent import Kind
+from mpconv.model.units import KiB, MiB
 from mpconv.transports.base import Access, Opening, Transport
-from mpconv.units import KiB, MiB
 from mpconv.workers import buffers
 
 DIRECT = Opening(direct=True)

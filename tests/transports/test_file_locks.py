@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
-from mpconv.errors import InUse
+from mpconv.model.errors import InUse
+from mpconv.model.units import MiB
 from mpconv.transports import file_locks
 from mpconv.transports.base import Access, Opening, Transport
-from mpconv.units import MiB
 
 SIZE = 16 * MiB  # of which qemu-img copies 2 MiB at a time
 LOCKED = Opening(locked=True)

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from mpconv import transports
-from mpconv.job import Place
+from mpconv.model.place import Place
+from mpconv.model.units import MiB
 from mpconv.transports.base import Access, Fingerprint
-from mpconv.units import MiB
 from tests.transports.test_file_devices import loop, mounted  # noqa: F401  (fixtures)
 
 

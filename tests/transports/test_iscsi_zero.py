@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 import pytest
 
-from mpconv.errors import Fatal
-from mpconv.extent import Kind
+from mpconv.model.errors import Fatal
+from mpconv.model.extent import Kind
+from mpconv.model.units import GiB, KiB, MiB
 from mpconv.transports import iscsi as iscsi_transport
 from mpconv.transports.base import Access
 from mpconv.transports.iscsi_commands import Refused
-from mpconv.units import GiB, KiB, MiB
 from tests.conftest import Lun
 from tests.support.iscsi_relay import READ, UNKNOWN, UNMAP, WRITE, WRITE_SAME, WRITE_SAME10, Change, page, relayed
 

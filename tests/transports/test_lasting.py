@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
-from mpconv.errors import Fatal, Gone, Retryable, StatusWithdrawn
-from mpconv.extent import Extent
 from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.qcow2.rewriter import Rewriter, load
 from mpconv.formats.qcow2.writer import Writer
-from mpconv.job import Place
+from mpconv.model.errors import Fatal, Gone, Retryable, StatusWithdrawn
+from mpconv.model.extent import Extent
+from mpconv.model.place import Place
 from mpconv.transports import iscsi_login
 from mpconv.transports.base import CLOSED, Access, Opening, Transport
 from mpconv.transports.lasting import Lasting

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
-from mpconv.errors import Gone, MpconvError
-from mpconv.job import Place
+from mpconv.model.errors import Gone, MpconvError
+from mpconv.model.place import Place
 from mpconv.protocol.keys import Keys, Listening
 from mpconv.sharing import anywhere
 from mpconv.transports import beneath

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
+from mpconv.model.units import KiB, MiB
 from mpconv.transports.base import Access
-from mpconv.units import KiB, MiB
 from tests.support.nfs_proxy import Answer, Range, nfs_proxy
 from tests.support.servers import NfsServer
 

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from mpconv.errors import Absent, Busy, Denied, Fatal, NoSpace, Retryable
+from mpconv.model.errors import Absent, Busy, Denied, Fatal, NoSpace, Retryable
 from mpconv.transports.nfs_status import meaning
 
 

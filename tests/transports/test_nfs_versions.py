@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
-from mpconv.extent import Extent
+from mpconv.model.extent import Extent
+from mpconv.model.units import MiB
 from mpconv.transports.base import Access
 from mpconv.transports.bindings.libnfs import Library
-from mpconv.units import MiB
 from tests.conftest import identical, mpconv
 from tests.support.servers import NfsServer
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mpconv import transports
-from mpconv.errors import Fatal, Restarted, Retryable
+from mpconv.model.errors import Fatal, Restarted, Retryable
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.nfs_verifier import DATA_SYNC, FILE_SYNC, UNSTABLE, Verifiers
 from tests.support.nfs_proxy import Answer, CallHook, Range, ReplyHook, Verifier, nfs_proxy

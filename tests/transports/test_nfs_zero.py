@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
-from mpconv.errors import Retryable
+from mpconv.model.errors import Retryable
+from mpconv.model.units import GiB, KiB, MiB
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.nfs4 import Deallocator, Where, deallocator
 from mpconv.transports.nfs4.compound import Op
-from mpconv.units import GiB, KiB, MiB
 from tests.conftest import identical, mpconv
 from tests.support.fake_nfs4 import FakeNfs4, Trouble
 from tests.support.servers import NfsServer

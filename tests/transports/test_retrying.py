@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.errors import Fatal, Gone, NoSuchImage, Retryable, Unreachable
+from mpconv.model.errors import Fatal, Gone, NoSuchImage, Retryable, Unreachable
 from mpconv.transports.base import cannot_open
 from mpconv.transports.retrying import AT_ONCE, Outage, Retry, Sparingly, keep_trying
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import Fatal
+from mpconv.model.errors import Fatal
 from mpconv.transports import iscsi_login
 from mpconv.transports.nfs_url import Address, parse
 from tests.conftest import mpconv

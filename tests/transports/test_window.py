@@ -9,10 +9,10 @@ import subprocess
 import pytest
 
 from mpconv import transports
-from mpconv.errors import Fatal
-from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage
-from mpconv.job import Place
+from mpconv.model.errors import Fatal
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import Place
 from mpconv.transports.base import Access, Transport
 
 KiB = 1024

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
 from mpconv.ui.progress import JsonLines, Progress, ProgressLine, Silent, make_display
 from mpconv.ui.speed import Speed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpconv.errors import UsageError
+from mpconv.model.errors import UsageError
 from mpconv.watch.address import parse
 
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from mpconv.extent import Extent, Kind
-from mpconv.units import MAP_BINS
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import MAP_BINS
 from mpconv.watch.disk_map import DiskMap
 
 KiB, MiB, TiB = 1 << 10, 1 << 20, 1 << 40

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mpconv.errors import Fatal
-from mpconv.extent import Ranges
 from mpconv.journal.file import Journal
 from mpconv.journal.records import Begun, Checkpoint, Happening, State, Stored
+from mpconv.model.errors import Fatal
+from mpconv.model.ranges import Ranges
 from mpconv.watch.journals import Journals, Kept, facts_of, job_of, timeline_of
 
 MiB = 1 << 20

@@ -7,8 +7,9 @@ import pytest
 from mpconv.core import events
 from mpconv.core.coordination import CoordinatorState
 from mpconv.core.sequence import Order
-from mpconv.extent import Extent, Kind
-from mpconv.job import Job, Place
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import Place
+from mpconv.protocol.job import Job
 from mpconv.watch.record import Record
 from mpconv.watch.timeline import Timeline
 

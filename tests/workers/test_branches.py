@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from mpconv.errors import Fatal, MpconvError, Retryable
-from mpconv.extent import Extent, Kind
-from mpconv.units import KiB
+from mpconv.model.errors import Fatal, MpconvError, Retryable
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import KiB
 from mpconv.workers.branches import Branch, both
 from tests.workers.test_copier import BUFFER, OLD, Recorder, Scene, copies, play, settle
 

@@ -8,10 +8,10 @@ import zlib
 
 import pytest
 
-from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage
-from mpconv.job import Clusters
-from mpconv.units import KiB
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import KiB
+from mpconv.protocol.job import Clusters
 from mpconv.workers.cluster_copier import ClusterCopier, Prepared, Write, in_place, joined, plan
 from tests.workers.test_copier import Recorder, Reported, job, lease
 

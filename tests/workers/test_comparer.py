@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.extent import Extent
 from mpconv.formats.raw import RawImage
+from mpconv.model.extent import Extent
 from mpconv.transports.memory import MemoryTransport
 from mpconv.workers.comparer import Comparer, first_difference
 from mpconv.workers.pieces import HeldLease, Reports

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpconv.errors import Fatal, Retryable
-from mpconv.extent import Extent, Kind
 from mpconv.formats.raw import RawImage
-from mpconv.job import Job, Place
+from mpconv.model.errors import Fatal, Retryable
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import Place
+from mpconv.model.units import SECTOR, KiB
+from mpconv.protocol.job import Job
 from mpconv.transports.base import Transport
 from mpconv.transports.memory import MemoryTransport
-from mpconv.units import SECTOR, KiB
 from mpconv.workers.copier import Copier
 from mpconv.workers.pieces import HeldLease, Reports
 

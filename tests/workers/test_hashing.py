@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.digest import BLOCK, MODULUS, REGION, text
+from mpconv.model.digest import BLOCK, MODULUS, REGION, text
 from mpconv.workers.hashing import add_blocks
 from tests.support.digests import block_digests, digest_of
 

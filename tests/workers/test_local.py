@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import WorkerLost
+from mpconv.model.errors import WorkerLost
 from mpconv.workers.launch.local import LocalWorkers, Squad
 from mpconv.workers.launch.nursery import _be, fork
 from mpconv.workers.process import HEARSAY

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.errors import Denied
-from mpconv.job import Job, Place
+from mpconv.model.errors import Denied
+from mpconv.model.place import Place
+from mpconv.protocol.job import Job
 from mpconv.workers.own_files import ANY, permitted
 
 

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from mpconv.errors import Fatal
 from mpconv.formats.opening import open_source
-from mpconv.job import Place
+from mpconv.model.errors import Fatal
+from mpconv.model.place import Place
 from mpconv.workers.worker import check_sizes
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from mpconv.extent import Extent, Kind
+from mpconv.model.extent import Extent, Kind
 from mpconv.protocol import messages
 from mpconv.transports import connect
 from mpconv.transports.base import Access

@@ -9,9 +9,9 @@ import struct
 
 from msgspec import Struct
 
-from mpconv.errors import ImageError
 from mpconv.formats.qcow2.header import Header, check_table
-from mpconv.units import MiB, align_up
+from mpconv.model.errors import ImageError
+from mpconv.model.units import MiB, align_up
 
 _ENTRY = struct.Struct(">QIIBBHI")
 _MOST_BITMAPS = 65535

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 
-from mpconv.errors import ImageError
 from mpconv.formats.qcow2 import header
 from mpconv.formats.qcow2.header import FEATURE_NAMES, MAGIC, V2_LENGTH, Extension, Header
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.units import align_up
+from mpconv.model.errors import ImageError
+from mpconv.model.units import align_up
 
 _FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQIIB7x")

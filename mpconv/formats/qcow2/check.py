@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from mpconv.errors import ImageError
 from mpconv.formats.qcow2 import entries
 from mpconv.formats.qcow2.counts import LARGEST_COUNT, Counts, Findings, last_used
 from mpconv.formats.qcow2.entries import COMPRESSED, COPIED, OFFSET, SUBCLUSTERS, ZERO
 from mpconv.formats.qcow2.header import LARGEST_L1, Header
 from mpconv.formats.qcow2.snapshots import Snapshot
-from mpconv.units import SECTOR, align_up
+from mpconv.model.errors import ImageError
+from mpconv.model.units import SECTOR, align_up
 
 _L1_RESERVED = 0x7F00_0000_0000_01FF
 _L2_RESERVED = 0x3F00_0000_0000_01FE

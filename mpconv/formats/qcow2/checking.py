@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
-from mpconv.errors import ImageError, StatusWithdrawn
-from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2 import bitmaps, entries
 from mpconv.formats.qcow2.books import Books
 from mpconv.formats.qcow2.check import REFCOUNT_RESERVED, Accounts, Report, Uses
 from mpconv.formats.qcow2.image import Metadata, read_bitmaps, read_metadata
 from mpconv.formats.qcow2.target_accounts import Damage, TargetAccounts
+from mpconv.model.errors import ImageError, StatusWithdrawn
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import GiB, MiB
 from mpconv.transports import is_local
 from mpconv.transports.base import Transport, cannot_open
-from mpconv.units import GiB, MiB
 
 _AT_ONCE = 4 * MiB
 _MOST_AT_ONCE = 32

@@ -12,8 +12,8 @@ from typing import Any
 
 import zstandard
 
-from mpconv.errors import ImageError
-from mpconv.units import MiB
+from mpconv.model.errors import ImageError
+from mpconv.model.units import MiB
 
 _ISAL: Any
 try:

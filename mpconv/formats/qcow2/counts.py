@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
-from mpconv.errors import ImageError
 from mpconv.formats.qcow2 import refcounts
+from mpconv.model.errors import ImageError
 
 _MOST_TOLD = 10_000
 _MOST_ERRORS = 1 << 20

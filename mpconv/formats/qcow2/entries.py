@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from mpconv.errors import ImageError
 from mpconv.formats.qcow2.header import Header
-from mpconv.units import SECTOR
+from mpconv.model.errors import ImageError
+from mpconv.model.units import SECTOR
 
 COPIED = 1 << 63
 COMPRESSED = 1 << 62

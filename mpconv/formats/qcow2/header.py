@@ -11,8 +11,8 @@ import struct
 
 from msgspec import Struct
 
-from mpconv.errors import ImageError
-from mpconv.units import MiB, align_up
+from mpconv.model.errors import ImageError
+from mpconv.model.units import MiB, align_up
 
 MAGIC = b"QFI\xfb"
 LARGEST_CLUSTER = 2 * MiB

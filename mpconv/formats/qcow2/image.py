@@ -16,16 +16,16 @@ from typing import Any
 
 from msgspec import Struct
 
-from mpconv.errors import Fatal, ImageError
-from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
 from mpconv.formats.qcow2 import bitmaps, entries, header, snapshots
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import Held, Run
 from mpconv.formats.qcow2.header import Header
 from mpconv.formats.raw import whole_sectors
+from mpconv.model.errors import Fatal, ImageError
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import SECTOR, MiB, align_down, align_up
 from mpconv.transports.base import Buffer, Transport, cannot_open
-from mpconv.units import SECTOR, MiB, align_down, align_up
 
 _TABLES_KEPT = 16 * MiB
 _SNAPSHOTS_AT_ONCE = MiB

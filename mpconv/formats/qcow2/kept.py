@@ -6,9 +6,10 @@ that are done, one after the other. So whoever has the parts must know what is d
 
 from __future__ import annotations
 
-from mpconv.errors import ImageError
-from mpconv.extent import Extent, Ranges
 from mpconv.formats.qcow2.layout import Layout
+from mpconv.model.errors import ImageError
+from mpconv.model.extent import Extent
+from mpconv.model.ranges import Ranges
 
 _CLUSTERS = 8192
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2 import entries
 from mpconv.formats.qcow2.entries import ALL_SUBCLUSTERS, COPIED, SUBCLUSTERS, ZERO
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.units import SECTOR, align_up
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import SECTOR, align_up
 
 _MOST_REFERENCES = 0xFFFF
 """Of one host cluster by compressed ones, whatever a refcount could hold: counts are kept in 16 bits."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from mpconv.names import unusable
-from mpconv.units import KiB, MiB
+from mpconv.model.names import unusable
+from mpconv.model.units import KiB, MiB
 
 PREALLOCATIONS = ("off", "metadata", "falloc", "full")
 COMPRESSION_TYPES = ("zlib", "zstd")

@@ -5,9 +5,9 @@ QEMU's qcow2_detect_metadata_preallocation: more clusters have a refcount than t
 
 from __future__ import annotations
 
-from mpconv.errors import Fatal
 from mpconv.formats.qcow2 import entries, refcounts
 from mpconv.formats.qcow2.image import Qcow2Image, read
+from mpconv.model.errors import Fatal
 
 
 async def metadata_preallocated(image: Qcow2Image) -> bool:

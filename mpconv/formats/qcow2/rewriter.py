@@ -13,16 +13,16 @@ from array import array
 
 from msgspec import Struct
 
-from mpconv.errors import ImageError
-from mpconv.extent import Extent
 from mpconv.formats.qcow2 import checking, entries, header, refcounts
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import COPIED
 from mpconv.formats.qcow2.existing import ExistingLayout
 from mpconv.formats.qcow2.image import Metadata, read
 from mpconv.formats.qcow2.writer import Steps
+from mpconv.model.errors import ImageError
+from mpconv.model.extent import Extent
+from mpconv.model.units import SECTOR
 from mpconv.transports.base import Transport, cannot_open
-from mpconv.units import SECTOR
 
 _INCOMPATIBLE_AT, _AUTOCLEAR_AT = 72, 88
 _TABLE_AT = 48

@@ -7,8 +7,8 @@ import struct
 
 from msgspec import Struct
 
-from mpconv.errors import ImageError
-from mpconv.units import MiB, align_up
+from mpconv.model.errors import ImageError
+from mpconv.model.units import MiB, align_up
 
 _FIXED = struct.Struct(">QIHHIIQII")
 _FIELD = re.compile(r"((?:[^,]|,,)+)(?:,|$)")

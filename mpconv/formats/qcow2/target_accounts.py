@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 
-from mpconv.errors import ImageError
 from mpconv.formats.qcow2.books import Books
 from mpconv.formats.qcow2.check import Accounts
 from mpconv.formats.qcow2.counts import Counts, Findings
 from mpconv.formats.qcow2.entries import COPIED, OFFSET
 from mpconv.formats.qcow2.header import Header
+from mpconv.model.errors import ImageError
 
 _STRIDE = 1 << 16
 _MOST_LOOSE = 1 << 16

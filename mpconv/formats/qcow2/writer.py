@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mpconv.errors import Fatal, ImageError
 from mpconv.formats.qcow2 import build, entries, refcounts
 from mpconv.formats.qcow2.header import DIRTY, Header, parse
 from mpconv.formats.qcow2.layout import Layout
+from mpconv.model.errors import Fatal, ImageError
+from mpconv.model.units import MiB
 from mpconv.transports.base import Transport, cannot_open
-from mpconv.units import MiB
 
 _TOGETHER = 2 * MiB
 _IN_FLIGHT = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpconv.errors import Fatal
+from mpconv.model.errors import Fatal
 
 
 def load(ffi: Any, names: list[str], library: str, package: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from mpconv.errors import Fatal
+from mpconv.model.errors import Fatal
 from mpconv.transports.bindings import _libiscsi as compiled
 from mpconv.transports.bindings import load
 

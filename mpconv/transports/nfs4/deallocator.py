@@ -16,11 +16,11 @@ import logging
 import os
 import random
 
-from mpconv.errors import MpconvError
+from mpconv.model.errors import MpconvError
+from mpconv.model.units import GiB, KiB, MiB, align_down
 from mpconv.transports.nfs4.client import Client
 from mpconv.transports.nfs4.compound import Attributes, Refused, What
 from mpconv.transports.nfs4.opening import Lie, Read, Unsure, Where, Write, open_file, said, seek
-from mpconv.units import GiB, KiB, MiB, align_down
 
 _log = logging.getLogger(__name__)
 SMALLEST = MiB

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
-from mpconv.extent import Extent, Kind, merged
+from mpconv.model.extent import Extent, Kind, merged
+from mpconv.model.units import GiB, KiB, MiB
 from mpconv.transports.nfs4.client import Client
 from mpconv.transports.nfs4.compound import Attributes, What
 from mpconv.transports.nfs4.opening import Lie, Read, Unsure, Where, open_file, said, seek
 from mpconv.transports.sampling import places
-from mpconv.units import GiB, KiB, MiB
 
 _log = logging.getLogger(__name__)
 _SMALLEST_HOLE = 64 * KiB

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from mpconv.errors import Unreachable
+from mpconv.model.errors import Unreachable
 
 
 def local_address_to(host: str, port: int) -> str:

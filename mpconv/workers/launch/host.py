@@ -12,8 +12,8 @@ from collections.abc import Callable
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from mpconv.errors import Fatal, Unreachable, WorkerLost
 from mpconv.interruption import Wishes
+from mpconv.model.errors import Fatal, Unreachable, WorkerLost
 from mpconv.protocol.keys import Keys
 from mpconv.protocol.link import Link
 from mpconv.protocol.messages import MAX_DEAD

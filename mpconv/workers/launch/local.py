@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from mpconv import transports
-from mpconv.errors import WorkerLost
-from mpconv.job import Place
+from mpconv.model.errors import WorkerLost
+from mpconv.model.place import Place
 from mpconv.workers.launch import nursery
 from mpconv.workers.launch.supply import Ended, Supply
 

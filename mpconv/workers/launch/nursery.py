@@ -27,7 +27,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from mpconv.errors import short_of
+from mpconv.model.errors import short_of
 
 STARTED, NOT_STARTED, ENDED = range(3)
 REPORT = struct.Struct("=iii")

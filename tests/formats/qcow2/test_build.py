@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.errors import ImageError
 from mpconv.formats.qcow2 import build
 from mpconv.formats.qcow2.header import DIRTY, Header, parse
 from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.model.errors import ImageError
 
 names = st.none() | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from mpconv.cli.check import json_lines
-from mpconv.errors import ImageError
 from mpconv.formats.qcow2.checking import check
 from mpconv.formats.qcow2.counts import Counts
-from mpconv.job import Place
+from mpconv.model.errors import ImageError
+from mpconv.model.place import Place
 from mpconv.transports import open_place
 from mpconv.transports.base import Access
 

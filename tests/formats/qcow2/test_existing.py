@@ -7,12 +7,12 @@ from array import array
 
 import pytest
 
-from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2.books import Books
 from mpconv.formats.qcow2.counts import Counts
 from mpconv.formats.qcow2.entries import COPIED, ZERO
 from mpconv.formats.qcow2.existing import ExistingLayout
 from mpconv.formats.qcow2.header import Header
+from mpconv.model.extent import Extent, Kind
 
 WHOLE = 64 * 1024
 

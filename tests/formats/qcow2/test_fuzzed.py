@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpconv.errors import ImageError
 from mpconv.formats.qcow2 import codecs, entries, header, snapshots
 from mpconv.formats.qcow2.entries import Held
+from mpconv.model.errors import ImageError
 from tests.support.qcow2_bytes import Draft
 from tests.support.qcow2_replay import replay, seeds
 

@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from mpconv.errors import Fatal, ImageError
-from mpconv.extent import Extent, Kind
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_source
 from mpconv.formats.qcow2 import header
-from mpconv.job import NO_TRUST, Place, Trust
+from mpconv.model.errors import Fatal, ImageError
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.place import NO_TRUST, Place, Trust
 from mpconv.transports import memory
 from tests.support.qcow2_bytes import COPIED, Draft, compressed, snapshot_entry
 

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpconv.errors import ImageError
-from mpconv.extent import Extent, Kind, Ranges
 from mpconv.formats.qcow2.kept import KeptEntries
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.units import KiB, MiB
+from mpconv.model.errors import ImageError
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.ranges import Ranges
+from mpconv.model.units import KiB, MiB
 
 MOST = 300
 """Clusters of a disk: with 512 bytes each, several tables."""

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpconv.extent import Extent, Kind
 from mpconv.formats.qcow2 import entries
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.qcow2.refcounts import not_zero, packed, put
-from mpconv.units import SECTOR, KiB
+from mpconv.model.extent import Extent, Kind
+from mpconv.model.units import SECTOR, KiB
 
 MOST = 48
 """Clusters of a disk."""

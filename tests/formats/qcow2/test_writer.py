@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.extent import Extent
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.qcow2.writer import Writer
+from mpconv.model.extent import Extent
 from mpconv.transports.base import Buffer
 from mpconv.transports.memory import MemoryTransport
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from mpconv.units import MiB, human
+from mpconv.model.units import MiB, human
 
 BUFFER = 2 * MiB
 _WORTH_A_WORKER = 64 * MiB

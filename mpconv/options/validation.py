@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import math
 
-from mpconv.cache import CACHE_MODES, CacheMode
-from mpconv.errors import UsageError
 from mpconv.formats.qcow2.options import COMPRESSION_TYPES, PREALLOCATIONS, Qcow2Options
-from mpconv.job import MAX_REQUESTS, MAX_SPARSE
-from mpconv.options import Options
-from mpconv.units import SECTOR
+from mpconv.model.errors import UsageError
+from mpconv.model.limits import MAX_REQUESTS, MAX_SPARSE
+from mpconv.model.units import SECTOR
+from mpconv.options.cache import CACHE_MODES, CacheMode
+from mpconv.options.copy import Options
 
 _MOST_WORKERS = 256
 _HIGHEST = {"zlib": 9, "zstd": 22}

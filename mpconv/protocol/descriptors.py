@@ -8,8 +8,8 @@ import mmap
 import os
 import resource
 
-from mpconv.errors import Fatal, short_of
-from mpconv.units import MiB
+from mpconv.model.errors import Fatal, short_of
+from mpconv.model.units import MiB
 
 _ENOUGH = 1 << 20
 _THREADS = 64 * MiB

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from mpconv.cache import CACHE_MODES, CacheMode
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.job import DROP_SECONDS, NO_TRUST, RETRY_SECONDS, Trust
+from mpconv.model.limits import DROP_SECONDS, RETRY_SECONDS
+from mpconv.model.place import NO_TRUST, Trust
+from mpconv.options.cache import CACHE_MODES, CacheMode
 from mpconv.protocol.keys import Listening
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mpconv.units import KiB, MiB
+from mpconv.model.units import KiB, MiB
 
 BLOCK = 64 * KiB
 REGION = 2 * MiB
