@@ -17,33 +17,33 @@ import msgspec
 import zmq
 
 from mpconv import transports
-from mpconv.core import coordination as core
+from mpconv.coordination.allocation import Placing
+from mpconv.coordination.local_group import Staff
+from mpconv.coordination.observer import Observer
+from mpconv.coordination.outages import Outages
+from mpconv.coordination.process_roster import Crew
+from mpconv.coordination.remote_group import GUEST, STOP_TOLD, Reception
+from mpconv.coordination.scan import Walk
+from mpconv.coordination.sessions import Room
+from mpconv.coordination.signals import heard_by
 from mpconv.core import events
+from mpconv.core import state as core
 from mpconv.core.digests import Sums
 from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
-from mpconv.crew import Crew
 from mpconv.formats.image import Image
 from mpconv.formats.pair import Pair
-from mpconv.interruption import heard_by
 from mpconv.model.digest import BLOCK
 from mpconv.model.errors import Deserted, Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost, internal
 from mpconv.model.extent import Extent
-from mpconv.observer import Observer
-from mpconv.outages import Outages
-from mpconv.placing import Placing
 from mpconv.protocol import descriptors, messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.failures import error_of
 from mpconv.protocol.job import Job
 from mpconv.protocol.link import Link
-from mpconv.reception import GUEST, STOP_TOLD, Reception
-from mpconv.room import Room
-from mpconv.staff import Staff
 from mpconv.transports.base import Transport
 from mpconv.transports.retrying import ANSWERS, Tell, silently
-from mpconv.walk import Walk
-from mpconv.workers.launch.supply import Supply
+from mpconv.workers.launch.provider import Supply
 
 if TYPE_CHECKING:
     from mpconv.formats.excerpt import Excerpt

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from mpconv.coordination.observer import Observer
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.jobs import journaled
 from mpconv.jobs.convert import convert
@@ -16,7 +17,6 @@ from mpconv.journal.records import State
 from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.place import Place
-from mpconv.observer import Observer
 from mpconv.options.copy import Options
 from mpconv.transports.file import FileTransport
 from mpconv.workers.launch.local import LocalWorkers

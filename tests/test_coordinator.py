@@ -7,6 +7,7 @@ import asyncio
 import pytest
 import zmq
 
+from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
@@ -14,13 +15,12 @@ from mpconv.formats.raw import RawImage
 from mpconv.model.errors import Fatal, WorkerLost
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.place import Place
-from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.protocol.job import Clusters, Job
 from mpconv.transports import connect
 from mpconv.transports.base import Access
-from mpconv.workers.launch.supply import Ended, Supply
+from mpconv.workers.launch.provider import Ended, Supply
 
 SIZE = 1 << 20
 PID = 1

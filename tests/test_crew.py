@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpconv.crew import SILENCE, Crew
+from mpconv.coordination.process_roster import SILENCE, Crew
 from mpconv.model.errors import WorkerLost
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpconv.guests import Guests
+from mpconv.coordination.remote_roster import Guests
 
 
 def names(guests: Guests) -> list[str]:

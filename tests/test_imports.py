@@ -35,25 +35,15 @@ ROW_OF = {
     "api.images": "inspection",
     "blocking": "api",
     "coordinator": "coordination",
-    "crew": "coordination",
     "doctor": "inspection",
     "fanout": "jobs",
     "fanout.watched": "ui",
-    "guests": "coordination",
-    "interruption": "coordination",
     "leftovers": "cli",
     "lineage": "jobs",
     "many": "api",
-    "observer": "coordination",
-    "outages": "coordination",
-    "placing": "coordination",
     "qcow2_target": "jobs",
-    "reception": "coordination",
-    "room": "coordination",
     "sharing": "jobs",
-    "staff": "coordination",
     "target": "jobs",
-    "walk": "coordination",
     "watch": "ui",
 }
 """The row of modules that do not lie in a folder of its name."""
@@ -61,7 +51,6 @@ PLAN = "mpconv.cli.fanout_plan"
 """A plan's keys are convert's options: so programs may import this, and nothing else of the command line."""
 NOT_YET = {
     *((f"mpconv.cli.{name}", "mpconv.api.copying") for name in ("checksum", "compare", "convert", "deploy", "resume")),
-    ("mpconv.workers.launch.host", "mpconv.interruption"),
     *((f"mpconv.{name}", f"mpconv.formats.{part}") for name in ("coordinator", "walk") for part in ("pair", "excerpt")),
 }
 """Arrows that are still to be turned."""
@@ -89,7 +78,6 @@ ONLY_IN = {
         "mpconv.workers",
         "mpconv.coordinator",
         "mpconv.coordination",
-        "mpconv.reception",
         "mpconv.fanout.pool",
         "mpconv.cli.keys",
     ],
@@ -184,7 +172,7 @@ def test_no_arrow_runs_the_wrong_way(module):
         ("mpconv.transports.null", "from mpconv.workers import buffers", "mpconv.workers.buffers"),
         ("mpconv.formats.raw", "from mpconv.protocol import messages", "mpconv.protocol.messages"),
         ("mpconv.workers.worker", "from mpconv import coordinator", "mpconv.coordinator"),
-        ("mpconv.workers.worker", "from mpconv.core import coordination", "mpconv.core.coordination"),
+        ("mpconv.workers.worker", "from mpconv.core import state", "mpconv.core.state"),
         ("mpconv.ui.progress", "from mpconv.workers import worker", "mpconv.workers.worker"),
         ("mpconv.coordinator", "from mpconv.cli import main", "mpconv.cli"),
         ("mpconv.fanout.schedule", '"""Pure."""\nimport time', "time"),
@@ -198,7 +186,7 @@ def test_an_invented_wrong_arrow_is_caught(module, source, imported):
     ("module", "source"),
     [
         ("mpconv.core.cursor", "from mpconv.model.extent import Extent\nfrom collections import deque"),
-        ("mpconv.core.coordination", "from .cursor import Cursor"),
+        ("mpconv.core.state", "from .cursor import Cursor"),
         ("mpconv.core.leases", "from msgspec import Struct"),
         ("mpconv.workers.worker", "import os\nimport zmq\nfrom mpconv import transports"),
         ("mpconv.coordinator", "from mpconv.workers.launch.local import LocalWorkers"),

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from mpconv.interruption import Audience, before, heard_by, interruptible
+from mpconv.coordination.signals import Audience, before, heard_by, interruptible
 from mpconv.model.errors import Interrupted
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpconv.outages import Outages
+from mpconv.coordination.outages import Outages
 
 REFUSED = "'b' does not answer (Connection refused: 111)"
 

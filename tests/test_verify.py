@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpconv.coordination.observer import Observer
 from mpconv.core.digests import Sums
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.jobs.convert import convert
@@ -19,7 +20,6 @@ from mpconv.jobs.verify import joined, sample, unequal
 from mpconv.model.digest import BLOCK, REGION, packed, regions
 from mpconv.model.errors import Fatal
 from mpconv.model.place import Place
-from mpconv.observer import Observer
 from mpconv.options.copy import Options
 from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import make_image

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from mpconv.coordination.scan import Walk
 from mpconv.formats.raw import RawImage
 from mpconv.model.extent import Extent
 from mpconv.transports.base import Access
 from mpconv.transports.null import connect
-from mpconv.walk import Walk
 from tests.workers.test_copier import job
 
 

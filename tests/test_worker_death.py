@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.pair import Pair
 from mpconv.formats.raw import RawImage
@@ -16,11 +17,10 @@ from mpconv.model.digest import BLOCK, text
 from mpconv.model.errors import Retryable, WorkerLost
 from mpconv.model.extent import Extent
 from mpconv.model.place import Place
-from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.transports import connect
 from mpconv.transports.base import Access
-from mpconv.workers.launch.supply import Ended, Supply
+from mpconv.workers.launch.provider import Ended, Supply
 from mpconv.workers.pieces import HeldLease
 from mpconv.workers.worker import Worker
 from tests.support.digests import digest_of
@@ -220,7 +220,7 @@ def test_what_a_target_lost_that_was_not_flushed_is_written_again(
 @pytest.mark.parametrize("in_order", [True, False])
 @pytest.mark.parametrize("last", [1, 4])
 def test_who_falls_silent_is_killed_and_its_work_done_by_others(monkeypatch, in_order, last):
-    monkeypatch.setattr("mpconv.crew.SILENCE", 0.3)
+    monkeypatch.setattr("mpconv.coordination.process_roster.SILENCE", 0.3)
     monkeypatch.setattr("mpconv.coordinator._TICK", 0.05)
     monkeypatch.setattr("mpconv.workers.worker._HEARTBEAT", 0.05)
     content, _, heard, crew = copied([None, last], 2, in_order=in_order, silently=True, rate=SIZE)

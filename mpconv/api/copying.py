@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mpconv.coordination.signals import Audience, before
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.interruption import Audience, before
 from mpconv.jobs.heard import Heard
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Name, OnWarning, Place, place_of

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mpconv.cli.image_command import show, show_text
+from mpconv.coordination.observer import Observer
 from mpconv.fanout.ledger import resume_with
 from mpconv.fanout.spec import Outcome, Result
 from mpconv.fanout.watching import Watcher
 from mpconv.model.errors import Deserted, UsageError, one_line
 from mpconv.model.names import readable_values
 from mpconv.model.units import human
-from mpconv.observer import Observer
 from mpconv.ui.many import JsonOfMany, LineOfMany, Many
 
 if TYPE_CHECKING:

@@ -61,7 +61,7 @@ def _serve(web: str, paths: list[str]) -> None:
 
     check_installed("web")
 
-    from mpconv.interruption import interruptible  # noqa: PLC0415
+    from mpconv.coordination.signals import interruptible  # noqa: PLC0415
     from mpconv.watch.address import parse  # noqa: PLC0415
     from mpconv.watch.journals import Journals  # noqa: PLC0415
     from mpconv.watch.server import serving  # noqa: PLC0415

@@ -10,14 +10,14 @@ from typing import Self
 import zmq
 from msgspec import Struct
 
+from mpconv.coordination.remote_roster import SILENCE, other_version
 from mpconv.fanout.schedule import Division, Flow, divide
-from mpconv.guests import SILENCE, other_version
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.gate import Gate
 from mpconv.protocol.keys import Listening
 from mpconv.workers.launch.local import LocalWorkers, Squad
-from mpconv.workers.launch.supply import Employer
+from mpconv.workers.launch.provider import Employer
 
 _TICK = 1.0
 _FAREWELL = 3.0

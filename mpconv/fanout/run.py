@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
+from mpconv.coordination.signals import Audience, before, heard_by
 from mpconv.fanout.encounters import Encounters
 from mpconv.fanout.ledger import Ledger
 from mpconv.fanout.pool import Lot, Pool
 from mpconv.fanout.schedule import Entry, Flow, Schedule
 from mpconv.fanout.spec import Fanout, Limits, Outcome, Result, Spec
 from mpconv.fanout.watching import Noting, Watcher
-from mpconv.interruption import Audience, before, heard_by
 from mpconv.jobs import convert, journaled
 from mpconv.journal.records import State, Stored
 from mpconv.model.errors import (
@@ -31,7 +32,6 @@ from mpconv.model.errors import (
     UsageError,
     internal,
 )
-from mpconv.observer import Observer
 from mpconv.options.effort import Effort
 from mpconv.protocol.keys import Listening
 from mpconv.workers.launch.local import LocalWorkers

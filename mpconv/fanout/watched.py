@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
 from mpconv.fanout.spec import Outcome, Result, Spec
 from mpconv.fanout.watching import Watcher
 from mpconv.model.errors import Deserted, Fatal, Interrupted
-from mpconv.observer import Observer
 from mpconv.watch.watch import Watch, ended
 from mpconv.watch.watching import Watching
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mpconv.coordination.observer import Observer
 from mpconv.fanout.spec import Outcome
 from mpconv.model.errors import Deserted
 from mpconv.model.ranges import Ranges
-from mpconv.observer import Observer
 
 
 class Watcher:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
 from mpconv.formats.excerpt import Excerpt
@@ -19,11 +20,10 @@ from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.limits import RETRY_SECONDS
 from mpconv.model.place import NO_TRUST, Place, Trust
 from mpconv.model.units import SECTOR
-from mpconv.observer import Observer
 from mpconv.options.tuning import Effort, workers_for
 from mpconv.protocol.job import Job
 from mpconv.transports.retrying import Retry, Sparingly
-from mpconv.workers.launch.supply import Supply
+from mpconv.workers.launch.provider import Supply
 
 
 class Options(Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
@@ -20,7 +21,6 @@ from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.limits import RETRY_SECONDS
 from mpconv.model.place import NO_TRUST, Place, Trust
 from mpconv.model.units import SECTOR, align_down
-from mpconv.observer import Observer
 from mpconv.options.tuning import BUFFER, workers_for
 from mpconv.protocol.job import Job
 from mpconv.transports.retrying import Retry, Sparingly, Tell

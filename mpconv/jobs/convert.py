@@ -12,16 +12,16 @@ import msgspec
 from msgspec import structs
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
+from mpconv.coordination.signals import interruptible
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, probed
 from mpconv.formats.pair import Pair
-from mpconv.interruption import interruptible
 from mpconv.model.digest import BLOCK
 from mpconv.model.errors import ImageError, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.model.place import Place
 from mpconv.model.units import MiB, align_down, align_up, human
-from mpconv.observer import Observer
 from mpconv.options.copy import Options
 from mpconv.options.tuning import BUFFER, words, workers_for
 from mpconv.protocol.job import Job
@@ -30,7 +30,7 @@ from mpconv.sharing import anywhere, places_for_all
 from mpconv.target import Left, Target, check_end, check_source, open_raw
 from mpconv.transports.base import REMOVED, Transport
 from mpconv.transports.retrying import Retry, Sparingly, Tell
-from mpconv.workers.launch.supply import Supply
+from mpconv.workers.launch.provider import Supply
 
 if TYPE_CHECKING:
     from mpconv.journal.recorder import Recorder

@@ -10,10 +10,10 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
 from mpconv.formats.image import Image
 from mpconv.model.errors import MpconvError, NoSuchImage, UsageError
 from mpconv.model.place import Place
-from mpconv.observer import Observer
 from mpconv.options.copy import Options
 from mpconv.target import Left, Target, check_apart, open_raw, too_small
 from mpconv.transports.base import Access, Transport

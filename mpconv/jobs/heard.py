@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpconv.observer import Observer
+from mpconv.coordination.observer import Observer
 
 
 class Heard(Observer):

@@ -10,9 +10,10 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
+from mpconv.coordination.signals import interruptible
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.interruption import interruptible
 from mpconv.jobs import course as courses
 from mpconv.jobs.convert import SETTLE_SECONDS, copy_once, open_target, run, settled
 from mpconv.jobs.course import Course
@@ -22,12 +23,11 @@ from mpconv.journal.records import Happening, State, Stored
 from mpconv.model.errors import Deserted, Fatal, NoSuchImage, StatusWithdrawn
 from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
-from mpconv.observer import Observer
 from mpconv.options.copy import Options
 from mpconv.options.effort import Effort
 from mpconv.target import Left, Target
 from mpconv.transports.retrying import Retry, Sparingly, Tell
-from mpconv.workers.launch.supply import Supply
+from mpconv.workers.launch.provider import Supply
 
 
 async def convert(

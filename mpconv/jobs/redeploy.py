@@ -10,9 +10,10 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
+from mpconv.coordination.signals import interruptible
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.interruption import interruptible
 from mpconv.jobs import course as courses
 from mpconv.jobs.convert import SETTLE_SECONDS
 from mpconv.jobs.course import Aim, Course
@@ -25,7 +26,6 @@ from mpconv.journal.records import Begun, State, Stored
 from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn
 from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
-from mpconv.observer import Observer
 from mpconv.options.copy import Options
 from mpconv.options.effort import Effort
 from mpconv.target import Left, Target

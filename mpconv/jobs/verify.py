@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
 from mpconv.core.digests import Sums
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
@@ -20,11 +21,10 @@ from mpconv.jobs.checksum import read_sums
 from mpconv.model.digest import REGION, regions, text
 from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.model.place import Place, Trust
-from mpconv.observer import Observer
 from mpconv.options.copy import Options
 from mpconv.target import Target
 from mpconv.transports.retrying import AT_ONCE, Retry, Sparingly, keep_trying
-from mpconv.workers.launch.supply import Supply
+from mpconv.workers.launch.provider import Supply
 
 EVERYTHING = 1.0
 _MOST_NAMED = 16

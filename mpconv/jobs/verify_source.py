@@ -5,6 +5,7 @@ what was read with it.
 from __future__ import annotations
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
@@ -15,10 +16,9 @@ from mpconv.model.digest import REGION
 from mpconv.model.errors import MpconvError, StatusWithdrawn, Unequal
 from mpconv.model.extent import Kind
 from mpconv.model.place import Place
-from mpconv.observer import Observer
 from mpconv.options.copy import Options
 from mpconv.transports.retrying import AT_ONCE, Retry, Sparingly, keep_trying
-from mpconv.workers.launch.supply import Supply
+from mpconv.workers.launch.provider import Supply
 
 Ranges = list[tuple[int, int]]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from mpconv.coordination.observer import Listener
 from mpconv.core.events import (
     Action,
     AskFlush,
@@ -35,14 +36,13 @@ from mpconv.core.events import (
 from mpconv.core.leases import LeaseState
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.names import readable
-from mpconv.observer import Listener
 from mpconv.watch.disk_map import DiskMap
 from mpconv.watch.facts import COMPARE, COPY, READ, Happened, Job
 from mpconv.watch.rows import Rows, rate_of
 from mpconv.watch.timeline import Timeline
 
 if TYPE_CHECKING:
-    from mpconv.core.coordination import CoordinatorState
+    from mpconv.core.state import CoordinatorState
     from mpconv.protocol.job import Job as CopyJob
 
 _EVENTS = 50

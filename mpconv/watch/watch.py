@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from mpconv.coordination.observer import Observer
 from mpconv.model.errors import Interrupted, MpconvError
-from mpconv.observer import Observer
 from mpconv.watch.address import Address
 from mpconv.watch.facts import COPY, Job
 from mpconv.watch.record import Record

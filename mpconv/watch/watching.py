@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mpconv.coordination.observer import Observer
 from mpconv.jobs.heard import Heard
 from mpconv.model.errors import Deserted
-from mpconv.observer import Observer
 from mpconv.watch.record import Record
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpconv.core import coordination as c
+from mpconv.core import state as c
 from mpconv.core.sequence import Order
 from mpconv.model.extent import Extent, Kind
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mpconv.core import coordination as c
+from mpconv.core import state as c
 from mpconv.core.sequence import Order
 from mpconv.model.digest import MODULUS, REGION, packed
 from mpconv.model.errors import ProtocolError

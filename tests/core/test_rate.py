@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mpconv.core.coordination import CoordinatorState, Grant, LeaseDone, LeaseWanted, StatusFound, Tick
 from mpconv.core.rate import Rate
 from mpconv.core.sequence import Order
+from mpconv.core.state import CoordinatorState, Grant, LeaseDone, LeaseWanted, StatusFound, Tick
 from mpconv.model.extent import Extent, Kind
 
 

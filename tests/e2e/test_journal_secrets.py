@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mpconv.coordination.observer import Observer
 from mpconv.jobs import journaled, redeploy
 from mpconv.jobs.course import decoded
 from mpconv.jobs.deploy import Deployment
@@ -16,7 +17,6 @@ from mpconv.journal.file import peek
 from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.place import Place, Trust
-from mpconv.observer import Observer
 from mpconv.options.copy import Options
 from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import identical, make_image, mpconv

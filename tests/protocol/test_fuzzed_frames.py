@@ -9,14 +9,14 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.model.errors import ProtocolError
-from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import MAX_FRAME, decode_from_coordinator, decode_from_worker, encode
 from mpconv.transports import connect
 from mpconv.transports.base import Access
-from mpconv.workers.launch.supply import Ended
+from mpconv.workers.launch.provider import Ended
 from tests.test_worker_death import CONTENT, SIZE, Threads, store
 from tests.workers.test_copier import job
 

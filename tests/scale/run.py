@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection
 import msgspec
 from zmq import curve_keypair
 
+from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.raw import RawImage
 from mpconv.model.errors import Deserted
 from mpconv.model.place import Place
 from mpconv.model.units import MiB
-from mpconv.observer import Observer
 from mpconv.protocol.job import Job
 from mpconv.protocol.keys import Keys, Listening
 from mpconv.transports.base import Access

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mpconv.core import events
-from mpconv.core.coordination import CoordinatorState
 from mpconv.core.sequence import Order
+from mpconv.core.state import CoordinatorState
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.place import Place
 from mpconv.protocol.job import Job

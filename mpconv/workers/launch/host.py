@@ -12,7 +12,6 @@ from collections.abc import Callable
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from mpconv.interruption import Wishes
 from mpconv.model.errors import Fatal, Unreachable, WorkerLost
 from mpconv.protocol.keys import Keys
 from mpconv.protocol.link import Link
@@ -20,6 +19,7 @@ from mpconv.protocol.messages import MAX_DEAD
 from mpconv.transports.reach import addresses_of, why_unreachable
 from mpconv.workers.launch import parent
 from mpconv.workers.launch.local import LocalWorkers
+from mpconv.workers.launch.signals import Wishes
 from mpconv.workers.remote import AGAIN, BYE, CUT_OFF, REFUSED, Summons, prepare
 
 _EACH = 2

@@ -17,7 +17,7 @@ from mpconv import transports
 from mpconv.model.errors import WorkerLost
 from mpconv.model.place import Place
 from mpconv.workers.launch import nursery
-from mpconv.workers.launch.supply import Ended, Supply
+from mpconv.workers.launch.provider import Ended, Supply
 
 _SHARED = ("mpconv.protocol.link", "mpconv.protocol.codec", "mpconv.formats.opening")
 """What command and workers both need; they bring asyncio, msgspec and ZeroMQ, two thirds of the time. What only one of

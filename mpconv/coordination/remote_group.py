@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
+from mpconv.coordination.observer import Listener, Observer
+from mpconv.coordination.remote_roster import SILENCE, Guest, Guests, other_version
 from mpconv.core import events
-from mpconv.core.coordination import CoordinatorState
 from mpconv.core.leases import LeaseState
-from mpconv.guests import SILENCE, Guest, Guests, other_version
+from mpconv.core.state import CoordinatorState
 from mpconv.model.errors import Deserted, MpconvError, ProtocolError, StatusWithdrawn, WorkerLost, internal
-from mpconv.observer import Listener, Observer
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker
 from mpconv.protocol.failures import error_of

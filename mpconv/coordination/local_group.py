@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from mpconv.coordination.observer import Observer
+from mpconv.coordination.process_roster import SILENCE, Crew
 from mpconv.core import events
-from mpconv.core.coordination import CoordinatorState
-from mpconv.crew import SILENCE, Crew
+from mpconv.core.state import CoordinatorState
 from mpconv.model.errors import MpconvError, WorkerLost, internal
-from mpconv.observer import Observer
-from mpconv.workers.launch.supply import Supply
+from mpconv.workers.launch.provider import Supply
 
 
 class Staff:

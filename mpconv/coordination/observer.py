@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from mpconv.model.errors import Deserted
 
 if TYPE_CHECKING:
-    from mpconv.core.coordination import CoordinatorState
     from mpconv.core.events import Action, Event
+    from mpconv.core.state import CoordinatorState
     from mpconv.model.extent import Extent
     from mpconv.protocol.job import Job
 

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 from mpconv import transports
+from mpconv.coordination.observer import Observer
+from mpconv.coordination.process_roster import Crew
+from mpconv.coordination.remote_roster import Guests
 from mpconv.core import events
-from mpconv.core.coordination import CoordinatorState
-from mpconv.crew import Crew
-from mpconv.guests import Guests
+from mpconv.core.state import CoordinatorState
 from mpconv.model.errors import Fatal, MpconvError, internal
-from mpconv.observer import Observer
 from mpconv.protocol import messages
 from mpconv.protocol.job import Job
 from mpconv.transports.base import Transport
