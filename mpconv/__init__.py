@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from mpconv.api.copying import Copied, Lost, Resumed, checksum, compare, convert, deploy, resume
     from mpconv.api.images import backing_chain, check, examine, info, map, measure
     from mpconv.doctor.findings import Examination
-    from mpconv.fanout.spec import Fanout
-    from mpconv.fanout.spec import Limits as FanoutLimits
-    from mpconv.fanout.spec import Outcome as FanoutOutcome
-    from mpconv.fanout.spec import Result as FanoutResult
-    from mpconv.fanout.spec import Spec as FanoutJob
     from mpconv.formats.qcow2.check import Report as CheckReport
     from mpconv.formats.qcow2.options import Qcow2Options
     from mpconv.inspection.block_map import Entry as MapEntry
@@ -28,8 +23,13 @@ if TYPE_CHECKING:
     from mpconv.jobs.checksum import Options as ChecksumOptions
     from mpconv.jobs.compare import Options as CompareOptions
     from mpconv.jobs.compare import Verdict
-    from mpconv.jobs.deploy import Deployment
-    from mpconv.jobs.deploy_targets import Outcome
+    from mpconv.jobs.copy.deploy import Deployment
+    from mpconv.jobs.copy.targets import Outcome
+    from mpconv.jobs.fanout.spec import Fanout
+    from mpconv.jobs.fanout.spec import Limits as FanoutLimits
+    from mpconv.jobs.fanout.spec import Outcome as FanoutOutcome
+    from mpconv.jobs.fanout.spec import Result as FanoutResult
+    from mpconv.jobs.fanout.spec import Spec as FanoutJob
     from mpconv.many import fan_out, read_plan, resume_fan_out
     from mpconv.model.errors import MpconvError
     from mpconv.model.place import Place, Trust
@@ -90,20 +90,20 @@ _FOUND_IN = {
     "Checksum": "mpconv.jobs.checksum",
     "ChecksumOptions": "mpconv.jobs.checksum:Options",
     "CompareOptions": "mpconv.jobs.compare:Options",
-    "Deployment": "mpconv.jobs.deploy",
+    "Deployment": "mpconv.jobs.copy.deploy",
     "Effort": "mpconv.options.effort",
     "Examination": "mpconv.doctor.findings",
-    "Fanout": "mpconv.fanout.spec",
-    "FanoutJob": "mpconv.fanout.spec:Spec",
-    "FanoutLimits": "mpconv.fanout.spec:Limits",
-    "FanoutOutcome": "mpconv.fanout.spec:Outcome",
-    "FanoutResult": "mpconv.fanout.spec:Result",
+    "Fanout": "mpconv.jobs.fanout.spec",
+    "FanoutJob": "mpconv.jobs.fanout.spec:Spec",
+    "FanoutLimits": "mpconv.jobs.fanout.spec:Limits",
+    "FanoutOutcome": "mpconv.jobs.fanout.spec:Outcome",
+    "FanoutResult": "mpconv.jobs.fanout.spec:Result",
     "Info": "mpconv.inspection.info",
     "MapEntry": "mpconv.inspection.block_map:Entry",
     "Measure": "mpconv.inspection.measure",
     "MpconvError": "mpconv.model.errors",
     "Options": "mpconv.options.copy",
-    "Outcome": "mpconv.jobs.deploy_targets",
+    "Outcome": "mpconv.jobs.copy.targets",
     "Place": "mpconv.model.place",
     "Progress": "mpconv.ui.progress",
     "Qcow2Info": "mpconv.inspection.info",

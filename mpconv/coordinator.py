@@ -23,7 +23,7 @@ from mpconv.coordination.observer import Observer
 from mpconv.coordination.outages import Outages
 from mpconv.coordination.process_roster import Crew
 from mpconv.coordination.remote_group import GUEST, STOP_TOLD, Reception
-from mpconv.coordination.scan import Walk
+from mpconv.coordination.scan import StatusSource, Walk
 from mpconv.coordination.sessions import Room
 from mpconv.coordination.signals import heard_by
 from mpconv.core import events
@@ -31,8 +31,6 @@ from mpconv.core import state as core
 from mpconv.core.digests import Sums
 from mpconv.core.leases import LeaseState
 from mpconv.core.sequence import Order
-from mpconv.formats.image import Image
-from mpconv.formats.pair import Pair
 from mpconv.model.digest import BLOCK
 from mpconv.model.errors import Deserted, Fatal, Interrupted, MpconvError, ProtocolError, WorkerLost, internal
 from mpconv.model.extent import Extent
@@ -46,7 +44,6 @@ from mpconv.transports.retrying import ANSWERS, Tell, silently
 from mpconv.workers.launch.provider import Supply
 
 if TYPE_CHECKING:
-    from mpconv.formats.excerpt import Excerpt
     from mpconv.formats.qcow2.layout import Layout
     from mpconv.journal.recorder import Recorder
     from mpconv.protocol.keys import Listening
@@ -73,7 +70,7 @@ class Coordinator(Staff, Reception, Room):
     def __init__(
         self,
         job: Job,
-        source: Image | Pair | Excerpt,
+        source: StatusSource,
         workers: Supply,
         count: int,
         observer: Observer,

@@ -16,18 +16,18 @@ from msgspec.structs import replace
 from mpconv.api.copying import whole
 from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import Audience, before
-from mpconv.fanout.fitness import of_limits, problems_of
-from mpconv.fanout.preparation import ledger_of, left_in, modules_of, with_limits
-from mpconv.fanout.run import Run
-from mpconv.fanout.spec import Fanout, Outcome, Spec, workers_and_jobs
-from mpconv.fanout.watching import Watcher
+from mpconv.jobs.fanout.observer import Watcher
+from mpconv.jobs.fanout.run import Run
+from mpconv.jobs.fanout.setup import ledger_of, left_in, modules_of, with_limits
+from mpconv.jobs.fanout.spec import Fanout, Outcome, Spec, workers_and_jobs
+from mpconv.jobs.fanout.validation import of_limits, problems_of
 from mpconv.journal import ownership
 from mpconv.model.errors import UsageError
 from mpconv.model.place import OnWarning
 from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:
-    from mpconv.fanout.plan import Problem
+    from mpconv.jobs.fanout.plan import Problem
     from mpconv.protocol.keys import Listening
 
 OnProgress = Callable[[Outcome], None]

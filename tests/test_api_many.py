@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mpconv
-from mpconv.fanout.ledger import stored
+from mpconv.jobs.fanout.journal_dir import stored
 from tests.conftest import identical, make_image
 from tests.conftest import mpconv as command
 from tests.test_api import children

@@ -9,9 +9,9 @@ import pytest
 
 from mpconv.coordination.observer import Observer
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.jobs import journaled
-from mpconv.jobs.convert import convert
-from mpconv.jobs.course import decoded
+from mpconv.jobs.copy import journaled
+from mpconv.jobs.copy.convert import convert
+from mpconv.jobs.copy.manifest import decoded
 from mpconv.journal.file import peek
 from mpconv.journal.records import State
 from mpconv.model.errors import StatusWithdrawn

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mpconv.coordination.observer import Observer
 from mpconv.core.digests import Sums
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.jobs.convert import convert
+from mpconv.jobs.copy.convert import convert
 from mpconv.jobs.verify import joined, sample, unequal
 from mpconv.model.digest import BLOCK, REGION, packed, regions
 from mpconv.model.errors import Fatal

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
-from mpconv.formats.pair import Pair
 from mpconv.formats.raw import RawImage
+from mpconv.jobs.image_pair import Pair
 from mpconv.model.digest import BLOCK, text
 from mpconv.model.errors import Retryable, WorkerLost
 from mpconv.model.extent import Extent

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from mpconv.coordination.signals import Audience, before
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.jobs.heard import Heard
+from mpconv.jobs.collector import Heard
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Name, OnWarning, Place, place_of
 from mpconv.options.copy import Options
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mpconv.jobs.checksum import Options as ChecksumOptions
     from mpconv.jobs.compare import Options as CompareOptions
     from mpconv.jobs.compare import Verdict
-    from mpconv.jobs.deploy import Deployment
+    from mpconv.jobs.copy.deploy import Deployment
     from mpconv.options.effort import Effort
 
 OnProgress = Callable[[Progress], None]
@@ -120,7 +120,7 @@ async def convert(
     a file that lets `resume` go on after a crash; `trust_journal`: although others own it, or may write to it. `local`
     and `observer`: what a command has of its own.
     """
-    from mpconv.jobs import convert as job  # noqa: PLC0415  (as the other jobs: who needs one does without the rest)
+    from mpconv.jobs.copy import convert as job  # noqa: PLC0415  (as the other jobs: who needs one does without the rest)
 
     _check_journal(journal, trust_journal)
     chosen = whole(options or Options())
@@ -138,7 +138,7 @@ async def convert(
         if journal is None:
             copy = job.convert(places, to, chosen, workers, heard, heard.warn)
         else:
-            from mpconv.jobs import journaled  # noqa: PLC0415  (few need it)
+            from mpconv.jobs.copy import journaled  # noqa: PLC0415  (few need it)
 
             copy = journaled.convert(places, to, chosen, workers, heard, heard.warn, journal)
         await _as_asked(copy, observer)
@@ -162,8 +162,8 @@ async def deploy(
     """Copy one image to several raw targets, read once. The result has an Outcome for each: `error` is None where it is
     complete. MpconvError when none can be, or nothing was begun. `deployment`: filled in, for who wants it then too.
     """
-    from mpconv.jobs import deploy as job  # noqa: PLC0415
-    from mpconv.jobs.deploy_targets import Outcome  # noqa: PLC0415
+    from mpconv.jobs.copy import deploy as job  # noqa: PLC0415
+    from mpconv.jobs.copy.targets import Outcome  # noqa: PLC0415
 
     _check_journal(journal, trust_journal)
     chosen = whole(options or Options())
@@ -182,7 +182,7 @@ async def deploy(
         if journal is None:
             copy = job.deploy(deployment, chosen, workers, heard)
         else:
-            from mpconv.jobs import redeploy  # noqa: PLC0415  (few need it)
+            from mpconv.jobs.copy import redeploy  # noqa: PLC0415  (few need it)
 
             copy = redeploy.deploy(deployment, chosen, workers, heard, journal)
         await _as_asked(copy, observer)
@@ -203,7 +203,7 @@ async def resume(
     """Go on with the copy or deployment whose journal it is, with the options it was begun with, but for `effort`.
     Fatal when its images are not what they were. iSCSI passwords: from LIBISCSI_CHAP_PASSWORD.
     """
-    from mpconv.jobs import course as courses  # noqa: PLC0415
+    from mpconv.jobs.copy import manifest as courses  # noqa: PLC0415
     from mpconv.options.effort import Effort  # noqa: PLC0415
 
     if os.path.isdir(journal):
@@ -222,12 +222,12 @@ async def resume(
     began = time.monotonic()
     with _workers(course.opened, course.target, course.options, local) as workers:
         if course.aims:
-            from mpconv.jobs import redeploy  # noqa: PLC0415  (either is needed)
+            from mpconv.jobs.copy import redeploy  # noqa: PLC0415  (either is needed)
 
             deployment = deployment or redeploy.as_it_was_left(course, stored)
             worked = await _as_asked(redeploy.resume(deployment, journal, chosen, workers, heard), observer)
             return Resumed(result=deployment, was_finished=not worked)
-        from mpconv.jobs import journaled  # noqa: PLC0415
+        from mpconv.jobs.copy import journaled  # noqa: PLC0415
 
         worked = await _as_asked(journaled.resume(journal, chosen, workers, heard, heard.warn), observer)
     if not worked and observer is None:

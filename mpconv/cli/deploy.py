@@ -49,7 +49,7 @@ from mpconv.model.place import Place
 from mpconv.options.cache import CACHE_MODES
 
 if TYPE_CHECKING:
-    from mpconv.jobs.deploy import Deployment
+    from mpconv.jobs.copy.deploy import Deployment
 
 _SOME = 2
 """The exit code when some targets are written and some are not."""
@@ -164,8 +164,8 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     from mpconv import transports  # noqa: PLC0415
     from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.reporting import Report, display_of, run  # noqa: PLC0415
-    from mpconv.jobs import deploy as job  # noqa: PLC0415
-    from mpconv.jobs.deploy_targets import Outcome  # noqa: PLC0415
+    from mpconv.jobs.copy import deploy as job  # noqa: PLC0415
+    from mpconv.jobs.copy.targets import Outcome  # noqa: PLC0415
     from mpconv.options.copy import Options  # noqa: PLC0415
 
     display = display_of(options)

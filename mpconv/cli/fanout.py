@@ -17,8 +17,8 @@ from mpconv.journal import ownership
 from mpconv.model.errors import Interrupted, UsageError, one_line
 
 if TYPE_CHECKING:
-    from mpconv.fanout.spec import Fanout
-    from mpconv.fanout.watching import Watcher
+    from mpconv.jobs.fanout.observer import Watcher
+    from mpconv.jobs.fanout.spec import Fanout
     from mpconv.protocol.keys import Listening
 
 _SOME, _NONE = 2, 1
@@ -70,8 +70,8 @@ def fanout(names: tuple[str, ...], **options: Any) -> int:
 
 def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listening: Listening | None) -> int:
     """Carry out a plan that was checked, or go on with one, whose journal is `resumed`: the exit code."""
-    from mpconv.fanout.preparation import ledger_of, modules_of  # noqa: PLC0415 - --help does without
-    from mpconv.fanout.spec import workers_and_jobs  # noqa: PLC0415
+    from mpconv.jobs.fanout.setup import ledger_of, modules_of  # noqa: PLC0415 - --help does without
+    from mpconv.jobs.fanout.spec import workers_and_jobs  # noqa: PLC0415
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     watch = watch_of(options)
@@ -81,7 +81,7 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
 
     from mpconv.cli.fanout_report import FanoutReport, display_for  # noqa: PLC0415  (after the fork, side by side)
     from mpconv.cli.reporting import run  # noqa: PLC0415
-    from mpconv.fanout.run import Run  # noqa: PLC0415
+    from mpconv.jobs.fanout.run import Run  # noqa: PLC0415
 
     ledger = click.get_current_context().with_resource(ledger_of(plan, options.get("journal"), resumed))
     display = display_for(options)

@@ -11,14 +11,14 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.cli.image_command import show
-from mpconv.fanout.encounters import Encounters
 from mpconv.formats.opening import How, open_and_resolve
+from mpconv.jobs.fanout.encounters import Encounters
 from mpconv.model.errors import MpconvError, NoSuchImage, one_line
 from mpconv.model.units import human
 from mpconv.transports.base import Access
 
 if TYPE_CHECKING:
-    from mpconv.fanout.spec import Fanout, Spec
+    from mpconv.jobs.fanout.spec import Fanout, Spec
 
 _AT_ONCE = 8
 

@@ -15,10 +15,10 @@ from mpconv import transports
 from mpconv.cli.convert import convert
 from mpconv.cli.copying import options_of, places_of
 from mpconv.cli.refusals import check_combination
-from mpconv.fanout import fitness
-from mpconv.fanout import plan as plans
-from mpconv.fanout.plan import OWN, JobTable, Problem, checked
-from mpconv.fanout.spec import RETRIES, RETRY_SECONDS, Fanout, Limits, Spec
+from mpconv.jobs.fanout import plan as plans
+from mpconv.jobs.fanout import validation
+from mpconv.jobs.fanout.plan import OWN, JobTable, Problem, checked
+from mpconv.jobs.fanout.spec import RETRIES, RETRY_SECONDS, Fanout, Limits, Spec
 from mpconv.model.errors import Fatal, MpconvError
 from mpconv.model.names import unusable
 from mpconv.options.cache import CACHE_MODES
@@ -57,9 +57,9 @@ def resolved(
         if spec is not None:
             specs.append(spec)
             if len(problems) == before:
-                problems += [Problem(label, why) for why in fitness.unfit(spec, journal, listening)]
+                problems += [Problem(label, why) for why in validation.unfit(spec, journal, listening)]
     limits = _limits(table.limits, specs, problems, jobs, workers)
-    problems += fitness.collisions(specs)
+    problems += validation.collisions(specs)
     return Fanout(jobs=specs, limits=limits), problems
 
 
@@ -161,6 +161,6 @@ def _limits(
         jobs = table.jobs
     if workers is None and not isinstance(table.workers, UnsetType):
         workers = table.workers
-    problems += fitness.of_limits(jobs, workers)
+    problems += validation.of_limits(jobs, workers)
     rate = checked(table.rate, plans.amount, 0, label, "rate", problems)
     return Limits(jobs=jobs, workers=workers, rate=rate, servers=servers)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mpconv.cli.image_command import show, show_text
 from mpconv.coordination.observer import Observer
-from mpconv.fanout.ledger import resume_with
-from mpconv.fanout.spec import Outcome, Result
-from mpconv.fanout.watching import Watcher
+from mpconv.jobs.fanout.journal_dir import resume_with
+from mpconv.jobs.fanout.observer import Watcher
+from mpconv.jobs.fanout.spec import Outcome, Result
 from mpconv.model.errors import Deserted, UsageError, one_line
 from mpconv.model.names import readable_values
 from mpconv.model.units import human

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mpconv.cli.fanout_report import columns, size_of
 from mpconv.cli.status import state_of, when
-from mpconv.fanout.ledger import is_used, read, resume_with, standing
-from mpconv.fanout.run import outcome_of
-from mpconv.fanout.spec import Spec
 from mpconv.inspection.texts import json_text
+from mpconv.jobs.fanout.journal_dir import is_used, read, resume_with, standing
+from mpconv.jobs.fanout.run import outcome_of
+from mpconv.jobs.fanout.spec import Spec
 from mpconv.journal.records import State, Stored
 from mpconv.model.errors import one_line
 

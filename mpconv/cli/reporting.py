@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpconv import leftovers
 from mpconv.cli.image_command import show
 from mpconv.coordination.signals import interruptible, last_of_the_process
-from mpconv.jobs.heard import Heard
+from mpconv.jobs.collector import Heard
 from mpconv.model.errors import Deserted, one_line
 from mpconv.model.units import duration, human
 from mpconv.protocol import descriptors

@@ -18,8 +18,8 @@ from mpconv.journal import ownership
 from mpconv.model.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
-    from mpconv.jobs.course import Course
-    from mpconv.jobs.deploy import Deployment
+    from mpconv.jobs.copy.deploy import Deployment
+    from mpconv.jobs.copy.manifest import Course
     from mpconv.journal.records import Stored
     from mpconv.protocol.keys import Listening
 
@@ -65,7 +65,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     if not trusted:
         ownership.check(path)
 
-    from mpconv.jobs import course as courses  # noqa: PLC0415 - --help does without
+    from mpconv.jobs.copy import manifest as courses  # noqa: PLC0415 - --help does without
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415
 
     course, stored = courses.left_in(path)
@@ -116,7 +116,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
 
 
 def _left(course: Course, stored: Stored) -> Deployment:
-    from mpconv.jobs import redeploy  # noqa: PLC0415  (few need it)
+    from mpconv.jobs.copy import redeploy  # noqa: PLC0415  (few need it)
 
     return redeploy.as_it_was_left(course, stored)
 
@@ -124,7 +124,7 @@ def _left(course: Course, stored: Stored) -> Deployment:
 def _fanout(path: str, options: dict[str, Any], listening: Listening | None) -> int:
     """What is left of many jobs. Their own options stay; how much to do at a time may be another."""
     from mpconv.cli.fanout import run_plan  # noqa: PLC0415  (few need these)
-    from mpconv.fanout.preparation import left_in  # noqa: PLC0415
+    from mpconv.jobs.fanout.setup import left_in  # noqa: PLC0415
 
     for name, given in (("-m", options["parallel"]), ("--retry-for", options["retry_for"])):
         if given is not None:

@@ -44,7 +44,7 @@ def status(output: str, web: str | None, names: tuple[str, ...]) -> None:
         return
 
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
-    from mpconv.jobs.course import begun  # noqa: PLC0415 - --help does without
+    from mpconv.jobs.copy.manifest import begun  # noqa: PLC0415 - --help does without
     from mpconv.journal.file import peek, resume_with  # noqa: PLC0415
 
     stored, used = peek(path)
@@ -85,7 +85,7 @@ def _kept(path: str) -> list[Kept]:
 
     if not os.path.isdir(path):
         return [Kept(path)]
-    from mpconv.fanout.ledger import is_used, journal_of, read  # noqa: PLC0415  (few need these)
+    from mpconv.jobs.fanout.journal_dir import is_used, journal_of, read  # noqa: PLC0415  (few need these)
 
     return [Kept(journal_of(path, spec.name), lambda: is_used(path)) for spec in read(path).plan.jobs]
 

@@ -13,7 +13,7 @@ import click
 from mpconv.model.errors import UsageError, one_line
 
 if TYPE_CHECKING:
-    from mpconv.jobs.heard import Heard
+    from mpconv.jobs.collector import Heard
     from mpconv.watch.record import Record
     from mpconv.watch.watch import Watch
 

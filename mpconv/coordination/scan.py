@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from mpconv.formats.image import Image
-from mpconv.formats.pair import Pair
 from mpconv.model.errors import Fatal, Gone
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.ranges import WholeBlocks
 from mpconv.model.units import GiB
 from mpconv.protocol.job import Job
 
-if TYPE_CHECKING:
-    from mpconv.formats.excerpt import Excerpt
-
 _STATUS_AHEAD = 64 * GiB
 _ROUNDS = 256
 """Between two looks at what else there is to do: where nothing is read for it, status never waits."""
 _EXTENTS_AHEAD = 16384
 """Extents known and not leased, at which the walk of block status waits: some megabytes of memory."""
+
+
+class StatusSource(Protocol):
+    """What is worked through: an image, two of them side by side, a part of one."""
+
+    @property
+    def size(self) -> int:
+        """In bytes, of the guest disk."""
+
+    @property
+    def seams(self) -> Sequence[int]:
+        """Where one part ends and the next begins."""
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """As formats/image.py says it of an image."""
 
 
 class Walk:
@@ -33,7 +43,7 @@ class Walk:
 
     def __init__(
         self,
-        source: Image | Pair | Excerpt,
+        source: StatusSource,
         job: Job,
         block: int,
         found: Callable[[tuple[Extent, ...]], int],

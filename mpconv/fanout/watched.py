@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from mpconv import transports
 from mpconv.coordination.observer import Observer
-from mpconv.fanout.spec import Outcome, Result, Spec
-from mpconv.fanout.watching import Watcher
+from mpconv.jobs.fanout.observer import Watcher
+from mpconv.jobs.fanout.spec import Outcome, Result, Spec
 from mpconv.model.errors import Deserted, Fatal, Interrupted
 from mpconv.watch.watch import Watch, ended
 from mpconv.watch.watching import Watching

@@ -11,10 +11,10 @@ from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
-from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.jobs.convert import held
+from mpconv.jobs.copy.convert import held
+from mpconv.jobs.excerpt import Excerpt
 from mpconv.model.digest import text
 from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.limits import RETRY_SECONDS

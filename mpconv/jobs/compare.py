@@ -13,10 +13,10 @@ from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.formats.pair import Pair
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.status import first_unlike
-from mpconv.jobs.convert import LEASE, farthest, held
+from mpconv.jobs.copy.convert import LEASE, farthest, held
+from mpconv.jobs.image_pair import Pair
 from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.limits import RETRY_SECONDS
 from mpconv.model.place import NO_TRUST, Place, Trust

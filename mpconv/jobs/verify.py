@@ -13,16 +13,16 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.core.digests import Sums
-from mpconv.formats.excerpt import Excerpt
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
 from mpconv.formats.trust import with_data_file
 from mpconv.jobs.checksum import read_sums
+from mpconv.jobs.copy.target import Target
+from mpconv.jobs.excerpt import Excerpt
 from mpconv.model.digest import REGION, regions, text
 from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.model.place import Place, Trust
 from mpconv.options.copy import Options
-from mpconv.target import Target
 from mpconv.transports.retrying import AT_ONCE, Retry, Sparingly, keep_trying
 from mpconv.workers.launch.provider import Supply
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mpconv.coordination.observer import Observer
-from mpconv.jobs.heard import Heard
+from mpconv.jobs.collector import Heard
 from mpconv.model.errors import Deserted
 from mpconv.watch.record import Record
 

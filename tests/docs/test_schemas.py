@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from mpconv.fanout.plan import read
+from mpconv.jobs.fanout.plan import read
 from tests.conftest import make_image, mpconv
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "schemas"

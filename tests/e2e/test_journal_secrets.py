@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mpconv.coordination.observer import Observer
-from mpconv.jobs import journaled, redeploy
-from mpconv.jobs.course import decoded
-from mpconv.jobs.deploy import Deployment
-from mpconv.jobs.deploy_targets import Outcome
+from mpconv.jobs.copy import journaled, redeploy
+from mpconv.jobs.copy.deploy import Deployment
+from mpconv.jobs.copy.manifest import decoded
+from mpconv.jobs.copy.targets import Outcome
 from mpconv.journal.file import peek
 from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.extent import Extent, Kind

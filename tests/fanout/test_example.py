@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mpconv.cli.fanout_plan import resolved
-from mpconv.fanout.fitness import problems_of
-from mpconv.fanout.plan import JobTable, LimitsTable
+from mpconv.jobs.fanout.plan import JobTable, LimitsTable
+from mpconv.jobs.fanout.validation import problems_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "contrib" / "fanout.toml").read_text()

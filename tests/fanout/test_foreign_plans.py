@@ -9,8 +9,8 @@ import pytest
 
 from mpconv import FanoutJob, Place, blocking
 from mpconv.cli.fanout_plan import resolved, text_of
-from mpconv.fanout.plan import JobTable, LimitsTable, Problem
-from mpconv.fanout.spec import Fanout
+from mpconv.jobs.fanout.plan import JobTable, LimitsTable, Problem
+from mpconv.jobs.fanout.spec import Fanout
 from mpconv.model.errors import Fatal, MpconvError
 from tests.conftest import mpconv
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpconv.fanout.ledger import Ledger, is_used, journal_of, read, stored
-from mpconv.fanout.spec import Fanout, Limits, Spec
+from mpconv.jobs.fanout.journal_dir import Ledger, is_used, journal_of, read, stored
+from mpconv.jobs.fanout.spec import Fanout, Limits, Spec
 from mpconv.journal.file import Journal, resume_with
 from mpconv.journal.records import Begun, Checkpoint, State
 from mpconv.model.errors import Fatal, MpconvError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.fanout.plan import filled_in, read
+from mpconv.jobs.fanout.plan import filled_in, read
 
 JOB = '[[job]]\nname = "a"\nsource = "x"\ntarget = "y"\n'
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.fanout.schedule import Division, Entry, Flow, Schedule, divide
-from mpconv.fanout.spec import Limits, server_of, workers_and_jobs
+from mpconv.jobs.fanout.schedule import Division, Entry, Flow, Schedule, divide
+from mpconv.jobs.fanout.spec import Limits, server_of, workers_and_jobs
 
 
 def entries(*priorities: int, retries: int = 1, patience: float = 0) -> list[Entry]:

@@ -195,9 +195,9 @@ def run_all(cases: list[Case], folder: Path, jobs: int, keep: Path | None = None
 
 _NEEDED = (
     "mpconv.cli.convert",
-    "mpconv.jobs.convert",
+    "mpconv.jobs.copy.convert",
     "mpconv.coordinator",
-    "mpconv.qcow2_target",
+    "mpconv.jobs.copy.qcow2_target",
     "mpconv.formats.qcow2.rewriter",
 )
 

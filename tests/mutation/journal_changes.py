@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from mpconv.fanout import ledger
+from mpconv.jobs.fanout import journal_dir
 from mpconv.journal import seal
 
 NUMBERS = (-1, 0, 1, 511, 4096, 65536, 1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63))
@@ -72,7 +72,7 @@ def seal_again(journal: Path) -> str:
 def _seal_plan(path: Path) -> str:
     found = json.loads(path.read_text())
     try:
-        found["seal"] = ledger.sealed(msgspec.convert(found, ledger.Kept).plan)
+        found["seal"] = journal_dir.sealed(msgspec.convert(found, journal_dir.Kept).plan)
     except (msgspec.ValidationError, KeyError, ValueError) as error:
         return f"the plan not ({error})"
     path.write_text(json.dumps(found))

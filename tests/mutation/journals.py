@@ -179,9 +179,9 @@ _NEEDED = (
     "mpconv.cli.resume",
     "mpconv.cli.status",
     "mpconv.cli.report",
-    "mpconv.jobs.journaled",
+    "mpconv.jobs.copy.journaled",
     "mpconv.coordinator",
-    "mpconv.qcow2_target",
+    "mpconv.jobs.copy.qcow2_target",
 )
 
 

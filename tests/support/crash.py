@@ -47,9 +47,9 @@ IN_THE_COORDINATOR: dict[str, Point] = {
     "knows what is durable": Point("mpconv.journal.recorder:Recorder.durable"),
     "records it": Point("mpconv.journal.file:Journal.commit", nth=2),
     "has recorded it": Point("mpconv.journal.file:Journal.commit", after=True, nth=2),
-    "has everything": Point("mpconv.target:Target.finish"),
+    "has everything": Point("mpconv.jobs.copy.target:Target.finish"),
     "has written tables": Point("mpconv.formats.qcow2.writer:Writer._write_refcounts"),
-    "has finished": Point("mpconv.target:Target.finish", after=True),
+    "has finished": Point("mpconv.jobs.copy.target:Target.finish", after=True),
 }
 """From a flush to the end of the job."""
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mpconv import transports
+from mpconv.jobs.copy.portable import anywhere
 from mpconv.model.errors import Gone, MpconvError
 from mpconv.model.place import Place
 from mpconv.protocol.keys import Keys, Listening
-from mpconv.sharing import anywhere
 from mpconv.transports import beneath
 from mpconv.transports.base import LEAST_PATIENCE, Access, Opening, unlike
 from mpconv.transports.retrying import Retry

@@ -19,12 +19,12 @@ from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.qcow2.rewriter import Rewriter, Tail, load
 from mpconv.formats.qcow2.writer import Writer
 from mpconv.formats.trust import combined, data_place
+from mpconv.jobs.copy.target import Left, Target, check_apart, open_store, too_small
 from mpconv.model.errors import ImageError, MpconvError
 from mpconv.model.place import Place
 from mpconv.model.units import SECTOR, align_down, align_up
 from mpconv.options.copy import Options
 from mpconv.protocol.job import Clusters
-from mpconv.target import Left, Target, check_apart, open_store, too_small
 from mpconv.transports.base import REMOVED, Access, Judge, Opening, Transport, cannot_open
 from mpconv.transports.retrying import Retry, Tell
 
@@ -156,7 +156,7 @@ async def _judge(source: Image, place: Place, options: Options, opened: AsyncExi
     made = options.qcow2
     if made is None or (made.backing_file is None and made.data_file is None):
         return None
-    from mpconv import lineage  # noqa: PLC0415  (few need it)
+    from mpconv.jobs.copy import lineage  # noqa: PLC0415  (few need it)
 
     allowed = options.allow_same_image
     layers: list[Transport] = []

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from mpconv.fanout.spec import Fanout
+from mpconv.jobs.fanout.spec import Fanout
 from mpconv.model.errors import UsageError
 from mpconv.workers.launch.local import modules_for
 
 if TYPE_CHECKING:
-    from mpconv.fanout.ledger import Ledger
+    from mpconv.jobs.fanout.journal_dir import Ledger
 
 
 def with_limits(plan: Fanout, *, jobs: int | None, workers: int | None, rate: int | None) -> Fanout:
@@ -29,8 +29,8 @@ def with_limits(plan: Fanout, *, jobs: int | None, workers: int | None, rate: in
 
 def left_in(path: str, *, jobs: int | None, workers: int | None, rate: int | None) -> Fanout:
     """The plan of a fan-out that goes on, by its journal. UsageError when a job that is left wants for a password."""
-    from mpconv.fanout.ledger import read, stored  # noqa: PLC0415  (SQLite: not every fan-out has a journal)
-    from mpconv.jobs.course import check_password_of  # noqa: PLC0415
+    from mpconv.jobs.copy.manifest import check_password_of  # noqa: PLC0415
+    from mpconv.jobs.fanout.journal_dir import read, stored  # noqa: PLC0415  (SQLite: not every fan-out has a journal)
     from mpconv.journal.records import State  # noqa: PLC0415
 
     plan = with_limits(read(path).plan, jobs=jobs, workers=workers, rate=rate)
@@ -58,7 +58,7 @@ def ledger_of(plan: Fanout, begun: str | None, resumed: str | None) -> Iterator[
     if path is None:
         yield None
         return
-    from mpconv.fanout.ledger import Ledger  # noqa: PLC0415  (as above)
+    from mpconv.jobs.fanout.journal_dir import Ledger  # noqa: PLC0415  (as above)
 
     ledger = Ledger.take_up(path) if resumed else Ledger.begin(path, plan)
     try:

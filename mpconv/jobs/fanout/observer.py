@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mpconv.coordination.observer import Observer
-from mpconv.fanout.spec import Outcome
+from mpconv.jobs.fanout.spec import Outcome
 from mpconv.model.errors import Deserted
 from mpconv.model.ranges import Ranges
 

@@ -17,7 +17,9 @@ from mpconv.coordination.signals import interruptible
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve, probed
-from mpconv.formats.pair import Pair
+from mpconv.jobs.copy.portable import anywhere, places_for_all
+from mpconv.jobs.copy.target import Left, Target, check_end, check_source, open_raw
+from mpconv.jobs.image_pair import Pair
 from mpconv.model.digest import BLOCK
 from mpconv.model.errors import ImageError, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.model.place import Place
@@ -26,8 +28,6 @@ from mpconv.options.copy import Options
 from mpconv.options.tuning import BUFFER, words, workers_for
 from mpconv.protocol.job import Job
 from mpconv.protocol.messages import MAX_CLUSTERS
-from mpconv.sharing import anywhere, places_for_all
-from mpconv.target import Left, Target, check_end, check_source, open_raw
 from mpconv.transports.base import REMOVED, Transport
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.workers.launch.provider import Supply
@@ -202,7 +202,7 @@ async def open_target(
         if options.compress:
             raise UsageError("Compression not supported for this file format")
         return await open_raw(source, place, options, tell, left, begun=begun)
-    from mpconv import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
+    from mpconv.jobs.copy import qcow2_target  # noqa: PLC0415  (raw copies start sooner without)
 
     if options.create and options.qcow2 is not None:
         return await qcow2_target.make(source, place, options, options.qcow2, tell, left, begun=begun)

@@ -14,12 +14,13 @@ from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.jobs import course as courses
-from mpconv.jobs.convert import SETTLE_SECONDS
-from mpconv.jobs.course import Aim, Course
-from mpconv.jobs.deploy import Deployment, copy, deploy_once
-from mpconv.jobs.deploy_targets import Outcome, failed, open_all
-from mpconv.jobs.journaled import Noting, anew, tell_again
+from mpconv.jobs.copy import manifest as courses
+from mpconv.jobs.copy.convert import SETTLE_SECONDS
+from mpconv.jobs.copy.deploy import Deployment, copy, deploy_once
+from mpconv.jobs.copy.journaled import Noting, anew, tell_again
+from mpconv.jobs.copy.manifest import Aim, Course
+from mpconv.jobs.copy.target import Left, Target
+from mpconv.jobs.copy.targets import Outcome, failed, open_all
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Recorder
 from mpconv.journal.records import Begun, State, Stored
@@ -28,7 +29,6 @@ from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
 from mpconv.options.copy import Options
 from mpconv.options.effort import Effort
-from mpconv.target import Left, Target
 from mpconv.transports.retrying import Retry, Sparingly
 from mpconv.workers.launch.local import LocalWorkers
 

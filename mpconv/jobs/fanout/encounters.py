@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 from msgspec import Struct
 
 from mpconv import transports
-from mpconv.fanout.fitness import DATA_FILE, TARGET, written_by
-from mpconv.fanout.plan import Problem
-from mpconv.fanout.spec import Spec, server_of
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.trust import data_place
+from mpconv.jobs.fanout.plan import Problem
+from mpconv.jobs.fanout.spec import Spec, server_of
+from mpconv.jobs.fanout.validation import DATA_FILE, TARGET, written_by
 from mpconv.model.errors import ImageError, MpconvError, NoSuchImage
 from mpconv.model.place import Place
 from mpconv.transports.base import Access, Transport

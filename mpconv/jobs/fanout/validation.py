@@ -6,15 +6,15 @@ import os
 from collections.abc import Iterable, Sequence
 
 from mpconv import transports
-from mpconv.fanout.plan import Problem, of_name, of_numbers
-from mpconv.fanout.spec import Fanout, Spec, server_of
 from mpconv.formats.trust import combined
-from mpconv.jobs import course as courses
+from mpconv.jobs.copy import manifest as courses
+from mpconv.jobs.copy.portable import anywhere
+from mpconv.jobs.fanout.plan import Problem, of_name, of_numbers
+from mpconv.jobs.fanout.spec import Fanout, Spec, server_of
 from mpconv.model.errors import MpconvError
 from mpconv.model.place import Place
 from mpconv.options.validation import refusal_of
 from mpconv.protocol.keys import Listening
-from mpconv.sharing import anywhere
 
 TARGET, DATA_FILE = "target", "data file"
 

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How
+from mpconv.jobs.copy.target import Target
 from mpconv.journal.records import Begun, Identity, Stored
 from mpconv.model.errors import Fatal, UsageError
 from mpconv.model.place import Place
 from mpconv.options.copy import Options
-from mpconv.target import Target
 from mpconv.transports.base import Transport
 from mpconv.transports.redaction import has_user
 

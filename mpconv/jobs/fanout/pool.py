@@ -11,7 +11,7 @@ import zmq
 from msgspec import Struct
 
 from mpconv.coordination.remote_roster import SILENCE, other_version
-from mpconv.fanout.schedule import Division, Flow, divide
+from mpconv.jobs.fanout.schedule import Division, Flow, divide
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.gate import Gate

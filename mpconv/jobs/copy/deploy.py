@@ -18,15 +18,15 @@ from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.core.digests import Sums
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.jobs.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan, without_bytes
-from mpconv.jobs.deploy_targets import Outcome, all_different, check, failed, open_all
+from mpconv.jobs.copy.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan, without_bytes
+from mpconv.jobs.copy.portable import anywhere, for_workers
+from mpconv.jobs.copy.target import Target, check_end, check_source
+from mpconv.jobs.copy.targets import Outcome, all_different, check, failed, open_all
 from mpconv.model.digest import text
 from mpconv.model.errors import Fatal, Interrupted, MpconvError, StatusWithdrawn, Unequal
 from mpconv.model.place import Place
 from mpconv.model.units import human
 from mpconv.options.copy import Options
-from mpconv.sharing import anywhere, for_workers
-from mpconv.target import Target, check_end, check_source
 from mpconv.transports.base import REMOVED, Transport
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.workers.launch.local import LocalWorkers

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import msgspec
 
 from mpconv import transports
+from mpconv.jobs.copy.target import Target
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Place
 from mpconv.protocol.keys import Listening
-from mpconv.target import Target
 from mpconv.transports.base import LOCAL_MARKS
 
 

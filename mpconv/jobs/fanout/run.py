@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import Audience, before, heard_by
-from mpconv.fanout.encounters import Encounters
-from mpconv.fanout.ledger import Ledger
-from mpconv.fanout.pool import Lot, Pool
-from mpconv.fanout.schedule import Entry, Flow, Schedule
-from mpconv.fanout.spec import Fanout, Limits, Outcome, Result, Spec
-from mpconv.fanout.watching import Noting, Watcher
-from mpconv.jobs import convert, journaled
+from mpconv.jobs.copy import convert, journaled
+from mpconv.jobs.fanout.encounters import Encounters
+from mpconv.jobs.fanout.journal_dir import Ledger
+from mpconv.jobs.fanout.observer import Noting, Watcher
+from mpconv.jobs.fanout.pool import Lot, Pool
+from mpconv.jobs.fanout.schedule import Entry, Flow, Schedule
+from mpconv.jobs.fanout.spec import Fanout, Limits, Outcome, Result, Spec
 from mpconv.journal.records import State, Stored
 from mpconv.model.errors import (
     Cancelled,

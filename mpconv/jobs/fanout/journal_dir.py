@@ -14,9 +14,9 @@ from types import MappingProxyType
 import msgspec
 from msgspec.structs import replace
 
-from mpconv.fanout.plan import of_name, of_numbers
-from mpconv.fanout.spec import Fanout, Spec
-from mpconv.jobs import course as courses
+from mpconv.jobs.copy import manifest as courses
+from mpconv.jobs.fanout.plan import of_name, of_numbers
+from mpconv.jobs.fanout.spec import Fanout, Spec
 from mpconv.journal.faults import told
 from mpconv.journal.file import PLAN, is_locked, lock, peek
 from mpconv.journal.records import State, Stored

@@ -12,10 +12,10 @@ from msgspec import Struct
 from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.formats.image import Image
+from mpconv.jobs.copy.target import Left, Target, check_apart, open_raw, too_small
 from mpconv.model.errors import MpconvError, NoSuchImage, UsageError
 from mpconv.model.place import Place
 from mpconv.options.copy import Options
-from mpconv.target import Left, Target, check_apart, open_raw, too_small
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.beneath import realpath
 from mpconv.transports.identity import ALLOW, Facts, Verdict, alike_at_most, suspects

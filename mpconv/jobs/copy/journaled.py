@@ -14,9 +14,10 @@ from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.formats.image import Image
 from mpconv.formats.opening import How, open_and_resolve
-from mpconv.jobs import course as courses
-from mpconv.jobs.convert import SETTLE_SECONDS, copy_once, open_target, run, settled
-from mpconv.jobs.course import Course
+from mpconv.jobs.copy import manifest as courses
+from mpconv.jobs.copy.convert import SETTLE_SECONDS, copy_once, open_target, run, settled
+from mpconv.jobs.copy.manifest import Course
+from mpconv.jobs.copy.target import Left, Target
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Entries, Recorder
 from mpconv.journal.records import Happening, State, Stored
@@ -25,7 +26,6 @@ from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
 from mpconv.options.copy import Options
 from mpconv.options.effort import Effort
-from mpconv.target import Left, Target
 from mpconv.transports.retrying import Retry, Sparingly, Tell
 from mpconv.workers.launch.provider import Supply
 
