@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mpconv.options.cache import CACHE_MODES
     from mpconv.options.copy import Options
     from mpconv.options.effort import Effort
-    from mpconv.ui.progress import Progress
+    from mpconv.ui.terminal.progress import Progress
 
 __all__ = [
     "CACHE_MODES",
@@ -105,7 +105,7 @@ _FOUND_IN = {
     "Options": "mpconv.options.copy",
     "Outcome": "mpconv.jobs.copy.targets",
     "Place": "mpconv.model.place",
-    "Progress": "mpconv.ui.progress",
+    "Progress": "mpconv.ui.terminal.progress",
     "Qcow2Info": "mpconv.inspection.info",
     "Qcow2Options": "mpconv.formats.qcow2.options",
     "Trust": "mpconv.model.place",

@@ -36,10 +36,8 @@ ROW_OF = {
     "blocking": "api",
     "coordinator": "coordination",
     "doctor": "inspection",
-    "fanout": "ui",
     "leftovers": "cli",
     "many": "api",
-    "watch": "ui",
 }
 """The row of modules that do not lie in a folder of its name."""
 PLAN = "mpconv.cli.fanout_plan"
@@ -167,7 +165,7 @@ def test_no_arrow_runs_the_wrong_way(module):
         ("mpconv.formats.raw", "from mpconv.protocol import messages", "mpconv.protocol.messages"),
         ("mpconv.workers.worker", "from mpconv import coordinator", "mpconv.coordinator"),
         ("mpconv.workers.worker", "from mpconv.core import state", "mpconv.core.state"),
-        ("mpconv.ui.progress", "from mpconv.workers import worker", "mpconv.workers.worker"),
+        ("mpconv.ui.terminal.progress", "from mpconv.workers import worker", "mpconv.workers.worker"),
         ("mpconv.coordinator", "from mpconv.cli import main", "mpconv.cli"),
         ("mpconv.jobs.fanout.schedule", '"""Pure."""\nimport time', "time"),
     ],

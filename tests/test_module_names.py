@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NAME = re.compile(r"(mpconv(?:\.\w+)+)(?::(\w+(?:\.\w+)*))?")
-NO_MODULES = {"mpconv.watch"}
+NO_MODULES = {"mpconv.ui.monitor"}
 """Names of loggers, and of what has no module."""
 
 

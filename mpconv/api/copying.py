@@ -22,7 +22,7 @@ from mpconv.jobs.collector import Heard
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Name, OnWarning, Place, place_of
 from mpconv.options.copy import Options
-from mpconv.ui.progress import Progress
+from mpconv.ui.terminal.progress import Progress
 from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:

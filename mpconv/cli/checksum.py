@@ -27,8 +27,8 @@ from mpconv.options.cache import CACHE_MODES
 if TYPE_CHECKING:
     from mpconv.jobs.checksum import Checksum, Options
     from mpconv.model.place import Place
-    from mpconv.ui.progress import Display
-    from mpconv.watch.watch import Watch
+    from mpconv.ui.monitor.monitor import Watch
+    from mpconv.ui.terminal.progress import Display
     from mpconv.workers.launch.local import LocalWorkers
 
 
@@ -149,7 +149,7 @@ class _OneByOne:
     async def _read(self, image: Place, part: Part) -> Checksum:
         from mpconv.api import copying  # noqa: PLC0415  (as above)
         from mpconv.cli.reporting import Report  # noqa: PLC0415
-        from mpconv.ui.progress import make_display  # noqa: PLC0415
+        from mpconv.ui.terminal.progress import make_display  # noqa: PLC0415
 
         self._display = make_display(self._kind, sys.stdout, sys.stderr)
         with Report(self._display, quiet=False, verbose=False, did="read") as report, part.read(report) as observer:

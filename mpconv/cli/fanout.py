@@ -89,7 +89,7 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     watcher: Watcher = report
     if watch is not None:
-        from mpconv.fanout.watched import Watched  # noqa: PLC0415  (few watch)
+        from mpconv.ui.monitor.fanout import Watched  # noqa: PLC0415  (few watch)
 
         watcher = Watched(watch, report, plan.jobs)
     work = Run(plan, workers, jobs, local, watcher, listening=listening, ledger=ledger)

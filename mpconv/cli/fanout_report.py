@@ -18,7 +18,7 @@ from mpconv.jobs.fanout.spec import Outcome, Result
 from mpconv.model.errors import Deserted, UsageError, one_line
 from mpconv.model.names import readable_values
 from mpconv.model.units import human
-from mpconv.ui.many import JsonOfMany, LineOfMany, Many
+from mpconv.ui.terminal.fanout import JsonOfMany, LineOfMany, Many
 
 if TYPE_CHECKING:
     from mpconv.workers.launch.cluster import Placement
@@ -199,6 +199,6 @@ def display_for(options: dict[str, Any]) -> Many:
     stream = sys.stderr if options["as_json"] else sys.stdout
     if not stream.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}:
         return LineOfMany(stream, sys.stderr)
-    from mpconv.ui.live_table import LiveTable  # noqa: PLC0415  (rich takes a tenth of a second to import)
+    from mpconv.ui.terminal.table import LiveTable  # noqa: PLC0415  (rich takes a tenth of a second to import)
 
     return LiveTable(stream, sys.stderr)

@@ -29,8 +29,8 @@ def report(output_file: str | None, as_json: bool, names: tuple[str, ...]) -> No
     import msgspec  # noqa: PLC0415 - --help does without
 
     from mpconv._version import __version__  # noqa: PLC0415
-    from mpconv.watch.journals import job_of  # noqa: PLC0415
-    from mpconv.watch.page import report_page  # noqa: PLC0415
+    from mpconv.ui.monitor.journals import job_of  # noqa: PLC0415
+    from mpconv.ui.monitor.page import report_page  # noqa: PLC0415
 
     job = job_of(path)
     facts = msgspec.json.encode({"mpconv": __version__, "made": round(time.time(), 3), "jobs": [job]})

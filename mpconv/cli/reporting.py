@@ -18,10 +18,10 @@ from mpconv.jobs.collector import Heard
 from mpconv.model.errors import Deserted, one_line
 from mpconv.model.units import duration, human
 from mpconv.protocol import descriptors
-from mpconv.ui.progress import Display, make_display
+from mpconv.ui.terminal.progress import Display, make_display
 
 if TYPE_CHECKING:
-    from mpconv.watch.watch import Watch
+    from mpconv.ui.monitor.monitor import Watch
     from mpconv.workers.launch.cluster import Placement
 
 _Result = TypeVar("_Result")

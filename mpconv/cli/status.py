@@ -14,7 +14,7 @@ from mpconv.journal.records import Happening, Stored
 from mpconv.model.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from mpconv.watch.journals import Kept
+    from mpconv.ui.monitor.journals import Kept
 
 _SHOWN = 10
 """Of what happened, the last; all of it with --output=json."""
@@ -62,9 +62,9 @@ def _serve(web: str, paths: list[str]) -> None:
     check_installed("web")
 
     from mpconv.coordination.signals import interruptible  # noqa: PLC0415
-    from mpconv.watch.address import parse  # noqa: PLC0415
-    from mpconv.watch.journals import Journals  # noqa: PLC0415
-    from mpconv.watch.server import serving  # noqa: PLC0415
+    from mpconv.ui.monitor.address import parse  # noqa: PLC0415
+    from mpconv.ui.monitor.journals import Journals  # noqa: PLC0415
+    from mpconv.ui.monitor.server import serving  # noqa: PLC0415
 
     address = parse(web, "--web")
     journals = Journals([one for path in paths for one in _kept(path)])
@@ -81,7 +81,7 @@ def _serve(web: str, paths: list[str]) -> None:
 
 def _kept(path: str) -> list[Kept]:
     """The journal, or those of a fan-out's jobs."""
-    from mpconv.watch.journals import Kept  # noqa: PLC0415
+    from mpconv.ui.monitor.journals import Kept  # noqa: PLC0415
 
     if not os.path.isdir(path):
         return [Kept(path)]

@@ -14,8 +14,8 @@ from mpconv.model.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from mpconv.jobs.collector import Heard
-    from mpconv.watch.record import Record
-    from mpconv.watch.watch import Watch
+    from mpconv.ui.monitor.monitor import Watch
+    from mpconv.ui.monitor.record import Record
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _NEEDED = {
@@ -46,8 +46,8 @@ def watch_of(options: dict[str, Any]) -> Watch | None:
         return None
     check_installed(*wanted)
 
-    from mpconv.watch.address import parse  # noqa: PLC0415  (few watch)
-    from mpconv.watch.watch import Watch  # noqa: PLC0415
+    from mpconv.ui.monitor.address import parse  # noqa: PLC0415  (few watch)
+    from mpconv.ui.monitor.monitor import Watch  # noqa: PLC0415
 
     where = {name: parse(text, f"--{name}") for name, text in wanted.items() if text is not None}
     quiet = bool(options.get("quiet")) and all(address.loopback for address in where.values())
@@ -75,8 +75,8 @@ class Part:
         if self._record is None:
             yield inner
             return
-        from mpconv.watch.watch import ended  # noqa: PLC0415  (few watch)
-        from mpconv.watch.watching import Watching  # noqa: PLC0415
+        from mpconv.ui.monitor.monitor import ended  # noqa: PLC0415  (few watch)
+        from mpconv.ui.monitor.observer import Watching  # noqa: PLC0415
 
         self._record.starts()
         try:

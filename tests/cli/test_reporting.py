@@ -7,7 +7,7 @@ import io
 import pytest
 
 from mpconv.cli.reporting import Report
-from mpconv.ui.progress import make_display
+from mpconv.ui.terminal.progress import make_display
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_who_does_not_watch_loads_nothing_of_it(tmp_path: Path):
     make_image(tmp_path / "a.raw", MiB)
     code = (
         "import sys; from mpconv.cli import main; code = main()\n"
-        "print([name for name in sys.modules if name.startswith(('mpconv.watch', 'aiohttp', 'prometheus'))], code)"
+        "print([name for name in sys.modules if name.startswith(('mpconv.ui.monitor', 'aiohttp', 'prometheus'))], code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "convert", "a.raw", "b.raw"],

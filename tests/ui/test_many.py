@@ -6,8 +6,8 @@ import io
 import json
 import re
 
-from mpconv.ui.live_table import LiveTable
-from mpconv.ui.many import JsonOfMany, LineOfMany, Many
+from mpconv.ui.terminal.fanout import JsonOfMany, LineOfMany, Many
+from mpconv.ui.terminal.table import LiveTable
 
 MiB = 1 << 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpconv.model.errors import UsageError
-from mpconv.watch.address import parse
+from mpconv.ui.monitor.address import parse
 
 
 @pytest.mark.parametrize(

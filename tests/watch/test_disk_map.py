@@ -10,7 +10,7 @@ import pytest
 
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.units import MAP_BINS
-from mpconv.watch.disk_map import DiskMap
+from mpconv.ui.monitor.disk_map import DiskMap
 
 KiB, MiB, TiB = 1 << 10, 1 << 20, 1 << 40
 

@@ -8,7 +8,7 @@ from mpconv.journal.file import Journal
 from mpconv.journal.records import Begun, Checkpoint, Happening, State, Stored
 from mpconv.model.errors import Fatal
 from mpconv.model.ranges import Ranges
-from mpconv.watch.journals import Journals, Kept, facts_of, job_of, timeline_of
+from mpconv.ui.monitor.journals import Journals, Kept, facts_of, job_of, timeline_of
 
 MiB = 1 << 20
 SIZE = 8 * MiB

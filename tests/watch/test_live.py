@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from mpconv.watch import live
-from mpconv.watch.live import Live
+from mpconv.ui.monitor import events
+from mpconv.ui.monitor.events import Live
 
 
 def test_one_client_cannot_take_all_places():
@@ -22,7 +22,7 @@ def test_one_client_cannot_take_all_places():
             await asyncio.sleep(0)
             return True
 
-        for _ in range(live._MOST):
+        for _ in range(events._MOST):
             assert await come("greedy")
         assert not await come("greedy")
         assert await come("other") and await come("third") and await come("other")

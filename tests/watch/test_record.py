@@ -10,8 +10,8 @@ from mpconv.core.state import CoordinatorState
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.place import Place
 from mpconv.protocol.job import Job
-from mpconv.watch.record import Record
-from mpconv.watch.timeline import Timeline
+from mpconv.ui.monitor.record import Record
+from mpconv.ui.monitor.timeline import Timeline
 
 MiB = 1 << 20
 SIZE = 8 * MiB

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from mpconv.model.errors import UsageError
 from mpconv.model.names import readable_values
-from mpconv.ui.speed import Speed
+from mpconv.ui.terminal.speed import Speed
 
 _STEP = 1.0
 """Percentage points between two prints, as qemu-img has it."""
@@ -220,6 +220,6 @@ def make_display(kind: str, stream: TextIO, error_stream: TextIO) -> Display:
         raise UsageError(f"Invalid progress kind '{kind}': text or json")
     if not stream.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}:
         return ProgressLine(stream, error_stream)
-    from mpconv.ui.live import LiveBar  # noqa: PLC0415  (rich takes a tenth of a second to import)
+    from mpconv.ui.terminal.bar import LiveBar  # noqa: PLC0415  (rich takes a tenth of a second to import)
 
     return LiveBar(stream, error_stream)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from mpconv.watch.facts import Worker
-from mpconv.watch.timeline import RECENT
+from mpconv.ui.monitor.facts import Worker
+from mpconv.ui.monitor.timeline import RECENT
 
 _KEPT = 1024
 """Rows of workers that are gone."""

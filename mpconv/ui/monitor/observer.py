@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mpconv.coordination.observer import Observer
 from mpconv.jobs.collector import Heard
 from mpconv.model.errors import Deserted
-from mpconv.watch.record import Record
+from mpconv.ui.monitor.record import Record
 
 
 class Watching(Heard):

@@ -9,8 +9,8 @@ from mpconv.coordination.observer import Observer
 from mpconv.jobs.fanout.observer import Watcher
 from mpconv.jobs.fanout.spec import Outcome, Result, Spec
 from mpconv.model.errors import Deserted, Fatal, Interrupted
-from mpconv.watch.watch import Watch, ended
-from mpconv.watch.watching import Watching
+from mpconv.ui.monitor.monitor import Watch, ended
+from mpconv.ui.monitor.observer import Watching
 
 
 class Watched(Watcher):

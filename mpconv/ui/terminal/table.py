@@ -14,9 +14,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from mpconv.model.units import duration, human
-from mpconv.ui.many import OVER, Many, share_of
-from mpconv.ui.progress import Clock, Progress
-from mpconv.ui.speed import Speed
+from mpconv.ui.terminal.fanout import OVER, Many, share_of
+from mpconv.ui.terminal.progress import Clock, Progress
+from mpconv.ui.terminal.speed import Speed
 
 _SECONDS_BETWEEN = 0.2
 _BAR = 20

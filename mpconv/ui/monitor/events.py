@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 from msgspec import Struct
 
-from mpconv.watch.facts import Job
-from mpconv.watch.record import shown
+from mpconv.ui.monitor.facts import Job
+from mpconv.ui.monitor.record import shown
 
 _BETWEEN = 1.0
 """Seconds between two looks, while somebody watches."""

@@ -13,9 +13,9 @@ from mpconv.journal.records import Happening, Stored
 from mpconv.model.errors import Fatal
 from mpconv.model.extent import Extent
 from mpconv.model.names import readable
-from mpconv.watch.disk_map import DiskMap
-from mpconv.watch.facts import Happened, Job, Map, Sample
-from mpconv.watch.timeline import RECENT
+from mpconv.ui.monitor.disk_map import DiskMap
+from mpconv.ui.monitor.facts import Happened, Job, Map, Sample
+from mpconv.ui.monitor.timeline import RECENT
 
 _SHOWN = 50
 REPORTED = 5000

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from mpconv.watch.facts import Job
+from mpconv.ui.monitor.facts import Job
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STATES = ("waiting", "opening", "running", "finished", "failed", "stopped")

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mpconv.model.units import duration, human
-from mpconv.ui.progress import Clock, Display, Progress
-from mpconv.ui.speed import Speed
+from mpconv.ui.terminal.progress import Clock, Display, Progress
+from mpconv.ui.terminal.speed import Speed
 
 _SECONDS_BETWEEN = 0.1
 _SHORTEST_BAR, _LONGEST_BAR = 10, 40

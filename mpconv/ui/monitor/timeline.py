@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpconv.watch.facts import Sample
+from mpconv.ui.monitor.facts import Sample
 
 _MOST = 400
 _KEPT_NEW = 120

@@ -36,10 +36,10 @@ from mpconv.core.events import (
 from mpconv.core.leases import LeaseState
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.names import readable
-from mpconv.watch.disk_map import DiskMap
-from mpconv.watch.facts import COMPARE, COPY, READ, Happened, Job
-from mpconv.watch.rows import Rows, rate_of
-from mpconv.watch.timeline import Timeline
+from mpconv.ui.monitor.disk_map import DiskMap
+from mpconv.ui.monitor.facts import COMPARE, COPY, READ, Happened, Job
+from mpconv.ui.monitor.rows import Rows, rate_of
+from mpconv.ui.monitor.timeline import Timeline
 
 if TYPE_CHECKING:
     from mpconv.core.state import CoordinatorState

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.units import bin_size
-from mpconv.watch.facts import Map
+from mpconv.ui.monitor.facts import Map
 
 
 class DiskMap:

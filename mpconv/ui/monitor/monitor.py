@@ -11,10 +11,10 @@ from typing import Self
 
 from mpconv.coordination.observer import Observer
 from mpconv.model.errors import Interrupted, MpconvError
-from mpconv.watch.address import Address
-from mpconv.watch.facts import COPY, Job
-from mpconv.watch.record import Record
-from mpconv.watch.watching import Watching
+from mpconv.ui.monitor.address import Address
+from mpconv.ui.monitor.facts import COPY, Job
+from mpconv.ui.monitor.observer import Watching
+from mpconv.ui.monitor.record import Record
 
 TICK = 0.5
 """Seconds between two looks at what has happened."""
@@ -53,7 +53,7 @@ class Watch:
 
     async def __aenter__(self) -> Self:
         """Fatal when an address cannot be had."""
-        from mpconv.watch.server import serving  # noqa: PLC0415  (aiohttp: only here it is known to be there)
+        from mpconv.ui.monitor.server import serving  # noqa: PLC0415  (aiohttp: only here it is known to be there)
 
         async with contextlib.AsyncExitStack() as around:
             for told in await around.enter_async_context(serving(self.facts, self._metrics, self._web)):

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TextIO
 
 from mpconv.model.units import human
-from mpconv.ui.progress import JsonLines, Progress, ProgressLine
+from mpconv.ui.terminal.progress import JsonLines, Progress, ProgressLine
 
 OVER = ("done", "failed")
 _PARTS = 10_000

@@ -19,12 +19,12 @@ from aiohttp import web
 
 from mpconv.model.errors import Fatal
 from mpconv.protocol.descriptors import share
-from mpconv.watch.address import Address
-from mpconv.watch.facts import Job
-from mpconv.watch.places import Places
+from mpconv.ui.monitor.address import Address
+from mpconv.ui.monitor.facts import Job
+from mpconv.ui.monitor.places import Places
 
 if TYPE_CHECKING:
-    from mpconv.watch.live import Live
+    from mpconv.ui.monitor.events import Live
 
 Middleware = Callable[[web.Request], None]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,7 +41,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _PLACES_OF: web.AppKey[list[Places]] = web.AppKey("places")
-_silent = logging.getLogger("mpconv.watch")
+_silent = logging.getLogger("mpconv.ui.monitor")
 _silent.addHandler(logging.NullHandler())
 _silent.propagate = False
 
@@ -59,7 +59,7 @@ async def serving(
             url = await around.enter_async_context(_site(_metrics(facts, metrics), metrics, "--metrics"))
             told.append(f"metrics at {url}/metrics")
         if page is not None:
-            from mpconv.watch.live import Live  # noqa: PLC0415  (metrics do without)
+            from mpconv.ui.monitor.events import Live  # noqa: PLC0415  (metrics do without)
 
             live = Live(facts, journals=journals)
             token = None if page.loopback else secrets.token_urlsafe(_TOKEN_BYTES)
@@ -113,7 +113,7 @@ def _app(middleware: Middleware) -> web.Application:
 
 
 def _metrics(facts: Facts, address: Address) -> web.Application:
-    from mpconv.watch.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415  (the page does without)
+    from mpconv.ui.monitor.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415  (the page does without)
 
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.Response(body=exposition(facts()), headers={"Content-Type": CONTENT_TYPE, **_HEADERS})
@@ -129,7 +129,7 @@ def _metrics(facts: Facts, address: Address) -> web.Application:
 
 
 def _page(live: Live, token: str | None, address: Address) -> web.Application:
-    from mpconv.watch.page import live_page, policy  # noqa: PLC0415  (metrics do without)
+    from mpconv.ui.monitor.page import live_page, policy  # noqa: PLC0415  (metrics do without)
 
     def admitted(request: web.Request) -> None:
         """Who may look: whoever has the token; without one, this host, by a name that no other site can take."""
