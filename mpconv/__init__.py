@@ -12,13 +12,13 @@ from mpconv._version import __version__ as __version__
 if TYPE_CHECKING:
     from mpconv import blocking
     from mpconv.api.copying import Copied, Lost, Resumed, checksum, compare, convert, deploy, resume
-    from mpconv.api.images import backing_chain, check, examine, info, map, measure
-    from mpconv.doctor.findings import Examination
     from mpconv.formats.qcow2.check import Report as CheckReport
     from mpconv.formats.qcow2.options import Qcow2Options
     from mpconv.inspection.block_map import Entry as MapEntry
+    from mpconv.inspection.doctor.findings import Examination
     from mpconv.inspection.info import Info, Qcow2Info
     from mpconv.inspection.measure import Measure
+    from mpconv.inspection.queries import backing_chain, check, examine, info, map, measure
     from mpconv.jobs.checksum import Checksum
     from mpconv.jobs.checksum import Options as ChecksumOptions
     from mpconv.jobs.compare import Options as CompareOptions
@@ -92,7 +92,7 @@ _FOUND_IN = {
     "CompareOptions": "mpconv.jobs.compare:Options",
     "Deployment": "mpconv.jobs.copy.deploy",
     "Effort": "mpconv.options.effort",
-    "Examination": "mpconv.doctor.findings",
+    "Examination": "mpconv.inspection.doctor.findings",
     "Fanout": "mpconv.jobs.fanout.spec",
     "FanoutJob": "mpconv.jobs.fanout.spec:Spec",
     "FanoutLimits": "mpconv.jobs.fanout.spec:Limits",
@@ -111,7 +111,7 @@ _FOUND_IN = {
     "Trust": "mpconv.model.place",
     "Verdict": "mpconv.jobs.compare",
     **dict.fromkeys(("fan_out", "read_plan", "resume_fan_out"), "mpconv.many"),
-    **dict.fromkeys(("backing_chain", "check", "examine", "info", "map", "measure"), "mpconv.api.images"),
+    **dict.fromkeys(("backing_chain", "check", "examine", "info", "map", "measure"), "mpconv.inspection.queries"),
 }
 """Where each is, and as what if not by its own name; the rest is in api/copying.py."""
 

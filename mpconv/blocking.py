@@ -8,7 +8,8 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from mpconv import many
-from mpconv.api import copying, images
+from mpconv.api import copying
+from mpconv.inspection import queries
 
 _Words = ParamSpec("_Words")
 _Result = TypeVar("_Result")
@@ -27,11 +28,11 @@ deploy = _blocking(copying.deploy)
 resume = _blocking(copying.resume)
 compare = _blocking(copying.compare)
 checksum = _blocking(copying.checksum)
-info = _blocking(images.info)
-backing_chain = _blocking(images.backing_chain)
-map = _blocking(images.map)
-measure = _blocking(images.measure)
-check = _blocking(images.check)
-examine = _blocking(images.examine)
+info = _blocking(queries.info)
+backing_chain = _blocking(queries.backing_chain)
+map = _blocking(queries.map)
+measure = _blocking(queries.measure)
+check = _blocking(queries.check)
+examine = _blocking(queries.examine)
 fan_out = _blocking(many.fan_out)
 resume_fan_out = _blocking(many.resume_fan_out)

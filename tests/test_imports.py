@@ -32,10 +32,8 @@ ROW_OF = {
     "": "api",
     "_version": "model",
     "__main__": "cli",
-    "api.images": "inspection",
     "blocking": "api",
     "coordinator": "coordination",
-    "doctor": "inspection",
     "leftovers": "cli",
     "many": "api",
 }

@@ -55,10 +55,10 @@ def check(
 
     import asyncio  # noqa: PLC0415 - --help does without
 
-    from mpconv.api import images  # noqa: PLC0415
+    from mpconv.inspection import queries  # noqa: PLC0415
     from mpconv.transports import redacted  # noqa: PLC0415
 
-    found = asyncio.run(images.check(place, on_finding=_tell))
+    found = asyncio.run(queries.check(place, on_finding=_tell))
     if not quiet:
         show(json_lines(found, redacted(place.url if image_opts else name)) if as_json else lines(found))
     if found.check_errors:

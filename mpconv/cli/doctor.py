@@ -33,9 +33,9 @@ def doctor(fmt: str | None, output: str, seconds: float, write_test: str | None,
     import asyncio  # noqa: PLC0415 - --help does without
     import shutil  # noqa: PLC0415
 
-    from mpconv.api import images  # noqa: PLC0415
-    from mpconv.doctor.findings import Examination  # noqa: PLC0415
-    from mpconv.doctor.texts import WIDTH, lines, summary  # noqa: PLC0415
+    from mpconv.inspection import queries  # noqa: PLC0415
+    from mpconv.inspection.doctor.findings import Examination  # noqa: PLC0415
+    from mpconv.inspection.doctor.texts import WIDTH, lines, summary  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
     width = shutil.get_terminal_size((WIDTH, 0)).columns
@@ -44,7 +44,7 @@ def doctor(fmt: str | None, output: str, seconds: float, write_test: str | None,
         if not as_json:
             show([*lines(one, width), ""])
 
-    asked = images.examine(names, image_format=fmt, seconds=seconds, scratch=write_test, on_examined=tell)
+    asked = queries.examine(names, image_format=fmt, seconds=seconds, scratch=write_test, on_examined=tell)
     found = asyncio.run(asked)
     ok = all(one.ok for one in found)
     if as_json:

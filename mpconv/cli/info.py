@@ -38,15 +38,15 @@ def info(
 
     import asyncio  # noqa: PLC0415 - --help does without
 
-    from mpconv.api import images  # noqa: PLC0415
     from mpconv.cli.opening import places  # noqa: PLC0415
+    from mpconv.inspection import queries  # noqa: PLC0415
     from mpconv.inspection.texts import json_text  # noqa: PLC0415
 
     [place] = places([name], fmt, image_opts, shared=force_share)
     if backing_chain:
-        found = asyncio.run(images.backing_chain(place, trust=trust_of(allow_backing, allow_data_file)))
+        found = asyncio.run(queries.backing_chain(place, trust=trust_of(allow_backing, allow_data_file)))
     else:
-        found = [asyncio.run(images.info(place))]
+        found = [asyncio.run(queries.info(place))]
     if as_json:
         facts = [one.facts() for one in found]
         show_text(json_text(facts if backing_chain else facts[0]) + "\n")

@@ -30,11 +30,11 @@ def map_(
 
     import asyncio  # noqa: PLC0415 - --help does without
 
-    from mpconv.api import images  # noqa: PLC0415
     from mpconv.cli.opening import places  # noqa: PLC0415
+    from mpconv.inspection import queries  # noqa: PLC0415
     from mpconv.inspection.block_map import map_json, map_lines  # noqa: PLC0415
 
     [place] = places([name], fmt, image_opts, shared=force_share)
     trust = trust_of(allow_backing, allow_data_file)
-    entries = asyncio.run(images.map(place, start_offset, max_length, trust=trust, on_warning=warn))
+    entries = asyncio.run(queries.map(place, start_offset, max_length, trust=trust, on_warning=warn))
     show(map_json(entries) if as_json else map_lines(entries))

@@ -72,11 +72,11 @@ def measure(
 
     import asyncio  # noqa: PLC0415
 
-    from mpconv.api import images  # noqa: PLC0415
+    from mpconv.inspection import queries  # noqa: PLC0415
 
     trust = trust_of(allow_backing, allow_data_file)
     found = asyncio.run(
-        images.measure(image, target_format, options, snapshot=snapshot, trust=trust, refusal=refusal, on_warning=warn)
+        queries.measure(image, target_format, options, snapshot=snapshot, trust=trust, refusal=refusal, on_warning=warn)
     )
     if as_json:
         show_text(json_text(found.facts()) + "\n")

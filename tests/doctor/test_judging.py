@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mpconv.doctor import nfs_refusals, together
-from mpconv.doctor.findings import Cell, Choice, Examination
-from mpconv.doctor.local import mounted
-from mpconv.doctor.nfs_refusals import Asked, covers
-from mpconv.doctor.rpc import Export
-from mpconv.doctor.speed import Places
-from mpconv.doctor.texts import lines, summary
+from mpconv.inspection.doctor import nfs_refusals, pairing
+from mpconv.inspection.doctor.findings import Cell, Choice, Examination
+from mpconv.inspection.doctor.local import mounted
+from mpconv.inspection.doctor.nfs_refusals import Asked, covers
+from mpconv.inspection.doctor.rpc import Export
+from mpconv.inspection.doctor.speed import Places
+from mpconv.inspection.doctor.texts import lines, summary
 from mpconv.model.errors import Absent, Denied, Unreachable
 from mpconv.model.extent import Extent, Kind
 from mpconv.transports.identity import Verdict
@@ -23,7 +23,7 @@ def pair(**target: object) -> Examination:
     """A target that was checked beside a source of 8 MiB, 5 of them data."""
     source = Examination("a", "source", opened=True, size=8 * MiB, guest_size=8 * MiB, data_size=5 * MiB)
     found = Examination("b", "target", opened=True, writable=True, size=8 * MiB, **target)
-    together.check(source, found, Verdict.DIFFERENT)
+    pairing.check(source, found, Verdict.DIFFERENT)
     return found
 
 
@@ -51,7 +51,7 @@ def test_room_and_use(target: dict[str, object], wanted: list[str]) -> None:
 def test_room_for_a_source_whose_zeros_nobody_knows(free: int, wanted: list[str]) -> None:
     source = Examination("a", "source", opened=True, guest_size=8 * MiB)
     target = Examination("b", "target", creatable=True, free=free)
-    together.check(source, target, Verdict.DIFFERENT)
+    pairing.check(source, target, Verdict.DIFFERENT)
     assert (codes(target), [one.code for one in target.advice]) == ([], wanted)
 
 
@@ -60,7 +60,7 @@ def test_sizes(size: int, wanted: list[str]) -> None:
     source = Examination("a", "source", opened=True, guest_size=8 * MiB)
     for fixed in (True, False):
         target = Examination("b", "target", opened=True, size=size, fixed=fixed)
-        together.check(source, target, Verdict.DIFFERENT)
+        pairing.check(source, target, Verdict.DIFFERENT)
         assert codes(target) == (wanted if fixed else [])
 
 
@@ -68,7 +68,7 @@ def test_a_target_that_is_not_there() -> None:
     for creatable, wanted in ((True, []), (False, ["not-creatable"])):
         target = Examination("b", "target", creatable=creatable)
         target.problem("missing", "No such file", "")
-        together.check(Examination("a", "source"), target, Verdict.DIFFERENT)
+        pairing.check(Examination("a", "source"), target, Verdict.DIFFERENT)
         assert codes(target) == wanted
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from mpconv.doctor.rpc import Declined, Export, Server, accepted
+from mpconv.inspection.doctor.rpc import Declined, Export, Server, accepted
 from mpconv.transports.nfs4.xdr import Malformed, opaque, words
 
 XID = 7

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mpconv.doctor.findings import Examination
-from mpconv.doctor.rpc import Export
+from mpconv.inspection.doctor.findings import Examination
+from mpconv.inspection.doctor.rpc import Export
 from mpconv.model.errors import Absent, Denied, MpconvError, Unreachable
 from mpconv.transports.nfs_url import Address
 

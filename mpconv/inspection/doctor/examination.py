@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import Struct
 
 from mpconv import transports
-from mpconv.doctor import together
-from mpconv.doctor.findings import Choice, Examination, milliseconds, size_words
-from mpconv.doctor.speed import Places, measure
+from mpconv.inspection.doctor import pairing
+from mpconv.inspection.doctor.findings import Choice, Examination, milliseconds, size_words
+from mpconv.inspection.doctor.speed import Places, measure
 from mpconv.inspection.info import info
 from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn, UsageError
 from mpconv.model.extent import Extent, Kind
@@ -49,15 +49,15 @@ class How(Struct, frozen=True):
 def _examiner(url: str) -> Examine:
     kind = transports.module_of(url).rpartition(".")[2]
     if kind == "nfs":
-        from mpconv.doctor import nfs  # noqa: PLC0415  (only what serves the URL)
+        from mpconv.inspection.doctor import nfs  # noqa: PLC0415  (only what serves the URL)
 
         return nfs.examine
     if kind == "iscsi":
-        from mpconv.doctor import iscsi  # noqa: PLC0415
+        from mpconv.inspection.doctor import iscsi  # noqa: PLC0415
 
         return iscsi.examine
     if kind == "file":
-        from mpconv.doctor import local  # noqa: PLC0415
+        from mpconv.inspection.doctor import local  # noqa: PLC0415
 
         return local.examine
     raise UsageError(
@@ -78,7 +78,7 @@ async def examine(urls: Sequence[str], how: How, show: Show) -> list[Examination
         one = Examination(transports.redacted(url).removeprefix("file:"), role)
         await _examine(one, url, examiner, how)
         if role == "target":
-            together.check(found[0], one, await _verdict(found[0], one, urls[0], url))
+            pairing.check(found[0], one, await _verdict(found[0], one, urls[0], url))
         if url == how.scratch and one.opened:
             verdicts = [await _verdict(other, one, its, url) for other, its in zip(found, urls, strict=False)]
             await _overwrite(one, url, how, other=any(verdict is not Verdict.DIFFERENT for verdict in verdicts))
@@ -143,13 +143,13 @@ async def _overwrite(found: Examination, url: str, how: How, *, other: bool) -> 
         why = found.busy or found.why_not_writable or "it is another image of this command"
         found.problem("not-tested", f"nothing was written to it: {why}", "name another target with --write-test")
         return
-    from mpconv.doctor import write_test  # noqa: PLC0415  (few ask for it)
+    from mpconv.inspection.doctor import write_probe  # noqa: PLC0415  (few ask for it)
 
     store: Transport | None = None
     try:
         store = await transports.open_place(Place(url=url, marks=found.marks), Access.WRITE, locked=True)
         async with asyncio.timeout(how.seconds + _WRITING_SECONDS):
-            await write_test.run(found, store, how.seconds)
+            await write_probe.run(found, store, how.seconds)
     except TimeoutError:
         what = f"the write test was given up after {how.seconds + _WRITING_SECONDS:g} seconds, and wrote a part"
         found.problem("slow", what, "see what else keeps the server busy, and its log")

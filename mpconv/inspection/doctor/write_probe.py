@@ -9,8 +9,8 @@ import asyncio
 import enum
 import random
 
-from mpconv.doctor.findings import Examination, milliseconds, size_words
-from mpconv.doctor.speed import Places, measure_writes
+from mpconv.inspection.doctor.findings import Examination, milliseconds, size_words
+from mpconv.inspection.doctor.speed import Places, measure_writes
 from mpconv.model.errors import MpconvError
 from mpconv.model.extent import Extent
 from mpconv.model.units import SECTOR, MiB, align_down, human

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from mpconv.doctor.findings import Examination
+from mpconv.inspection.doctor.findings import Examination
 from mpconv.model.errors import Absent, Denied, MpconvError, Unreachable
 from mpconv.transports import scsi
 from mpconv.transports.bindings import libiscsi

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpconv.doctor.findings import Examination, size_words
+from mpconv.inspection.doctor.findings import Examination, size_words
 from mpconv.model.units import human
 from mpconv.transports.identity import ALLOW, Verdict
 

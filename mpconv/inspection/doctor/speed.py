@@ -9,7 +9,7 @@ import random
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 
-from mpconv.doctor.findings import Cell
+from mpconv.inspection.doctor.findings import Cell
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.units import KiB, MiB, align_down
 from mpconv.transports.base import Transport

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from mpconv.doctor.findings import Examination, Finding, milliseconds
+from mpconv.inspection.doctor.findings import Examination, Finding, milliseconds
 from mpconv.model.errors import one_line
 from mpconv.model.units import human
 

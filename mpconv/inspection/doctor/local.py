@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from mpconv.doctor.findings import Examination
+from mpconv.inspection.doctor.findings import Examination
 from mpconv.model.errors import Denied, Fatal, InUse, NoSuchImage, one_line
 from mpconv.model.units import human
 from mpconv.transports.base import Access, Opening

@@ -7,11 +7,11 @@ import contextlib
 
 from msgspec.structs import replace
 
-from mpconv.doctor import nfs_refusals
-from mpconv.doctor.findings import Examination, milliseconds
-from mpconv.doctor.nfs_refusals import Asked
-from mpconv.doctor.reaching import reached
-from mpconv.doctor.rpc import MOUNT, NFS, NFS_PORT, PORTMAPPER_PORT, Declined, Server, may_use_low_ports
+from mpconv.inspection.doctor import nfs_refusals
+from mpconv.inspection.doctor.findings import Examination, milliseconds
+from mpconv.inspection.doctor.nfs_refusals import Asked
+from mpconv.inspection.doctor.reaching import reached
+from mpconv.inspection.doctor.rpc import MOUNT, NFS, NFS_PORT, PORTMAPPER_PORT, Declined, Server, may_use_low_ports
 from mpconv.model.errors import Absent, Fatal, NoSuchImage
 from mpconv.model.units import human
 from mpconv.transports.base import Access

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from mpconv.doctor.findings import Examination
+from mpconv.inspection.doctor.findings import Examination
 from mpconv.transports.blocking import beside
 from mpconv.transports.reach import why_unreachable
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from mpconv.doctor import iscsi_refusals
-from mpconv.doctor.findings import Examination, milliseconds
-from mpconv.doctor.reaching import reached
+from mpconv.inspection.doctor import iscsi_refusals
+from mpconv.inspection.doctor.findings import Examination, milliseconds
+from mpconv.inspection.doctor.reaching import reached
 from mpconv.model.errors import Fatal, StatusWithdrawn
 from mpconv.model.units import human
 from mpconv.transports.base import Access

@@ -17,11 +17,11 @@ from mpconv.model.errors import NoChecks, UsageError
 from mpconv.model.place import NO_TRUST, Name, OnWarning, Place, Trust, place_of
 
 if TYPE_CHECKING:
-    from mpconv.doctor.findings import Examination
     from mpconv.formats.image import Image
     from mpconv.formats.qcow2.check import Report
     from mpconv.formats.qcow2.options import Qcow2Options
     from mpconv.inspection.block_map import Entry
+    from mpconv.inspection.doctor.findings import Examination
     from mpconv.inspection.info import Info
     from mpconv.inspection.measure import Measure
 
@@ -154,7 +154,7 @@ async def examine(
     the source, and of that format. `seconds`: for measuring, of each. `scratch`: a target of which a part may be
     OVERWRITTEN to test it. `on_examined` hears of each when all is known of it.
     """
-    from mpconv.doctor import examination  # noqa: PLC0415
+    from mpconv.inspection.doctor import examination  # noqa: PLC0415
 
     names = [urls] if isinstance(urls, str) else list(urls)
     if scratch is not None and scratch not in names:
