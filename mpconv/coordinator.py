@@ -40,7 +40,7 @@ from mpconv.protocol.failures import error_of
 from mpconv.protocol.job import Job
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Transport
-from mpconv.transports.retrying import ANSWERS, Tell, silently
+from mpconv.transports.retry import ANSWERS, Tell, silently
 from mpconv.workers.launch.provider import Supply
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.place import Place
 from mpconv.options.copy import Options
-from mpconv.transports.file import FileTransport
+from mpconv.transports.file.store import FileTransport
 from mpconv.workers.launch.local import LocalWorkers
 from tests.conftest import identical, make_image
 
@@ -40,7 +40,7 @@ def test_holes_that_were_a_lie_are_read_after_all(tmp_path, monkeypatch, create)
 
     monkeypatch.setattr(FileTransport, "block_status", block_status)
     warnings: list[str] = []
-    workers = LocalWorkers(["mpconv.transports.file"])
+    workers = LocalWorkers(["mpconv.transports.file.store"])
     options = Options(create=create, workers=2)
     source, target = str(tmp_path / "a.raw"), str(tmp_path / "b.raw")
     asyncio.run(convert([Place(url=source)], Place(url=target), options, workers, Observer(), warnings.append))
@@ -66,7 +66,7 @@ def test_with_a_journal_the_copy_begins_anew_in_the_same_target(tmp_path, monkey
 
     monkeypatch.setattr(FileTransport, "block_status", block_status)
     warnings: list[str] = []
-    workers = LocalWorkers(["mpconv.transports.file"])
+    workers = LocalWorkers(["mpconv.transports.file.store"])
     made = Qcow2Options() if qcow2 else None
     options = Options(workers=2, target_format="qcow2" if qcow2 else "raw", qcow2=made)
     source, target, path = (str(tmp_path / name) for name in ("a.raw", "b.img", "j.db"))

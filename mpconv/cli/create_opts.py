@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from mpconv.model.errors import Fatal, UsageError
-from mpconv.transports import is_local, module_of, redacted
+from mpconv.transports import family_of, is_local, redacted
 
 _SIZE_SUFFIXES = "bkmgtpe"
 _SIZE = re.compile(r"\s*\+?(?:(0x[0-9a-f]+)([kmgtp]?)|(\d+)(?:\.(\d*))?([bkmgtpe]?))", re.I | re.ASCII)
@@ -183,7 +183,7 @@ def _can_be_joined(text: str) -> bool:
 
 def _known(target_url: str) -> Known:
     """The options there are for a raw target."""
-    if module_of(target_url).rpartition(".")[2] == "nfs":
+    if family_of(target_url) == "nfs":
         return _NFS
     return _FILE if is_made_as_file(target_url) else _EXISTING
 

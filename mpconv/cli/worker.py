@@ -64,7 +64,7 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
 
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415 - --help does without
 
-    preload = ["mpconv.workers.remote", "mpconv.transports.nfs", "mpconv.transports.iscsi"]
+    preload = ["mpconv.workers.remote", "mpconv.transports.nfs.store", "mpconv.transports.iscsi.store"]
     local = click.get_current_context().with_resource(LocalWorkers(preload))
 
     from mpconv.workers.launch.host import Host  # noqa: PLC0415

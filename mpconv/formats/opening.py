@@ -15,7 +15,7 @@ from mpconv.formats.raw import RawImage
 from mpconv.model.errors import ImageError
 from mpconv.model.place import Place, Trust
 from mpconv.transports.base import Access, Sharing, Transport, cannot_open
-from mpconv.transports.retrying import Retry, Tell, silently
+from mpconv.transports.retry import Retry, Tell, silently
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.header import Header

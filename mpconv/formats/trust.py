@@ -18,9 +18,9 @@ from mpconv.model.errors import ImageError
 from mpconv.model.place import Place, Trust
 from mpconv.transports import is_local, module_of, redacted
 from mpconv.transports.base import cannot_open
-from mpconv.transports.beneath import realpath, rest
-from mpconv.transports.file import path_of
-from mpconv.transports.file_facts import is_marked
+from mpconv.transports.file.beneath import realpath, rest
+from mpconv.transports.file.identity import is_marked
+from mpconv.transports.file.store import path_of
 
 MOST_LAYERS = 200
 _OPTIONS = {"backing file": "--allow-backing", "data file": "--allow-data-file"}

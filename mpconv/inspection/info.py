@@ -16,7 +16,7 @@ from mpconv.formats.qcow2.snapshots import Snapshot
 from mpconv.inspection.texts import size_text, tree_lines
 from mpconv.model.errors import Fatal, ImageError
 from mpconv.model.place import Place, Trust
-from mpconv.transports import module_of, redacted
+from mpconv.transports import family_of, redacted
 from mpconv.transports.base import cannot_open
 
 _SECOND = 1_000_000_000
@@ -202,7 +202,7 @@ async def _look(place: Place) -> tuple[Info, tuple[object, ...], Header | None, 
     image, [resolved] = await open_and_resolve([place], How(looking=True, alone=True))
     try:
         store = image.stores[0]
-        flagged = module_of(store.name).rpartition(".")[2] in {"file", "iscsi"}
+        flagged = family_of(store.name) in {"file", "iscsi"}
         told = await _of_qcow2(image) if isinstance(image, Qcow2Image) else None
         below = told.header if told is not None and told.backing is not None else None
         found = Info(shown_name(store.name), image.size, await store.disk_size(), flagged, told)

@@ -22,7 +22,7 @@ from mpconv.model.place import NO_TRUST, Place, Trust
 from mpconv.model.units import SECTOR
 from mpconv.options.tuning import Effort, workers_for
 from mpconv.protocol.job import Job
-from mpconv.transports.retrying import Retry, Sparingly
+from mpconv.transports.retry import Retry, Sparingly
 from mpconv.workers.launch.provider import Supply
 
 

@@ -23,7 +23,7 @@ from mpconv.model.place import NO_TRUST, Place, Trust
 from mpconv.model.units import SECTOR, align_down
 from mpconv.options.tuning import BUFFER, workers_for
 from mpconv.protocol.job import Job
-from mpconv.transports.retrying import Retry, Sparingly, Tell
+from mpconv.transports.retry import Retry, Sparingly, Tell
 from mpconv.workers.launch.local import LocalWorkers
 
 

@@ -23,7 +23,7 @@ from mpconv.model.digest import REGION, regions, text
 from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.model.place import Place, Trust
 from mpconv.options.copy import Options
-from mpconv.transports.retrying import AT_ONCE, Retry, Sparingly, keep_trying
+from mpconv.transports.retry import AT_ONCE, Retry, Sparingly, keep_trying
 from mpconv.workers.launch.provider import Supply
 
 EVERYTHING = 1.0

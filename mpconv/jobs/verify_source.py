@@ -17,7 +17,7 @@ from mpconv.model.errors import MpconvError, StatusWithdrawn, Unequal
 from mpconv.model.extent import Kind
 from mpconv.model.place import Place
 from mpconv.options.copy import Options
-from mpconv.transports.retrying import AT_ONCE, Retry, Sparingly, keep_trying
+from mpconv.transports.retry import AT_ONCE, Retry, Sparingly, keep_trying
 from mpconv.workers.launch.provider import Supply
 
 Ranges = list[tuple[int, int]]

@@ -14,13 +14,13 @@ from mpconv.model.names import unusable
 from mpconv.model.place import Place
 from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport, cannot_open, unlike
 from mpconv.transports.redaction import redacted as redacted
-from mpconv.transports.retrying import Retry, Tell, silently
-from mpconv.transports.window import Window
+from mpconv.transports.retry import Retry, Tell, silently
+from mpconv.transports.slice import Window
 
-_FILE = "mpconv.transports.file"
+_FILE = "mpconv.transports.file.store"
 _SCHEMES = {
-    "nfs": "mpconv.transports.nfs",
-    "iscsi": "mpconv.transports.iscsi",
+    "nfs": "mpconv.transports.nfs.store",
+    "iscsi": "mpconv.transports.iscsi.store",
     "null": "mpconv.transports.null",
     "memory": "mpconv.transports.memory",
     "file": _FILE,
@@ -41,6 +41,11 @@ def module_of(url: str) -> str:
     if scheme in _SCHEMES:
         return _SCHEMES[scheme]
     raise UsageError(f"Could not open '{redacted(url)}': Unknown protocol '{match.group(1)}'")
+
+
+def family_of(url: str) -> str:
+    """The folder or module here that serves `url`: file, nfs, iscsi, null, memory. Errors as `module_of`'s."""
+    return module_of(url).split(".")[2]
 
 
 def is_local(url: str) -> bool:
@@ -85,9 +90,9 @@ def settled(place: Place) -> Place:
     """The same by a name that means the same in every process, and with what it means. Fatal when there is none."""
     if not is_local(place.url):
         return place
-    from mpconv.transports.file import path_of  # noqa: PLC0415  (as connect's)
-    from mpconv.transports.file_facts import marks_at  # noqa: PLC0415
-    from mpconv.transports.process_names import settled as settled_path  # noqa: PLC0415
+    from mpconv.transports.file.identity import marks_at  # noqa: PLC0415
+    from mpconv.transports.file.process_names import settled as settled_path  # noqa: PLC0415
+    from mpconv.transports.file.store import path_of  # noqa: PLC0415  (as connect's)
 
     path = path_of(place.url)
     try:
@@ -120,7 +125,7 @@ async def open_place(
     reopen = partial(_proved, place, access, opening)
     store = await reopen()
     if retry is not None and access is Access.READ and not is_local(place.url):
-        from mpconv.transports.lasting import Lasting  # noqa: PLC0415  (copies between files do without)
+        from mpconv.transports.reconnecting import Lasting  # noqa: PLC0415  (copies between files do without)
 
         store = Lasting(store, reopen, retry, tell, steady=not place.shared)
     if place.offset == 0 and place.size is None:
@@ -136,6 +141,6 @@ def remade(store: Transport, place: Place, *, growing: bool, retry: Retry, tell:
     """A store that is written, whose connection can be made again for who `insist`s."""
     if is_local(place.url):
         return store
-    from mpconv.transports.lasting import Remade  # noqa: PLC0415
+    from mpconv.transports.reconnecting import Remade  # noqa: PLC0415
 
     return Remade(store, partial(open_place, place, Access.WRITE, growing=growing, retry=retry), retry, tell)

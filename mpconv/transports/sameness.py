@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mpconv.model.errors import MpconvError, UsageError
 from mpconv.model.extent import Extent, Kind
 from mpconv.transports.base import Transport
-from mpconv.transports.file_layers import is_served_twice, is_used
+from mpconv.transports.file.layers import is_served_twice, is_used
 from mpconv.transports.identity import ALLOW, Facts, Verdict, holds, judge, suspects
 
 _SAMPLE = 4096

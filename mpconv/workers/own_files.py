@@ -14,7 +14,7 @@ from mpconv import transports
 from mpconv.model.errors import Denied
 from mpconv.model.place import Place
 from mpconv.protocol.job import Job
-from mpconv.transports.beneath import rest
+from mpconv.transports.file.beneath import rest
 
 ANY = "/"
 

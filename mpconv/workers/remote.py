@@ -20,7 +20,7 @@ from mpconv.protocol import messages
 from mpconv.protocol.codec import encode
 from mpconv.protocol.job import Job
 from mpconv.protocol.link import Link
-from mpconv.transports import pump
+from mpconv.transports.native import loop as pump
 from mpconv.workers.own_files import permitted
 from mpconv.workers.worker import Worker
 

@@ -21,7 +21,7 @@ from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.protocol.job import Job
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Access, Transport
-from mpconv.transports.retrying import AT_ONCE, Outage, Retry, keep_trying
+from mpconv.transports.retry import AT_ONCE, Outage, Retry, keep_trying
 from mpconv.workers.branches import Branch, all_of, both
 from mpconv.workers.comparer import Comparer
 from mpconv.workers.copier import Copier

@@ -14,7 +14,7 @@ from mpconv.inspection.doctor.texts import lines, summary
 from mpconv.model.errors import Absent, Denied, Unreachable
 from mpconv.model.extent import Extent, Kind
 from mpconv.transports.identity import Verdict
-from mpconv.transports.nfs_url import parse
+from mpconv.transports.nfs.url import parse
 
 MiB = 1 << 20
 

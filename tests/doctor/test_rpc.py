@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from mpconv.inspection.doctor.rpc import Declined, Export, Server, accepted
-from mpconv.transports.nfs4.xdr import Malformed, opaque, words
+from mpconv.transports.nfs.v42.xdr import Malformed, opaque, words
 
 XID = 7
 SECONDS = 5.0

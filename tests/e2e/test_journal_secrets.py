@@ -92,7 +92,7 @@ def test_a_restart_in_place_knows_the_backing_file_s_password(tmp_path, monkeypa
     directory = url.rpartition("/")[0]
     options = Options(workers=1, trust=Trust(backing=[directory]))
     source, target, path = Place(url=str(overlay)), Place(url=str(tmp_path / "b.raw")), str(tmp_path / "j.db")
-    workers, observer = LocalWorkers(["mpconv.transports.file"]), Lying()
+    workers, observer = LocalWorkers(["mpconv.transports.file.store"]), Lying()
     if command == "convert":
         asyncio.run(journaled.convert([source], target, options, workers, observer, observer.warn, path))
     else:

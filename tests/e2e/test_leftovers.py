@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mpconv.transports.base import Access
-from mpconv.transports.nfs_session import Session
+from mpconv.transports.nfs.session import Session
 from tests.conftest import identical, mpconv
 from tests.e2e.test_faults import Running, one_line
 from tests.support.servers import NfsServer

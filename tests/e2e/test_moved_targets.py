@@ -18,7 +18,7 @@ from mpconv.model.errors import Gone
 from mpconv.model.place import Place
 from mpconv.model.units import MiB
 from mpconv.transports.base import Access
-from mpconv.transports.retrying import Retry
+from mpconv.transports.retry import Retry
 from tests.conftest import IQN, identical, mpconv
 from tests.support import namespaces
 from tests.support.faulty_target import FaultyTarget, wait_for

@@ -45,10 +45,10 @@ run()
 JUDGED = ("mpconv.formats.trust", "backing_place", "after")
 DATA_JUDGED = ("mpconv.formats.trust", "data_place", "after")
 WORKER = ("mpconv.workers.worker", "Worker._connected", "before")
-MADE = ("mpconv.transports.file", "_opened", "before")
+MADE = ("mpconv.transports.file.store", "_opened", "before")
 PROBED = ("mpconv.jobs.copy.convert", "open_target", "before")
 VERIFIED = ("mpconv.jobs.verify", "verify", "before")
-LOOKED = ("mpconv.transports.file", "_descriptor", "before")
+LOOKED = ("mpconv.transports.file.store", "_descriptor", "before")
 
 
 class Swapped:

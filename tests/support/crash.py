@@ -34,11 +34,11 @@ IN_A_WORKER: dict[str, Point] = {
     "has a lease": Point("mpconv.workers.worker:Worker._lease", after=True, nth=2),
     "has read": Point("mpconv.workers.copier:Copier._read", after=True, nth=2),
     "may write": Point("mpconv.workers.pieces:Pieces.may_write", after=True, nth=2),
-    "writes": Point("mpconv.transports.file:FileTransport.write", half=True, nth=3),
+    "writes": Point("mpconv.transports.file.store:FileTransport.write", half=True, nth=3),
     "has written": Point("mpconv.workers.worker:Worker.done"),
     "has said so": Point("mpconv.workers.worker:Worker.done", after=True),
     "is to flush": Point("mpconv.workers.worker:Worker._flush"),
-    "has flushed": Point("mpconv.transports.file:FileTransport.flush", after=True),
+    "has flushed": Point("mpconv.transports.file.store:FileTransport.flush", after=True),
     "has said that": Point("mpconv.workers.worker:Worker._flush", after=True),
 }
 """From a lease to a flush, in the order in which a worker gets there."""

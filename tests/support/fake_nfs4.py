@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from mpconv.transports.nfs4.compound import Op, What
-from mpconv.transports.nfs4.hole_map import FileFacts
-from mpconv.transports.nfs4.xdr import Reader, long, opaque, words
+from mpconv.transports.nfs.v42.compound import Op, What
+from mpconv.transports.nfs.v42.hole_map import FileFacts
+from mpconv.transports.nfs.v42.xdr import Reader, long, opaque, words
 
 NXIO, MINOR_VERSION_MISMATCH = 6, 10021
 _CLIENT, _SESSION, _HANDLE, _STATE = 7, b"s" * 16, b"the-file", b"o" * 16

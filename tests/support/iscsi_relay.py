@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from mpconv.transports import iscsi
 from mpconv.transports.base import Access
-from mpconv.transports.iscsi import IscsiTransport
+from mpconv.transports.iscsi import store as iscsi
+from mpconv.transports.iscsi.store import IscsiTransport
 from tests.support.relay import Changes, iscsi_length, relay
 
 INQUIRY, UNMAP, EXTENDED_COPY, READ, WRITE, WRITE_SAME, SERVICE_ACTION = 0x12, 0x42, 0x83, 0x88, 0x8A, 0x93, 0x9E

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpconv.transports.nfs4.xdr import Reader, words
+from mpconv.transports.nfs.v42.xdr import Reader, words
 from tests.support.relay import rpc_length
 from tests.support.servers import LOOPBACK
 

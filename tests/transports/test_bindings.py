@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from mpconv.model.errors import Fatal
-from mpconv.transports import bindings
-from mpconv.transports.bindings import declarations
-from mpconv.transports.bindings.libiscsi import ffi
+from mpconv.transports import native
+from mpconv.transports.native import declarations
+from mpconv.transports.native.libiscsi import ffi
 
 
 def test_the_modules_are_made_from_the_text(tmp_path):
     declarations.emit(tmp_path)
     for name in declarations.MODULES:
-        kept = Path(bindings.__file__).with_name(f"{name}.py")
+        kept = Path(native.__file__).with_name(f"{name}.py")
         assert (tmp_path / kept.name).read_text() == kept.read_text(), (
-            "run python -m mpconv.transports.bindings.declarations"
+            "run python -m mpconv.transports.native.declarations"
         )
 
 
 def test_a_library_that_is_not_there():
     with pytest.raises(Fatal, match="libxyz is not installed: install it with 'apt-get install libxyz1'"):
-        bindings.load(ffi, ["libxyz-no-such.so.1"], "libxyz", "libxyz1")
+        native.load(ffi, ["libxyz-no-such.so.1"], "libxyz", "libxyz1")

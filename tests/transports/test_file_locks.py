@@ -15,8 +15,8 @@ import pytest
 from mpconv import transports
 from mpconv.model.errors import InUse
 from mpconv.model.units import MiB
-from mpconv.transports import file_locks
 from mpconv.transports.base import Access, Opening, Transport
+from mpconv.transports.file import locks as file_locks
 
 SIZE = 16 * MiB  # of which qemu-img copies 2 MiB at a time
 LOCKED = Opening(locked=True)

@@ -13,11 +13,11 @@ import pytest
 
 from mpconv.model.extent import Extent, Kind, merged
 from mpconv.model.units import GiB, KiB, MiB
-from mpconv.transports import nfs as nfs_transport
 from mpconv.transports.base import Access
-from mpconv.transports.nfs4 import FileFacts, HoleMap, Where, connect, hole_map
-from mpconv.transports.nfs4.compound import Op, What
-from mpconv.transports.nfs4.xdr import Malformed, Reader, opaque, words
+from mpconv.transports.nfs import store as nfs_transport
+from mpconv.transports.nfs.v42 import FileFacts, HoleMap, Where, connect, hole_map
+from mpconv.transports.nfs.v42.compound import Op, What
+from mpconv.transports.nfs.v42.xdr import Malformed, Reader, opaque, words
 from tests.support.fake_nfs4 import NXIO, Answer, FakeNfs4, Trouble
 from tests.support.servers import NfsServer
 

@@ -12,10 +12,10 @@ import pytest
 
 from mpconv.model.errors import Fatal, Retryable
 from mpconv.model.units import KiB, MiB
-from mpconv.transports import iscsi as iscsi_transport
-from mpconv.transports import iscsi_login
 from mpconv.transports.base import Access
-from mpconv.transports.iscsi_login import parse
+from mpconv.transports.iscsi import login as iscsi_login
+from mpconv.transports.iscsi import store as iscsi_transport
+from mpconv.transports.iscsi.login import parse
 from tests.conftest import IQN, Lun
 from tests.support.servers import IscsiServer, free_port
 

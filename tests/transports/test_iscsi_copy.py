@@ -12,9 +12,9 @@ import pytest
 
 from mpconv.model.errors import Fatal
 from mpconv.model.units import MiB
-from mpconv.transports import iscsi as iscsi_transport
-from mpconv.transports import scsi
 from mpconv.transports.base import Access
+from mpconv.transports.iscsi import scsi
+from mpconv.transports.iscsi import store as iscsi_transport
 from tests.conftest import Lun
 from tests.support.iscsi_relay import EXTENDED_COPY, INQUIRY, Change, Listener, as_it_is, relayed
 

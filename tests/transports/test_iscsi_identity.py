@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpconv.model.units import MiB
-from mpconv.transports import iscsi as iscsi_transport
-from mpconv.transports import iscsi_identity
 from mpconv.transports.base import Access
 from mpconv.transports.identity import Designators
-from mpconv.transports.iscsi_identity import parse
+from mpconv.transports.iscsi import identity as iscsi_identity
+from mpconv.transports.iscsi import store as iscsi_transport
+from mpconv.transports.iscsi.identity import parse
 from tests.support.faulty_target import FaultyTarget
 from tests.support.faulty_target.commands import vpd
 

@@ -12,9 +12,9 @@ import pytest
 
 from mpconv.model.errors import Gone, MpconvError, Unreachable
 from mpconv.model.units import KiB, MiB
-from mpconv.transports import iscsi as iscsi_transport
 from mpconv.transports.base import Access, Opening
-from mpconv.transports.iscsi import IscsiTransport
+from mpconv.transports.iscsi import store as iscsi_transport
+from mpconv.transports.iscsi.store import IscsiTransport
 from tests.conftest import identical, make_image, mpconv
 from tests.support.faulty_target import FaultyTarget, sense, unit_attention
 from tests.support.faulty_target.hooks import OnCommand, news

@@ -10,8 +10,8 @@ import pytest
 
 from mpconv.model.extent import Kind
 from mpconv.model.units import GiB, KiB, MiB
-from mpconv.transports.iscsi import IscsiTransport
-from mpconv.transports.iscsi_status import Impossible, runs
+from mpconv.transports.iscsi.block_status import Impossible, runs
+from mpconv.transports.iscsi.store import IscsiTransport
 from tests.conftest import Lun
 from tests.support.iscsi_relay import SERVICE_ACTION, UNMAP, WRITE_SAME, relayed
 

@@ -15,9 +15,9 @@ import pytest
 from mpconv.model.errors import Fatal
 from mpconv.model.extent import Kind
 from mpconv.model.units import GiB, KiB, MiB
-from mpconv.transports import iscsi as iscsi_transport
 from mpconv.transports.base import Access
-from mpconv.transports.iscsi_commands import Refused
+from mpconv.transports.iscsi import store as iscsi_transport
+from mpconv.transports.iscsi.commands import Refused
 from tests.conftest import Lun
 from tests.support.iscsi_relay import READ, UNKNOWN, UNMAP, WRITE, WRITE_SAME, WRITE_SAME10, Change, page, relayed
 

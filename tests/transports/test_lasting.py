@@ -21,11 +21,11 @@ from mpconv.formats.qcow2.writer import Writer
 from mpconv.model.errors import Fatal, Gone, Retryable, StatusWithdrawn
 from mpconv.model.extent import Extent
 from mpconv.model.place import Place
-from mpconv.transports import iscsi_login
 from mpconv.transports.base import CLOSED, Access, Opening, Transport
-from mpconv.transports.lasting import Lasting
+from mpconv.transports.iscsi import login
 from mpconv.transports.memory import MemoryTransport
-from mpconv.transports.retrying import AT_ONCE, Retry, silently
+from mpconv.transports.reconnecting import Lasting
+from mpconv.transports.retry import AT_ONCE, Retry, silently
 from tests.support.nfs_proxy import Answer, Cut, nfs_proxy
 from tests.support.relay import Changes, Relay, iscsi_length, relay, rpc_length
 from tests.support.servers import IscsiServer, NfsServer
@@ -311,7 +311,7 @@ def test_a_connection_made_again_ends_the_session_of_before(iscsi, luns, tmp_pat
     url = iscsi.url(iqn, iscsi.add_lun(iqn, backing)).replace("//", f"//{user}%{secret}@")
     place = Place(url=url.replace(f":{iscsi.port}/", f":{luns.port}/"))
     if not reinstated:
-        monkeypatch.setattr(iscsi_login, "_give_back", lambda address, number: None)
+        monkeypatch.setattr(login, "_give_back", lambda address, number: None)
 
     async def run() -> tuple[int, bytes]:
         first = await transports.open_place(place, Access.WRITE)

@@ -14,9 +14,9 @@ from mpconv.jobs.copy.portable import anywhere
 from mpconv.model.errors import Gone, MpconvError
 from mpconv.model.place import Place
 from mpconv.protocol.keys import Keys, Listening
-from mpconv.transports import beneath
 from mpconv.transports.base import LEAST_PATIENCE, Access, Opening, unlike
-from mpconv.transports.retrying import Retry
+from mpconv.transports.file import beneath
+from mpconv.transports.retry import Retry
 
 MiB = 1 << 20
 

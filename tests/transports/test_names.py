@@ -11,9 +11,9 @@ from mpconv.transports import module_of
 @pytest.mark.parametrize(
     ("url", "module"),
     [
-        ("a.raw", "mpconv.transports.file"), ("/a:b/c.raw", "mpconv.transports.file"),
-        ("./nfs://x", "mpconv.transports.file"), ("file:/a", "mpconv.transports.file"),
-        ("NFS://h/e/f", "mpconv.transports.nfs"), ("iscsi://h/t/1", "mpconv.transports.iscsi"),
+        ("a.raw", "mpconv.transports.file.store"), ("/a:b/c.raw", "mpconv.transports.file.store"),
+        ("./nfs://x", "mpconv.transports.file.store"), ("file:/a", "mpconv.transports.file.store"),
+        ("NFS://h/e/f", "mpconv.transports.nfs.store"), ("iscsi://h/t/1", "mpconv.transports.iscsi.store"),
         ("null:", "mpconv.transports.null"), ("memory:x", "mpconv.transports.memory"),
     ],
 )  # fmt: skip

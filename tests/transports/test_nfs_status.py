@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from mpconv.model.errors import Absent, Busy, Denied, Fatal, NoSpace, Retryable
-from mpconv.transports.nfs_status import meaning
+from mpconv.transports.nfs.status import meaning
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mpconv import transports
 from mpconv.model.extent import Extent
 from mpconv.model.units import MiB
 from mpconv.transports.base import Access
-from mpconv.transports.bindings.libnfs import Library
+from mpconv.transports.native.libnfs import Library
 from tests.conftest import identical, mpconv
 from tests.support.servers import NfsServer
 

@@ -14,7 +14,7 @@ import pytest
 from mpconv import transports
 from mpconv.model.errors import Fatal, Restarted, Retryable
 from mpconv.transports.base import Access, Transport
-from mpconv.transports.nfs_verifier import DATA_SYNC, FILE_SYNC, UNSTABLE, Verifiers
+from mpconv.transports.nfs.verifier import DATA_SYNC, FILE_SYNC, UNSTABLE, Verifiers
 from tests.support.nfs_proxy import Answer, CallHook, Range, ReplyHook, Verifier, nfs_proxy
 from tests.support.servers import NfsServer
 

@@ -20,8 +20,8 @@ from mpconv import transports
 from mpconv.model.errors import Retryable
 from mpconv.model.units import GiB, KiB, MiB
 from mpconv.transports.base import Access, Transport
-from mpconv.transports.nfs4 import Deallocator, Where, deallocator
-from mpconv.transports.nfs4.compound import Op
+from mpconv.transports.nfs.v42 import Deallocator, Where, deallocator
+from mpconv.transports.nfs.v42.compound import Op
 from tests.conftest import identical, mpconv
 from tests.support.fake_nfs4 import FakeNfs4, Trouble
 from tests.support.servers import NfsServer

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from mpconv.transports import pump as pumps
-from mpconv.transports.pump import Pump
+from mpconv.transports.native import loop as pumps
+from mpconv.transports.native.loop import Pump
 
 
 class Library:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mpconv.model.errors import Fatal, Gone, NoSuchImage, Retryable, Unreachable
 from mpconv.transports.base import cannot_open
-from mpconv.transports.retrying import AT_ONCE, Outage, Retry, Sparingly, keep_trying
+from mpconv.transports.retry import AT_ONCE, Outage, Retry, Sparingly, keep_trying
 
 REFUSED = cannot_open("nfs://a/b", "Connection refused", Unreachable)
 MISSING = cannot_open("nfs://a/b", "No such file or directory", NoSuchImage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpconv.transports import scsi
+from mpconv.transports.iscsi import scsi
 
 
 def test_commands_have_the_length_their_group_code_asks_for() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mpconv.model.errors import Fatal
-from mpconv.transports import iscsi_login
-from mpconv.transports.nfs_url import Address, parse
+from mpconv.transports.iscsi import login
+from mpconv.transports.nfs.url import Address, parse
 from tests.conftest import mpconv
 from tests.support.servers import NfsServer
 
@@ -140,7 +140,7 @@ def test_the_mode_of_a_new_file(nfs: NfsServer, tmp_path: Path, umask: int) -> N
     ],
 )
 def test_a_target_name(url: str, target: str) -> None:
-    found = iscsi_login.parse(url)
+    found = login.parse(url)
     assert found.target == target
     assert found.password in ("", "p%41w"), "as it stands, as libiscsi takes it"
 
@@ -150,5 +150,5 @@ def test_a_target_name(url: str, target: str) -> None:
 )
 def test_what_is_no_target_name(url: str) -> None:
     with pytest.raises(Fatal) as caught:
-        iscsi_login.parse(url)
+        login.parse(url)
     assert "secret" not in str(caught.value)

@@ -47,7 +47,7 @@ class How(Struct, frozen=True):
 
 
 def _examiner(url: str) -> Examine:
-    kind = transports.module_of(url).rpartition(".")[2]
+    kind = transports.family_of(url)
     if kind == "nfs":
         from mpconv.inspection.doctor import nfs  # noqa: PLC0415  (only what serves the URL)
 

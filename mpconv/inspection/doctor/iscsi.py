@@ -10,8 +10,8 @@ from mpconv.inspection.doctor.reaching import reached
 from mpconv.model.errors import Fatal, StatusWithdrawn
 from mpconv.model.units import human
 from mpconv.transports.base import Access
-from mpconv.transports.iscsi import IscsiTransport, Traits, connect
-from mpconv.transports.iscsi_login import initiator_name, parse
+from mpconv.transports.iscsi.login import initiator_name, parse
+from mpconv.transports.iscsi.store import IscsiTransport, Traits, connect
 
 _NO_LIMIT = 0xFFFFFFFF
 _THIN_FIX = (

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from mpconv.inspection.doctor.findings import Examination
 from mpconv.model.errors import Absent, Denied, MpconvError, Unreachable
-from mpconv.transports import scsi
-from mpconv.transports.bindings import libiscsi
-from mpconv.transports.iscsi_commands import Commands, Refused
-from mpconv.transports.iscsi_login import Address, initiator_name, login
+from mpconv.transports.iscsi import scsi
+from mpconv.transports.iscsi.commands import Commands, Refused
+from mpconv.transports.iscsi.login import Address, initiator_name, login
+from mpconv.transports.native import libiscsi
 
 _SHOWN = 8
 _LUNS_BYTES = 4096

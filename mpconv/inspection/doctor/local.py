@@ -11,7 +11,7 @@ from mpconv.inspection.doctor.findings import Examination
 from mpconv.model.errors import Denied, Fatal, InUse, NoSuchImage, one_line
 from mpconv.model.units import human
 from mpconv.transports.base import Access, Opening
-from mpconv.transports.file import FileTransport, connect, path_of
+from mpconv.transports.file.store import FileTransport, connect, path_of
 
 _NETWORKED = {"nfs": "nfs://HOST/EXPORT/FILE", "nfs4": "nfs://HOST/EXPORT/FILE"}
 _MOUNTS = "/proc/self/mountinfo"

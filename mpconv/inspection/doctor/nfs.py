@@ -15,12 +15,12 @@ from mpconv.inspection.doctor.rpc import MOUNT, NFS, NFS_PORT, PORTMAPPER_PORT, 
 from mpconv.model.errors import Absent, Fatal, NoSuchImage
 from mpconv.model.units import human
 from mpconv.transports.base import Access
-from mpconv.transports.bindings.libnfs import Library
-from mpconv.transports.nfs import NfsTransport, connect, directory
-from mpconv.transports.nfs4.compound import What
-from mpconv.transports.nfs4.opening import open_file, said
-from mpconv.transports.nfs4.xdr import Malformed
-from mpconv.transports.nfs_url import Address, parse
+from mpconv.transports.native.libnfs import Library
+from mpconv.transports.nfs.store import NfsTransport, connect, directory
+from mpconv.transports.nfs.url import Address, parse
+from mpconv.transports.nfs.v42.compound import What
+from mpconv.transports.nfs.v42.opening import open_file, said
+from mpconv.transports.nfs.v42.xdr import Malformed
 
 _ASKING = (OSError, EOFError, TimeoutError, Malformed, Declined)
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from mpconv.inspection.doctor.findings import Examination
 from mpconv.inspection.doctor.rpc import Export
 from mpconv.model.errors import Absent, Denied, MpconvError, Unreachable
-from mpconv.transports.nfs_url import Address
+from mpconv.transports.nfs.url import Address
 
 _SHOWN = 8
 """Exports that are listed."""

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 
 from mpconv.inspection.doctor.findings import Examination
-from mpconv.transports.blocking import beside
-from mpconv.transports.reach import why_unreachable
+from mpconv.transports.native.threads import beside
+from mpconv.transports.reachability import why_unreachable
 
 _FIXES = {
     "resolved": "write the host's address, or see to its name (/etc/hosts, DNS)",

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from mpconv.transports.nfs4 import compound
-from mpconv.transports.nfs4.client import stream
-from mpconv.transports.nfs4.compound import Refused, Reply
-from mpconv.transports.nfs4.xdr import Malformed, Reader, words
+from mpconv.transports.nfs.v42 import compound
+from mpconv.transports.nfs.v42.client import stream
+from mpconv.transports.nfs.v42.compound import Refused, Reply
+from mpconv.transports.nfs.v42.xdr import Malformed, Reader, words
 
 PORTMAPPER_PORT, NFS_PORT = 111, 2049
 _PORTMAPPER, NFS, MOUNT = 100000, 100003, 100005

@@ -15,8 +15,8 @@ from mpconv.model.errors import MpconvError
 from mpconv.model.extent import Extent
 from mpconv.model.units import SECTOR, MiB, align_down, human
 from mpconv.transports.base import Transport
-from mpconv.transports.iscsi import IscsiTransport
-from mpconv.transports.iscsi_zero import Means
+from mpconv.transports.iscsi.store import IscsiTransport
+from mpconv.transports.iscsi.zeroing import Means
 
 _LARGEST = 64 * MiB
 """Bytes that are overwritten at most, from the middle on."""

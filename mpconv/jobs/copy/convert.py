@@ -29,7 +29,7 @@ from mpconv.options.tuning import BUFFER, words, workers_for
 from mpconv.protocol.job import Job
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.transports.base import REMOVED, Transport
-from mpconv.transports.retrying import Retry, Sparingly, Tell
+from mpconv.transports.retry import Retry, Sparingly, Tell
 from mpconv.workers.launch.provider import Supply
 
 if TYPE_CHECKING:

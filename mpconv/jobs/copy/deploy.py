@@ -28,7 +28,7 @@ from mpconv.model.place import Place
 from mpconv.model.units import human
 from mpconv.options.copy import Options
 from mpconv.transports.base import REMOVED, Transport
-from mpconv.transports.retrying import Retry, Sparingly, Tell
+from mpconv.transports.retry import Retry, Sparingly, Tell
 from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
 from mpconv.options.copy import Options
 from mpconv.options.effort import Effort
-from mpconv.transports.retrying import Retry, Sparingly, Tell
+from mpconv.transports.retry import Retry, Sparingly, Tell
 from mpconv.workers.launch.provider import Supply
 
 

@@ -26,7 +26,7 @@ from mpconv.model.units import SECTOR, align_down, align_up
 from mpconv.options.copy import Options
 from mpconv.protocol.job import Clusters
 from mpconv.transports.base import REMOVED, Access, Judge, Opening, Transport, cannot_open
-from mpconv.transports.retrying import Retry, Tell
+from mpconv.transports.retry import Retry, Tell
 
 
 async def make(

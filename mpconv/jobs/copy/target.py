@@ -18,7 +18,7 @@ from mpconv.options.copy import Options
 from mpconv.protocol.job import Clusters
 from mpconv.transports import sameness
 from mpconv.transports.base import Access, Judge, Opening, Transport
-from mpconv.transports.retrying import Retry, Tell
+from mpconv.transports.retry import Retry, Tell
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.rewriter import Rewriter

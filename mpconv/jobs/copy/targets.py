@@ -17,9 +17,9 @@ from mpconv.model.errors import MpconvError, NoSuchImage, UsageError
 from mpconv.model.place import Place
 from mpconv.options.copy import Options
 from mpconv.transports.base import Access, Transport
-from mpconv.transports.beneath import realpath
+from mpconv.transports.file.beneath import realpath
 from mpconv.transports.identity import ALLOW, Facts, Verdict, alike_at_most, suspects
-from mpconv.transports.retrying import Retry, Tell
+from mpconv.transports.retry import Retry, Tell
 from mpconv.transports.sameness import verdict_of
 
 

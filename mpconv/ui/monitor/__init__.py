@@ -1,1 +1,1 @@
-"""To watch jobs: a record of what happens in each, as metrics, page or report. Imported only where that is asked for."""
+"""To watch jobs: a record of what happens in each, as metrics, page or report. Imported only when asked for."""

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeAlias
 import msgspec
 
 from mpconv.model.errors import Deserted, Fatal, MpconvError, Unreachable, one_line
-from mpconv.transports.reach import why_unreachable
+from mpconv.transports.reachability import why_unreachable
 from mpconv.workers.launch.addresses import is_loopback, is_unspecified
 from mpconv.workers.launch.placed import Call, Outcome, end, serve
 

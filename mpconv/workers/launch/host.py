@@ -16,7 +16,7 @@ from mpconv.model.errors import Fatal, Unreachable, WorkerLost
 from mpconv.protocol.keys import Keys
 from mpconv.protocol.link import Link
 from mpconv.protocol.messages import MAX_DEAD
-from mpconv.transports.reach import addresses_of, why_unreachable
+from mpconv.transports.reachability import addresses_of, why_unreachable
 from mpconv.workers.launch import parent
 from mpconv.workers.launch.local import LocalWorkers
 from mpconv.workers.launch.signals import Wishes

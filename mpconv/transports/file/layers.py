@@ -187,7 +187,7 @@ def _files(number: int) -> Iterator[File]:
 
 def _disk(number: int, size: int) -> Disk:
     """What a disk calls itself, as a LUN does: it may be one, logged in to by the kernel."""
-    from mpconv.transports import iscsi_identity  # noqa: PLC0415  (files are opened sooner without)
+    from mpconv.transports.iscsi import identity as iscsi_identity  # noqa: PLC0415  (files are opened sooner without)
 
     device = _where(number) / "device"
     named = iscsi_identity.parse(_bytes(device / "vpd_pg83"), _bytes(device / "vpd_pg80"))

@@ -22,14 +22,15 @@ from msgspec import Struct
 
 from mpconv.model.errors import Gone, MpconvError, Retryable
 from mpconv.model.units import MiB
-from mpconv.transports import iscsi_resets, scsi
 from mpconv.transports.base import CLOSED, Buffer
-from mpconv.transports.bindings import libiscsi
-from mpconv.transports.bindings.libiscsi import ffi
-from mpconv.transports.iscsi_login import Session
-from mpconv.transports.pump import Pump
-from mpconv.transports.requests import Batch, Requests
-from mpconv.transports.retrying import Patience
+from mpconv.transports.iscsi import resets as iscsi_resets
+from mpconv.transports.iscsi import scsi
+from mpconv.transports.iscsi.login import Session
+from mpconv.transports.native import libiscsi
+from mpconv.transports.native.libiscsi import ffi
+from mpconv.transports.native.loop import Pump
+from mpconv.transports.native.requests import Batch, Requests
+from mpconv.transports.retry import Patience
 
 _TRIES = 8
 _NEWS_AT_ONCE, _AFTER_NEWS = 512, 0.1

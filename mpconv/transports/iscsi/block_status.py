@@ -11,8 +11,8 @@ import random
 import struct
 
 from mpconv.model.extent import Extent, Kind
-from mpconv.transports import scsi
-from mpconv.transports.iscsi_commands import Commands, Refused
+from mpconv.transports.iscsi import scsi
+from mpconv.transports.iscsi.commands import Commands, Refused
 
 _ANSWER_BYTES = 64 * 1024
 """4095 descriptors: tgt walks the rest of the file for each answer, however short."""

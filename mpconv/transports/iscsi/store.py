@@ -20,15 +20,17 @@ from msgspec import Struct
 from mpconv.model.errors import Absent, Fatal, Gone, NoSpace, Retryable, StatusWithdrawn, Unreachable, UsageError
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.units import MiB, align_down, align_up
-from mpconv.transports import iscsi_identity, iscsi_resets, scsi
 from mpconv.transports.base import AS_USUAL, Access, Buffer, Fingerprint, Limits, Opening, Transport, cannot_open
-from mpconv.transports.bindings import libiscsi
 from mpconv.transports.identity import Designators, Disk, Facts
-from mpconv.transports.iscsi_commands import PIECE, Commands, Refused
-from mpconv.transports.iscsi_copy import Copying
-from mpconv.transports.iscsi_login import Address, Session, login, parse
-from mpconv.transports.iscsi_status import Impossible, LbaStatus, extents, split_holes
-from mpconv.transports.iscsi_zero import Means, Zeroing, means_for
+from mpconv.transports.iscsi import identity as iscsi_identity
+from mpconv.transports.iscsi import resets as iscsi_resets
+from mpconv.transports.iscsi import scsi
+from mpconv.transports.iscsi.block_status import Impossible, LbaStatus, extents, split_holes
+from mpconv.transports.iscsi.commands import PIECE, Commands, Refused
+from mpconv.transports.iscsi.login import Address, Session, login, parse
+from mpconv.transports.iscsi.offload import Copying
+from mpconv.transports.iscsi.zeroing import Means, Zeroing, means_for
+from mpconv.transports.native import libiscsi
 from mpconv.transports.sampling import places
 
 _T = TypeVar("_T")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpconv.transports.bindings import _libnfs as compiled
-from mpconv.transports.bindings import has, load
+from mpconv.transports.native import _libnfs as compiled
+from mpconv.transports.native import has, load
 
 ffi: Any = compiled.ffi
 

@@ -29,9 +29,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mpconv.model.units import GiB, MiB, align_down, align_up
-from mpconv.transports import scsi
-from mpconv.transports.iscsi_commands import Commands, Refusal, Refused
-from mpconv.transports.iscsi_status import LbaStatus
+from mpconv.transports.iscsi import scsi
+from mpconv.transports.iscsi.block_status import LbaStatus
+from mpconv.transports.iscsi.commands import Commands, Refusal, Refused
 
 _STRETCH = GiB
 _LARGEST_UNMAP, _LARGEST_WRITE_SAME_UNMAP, _LARGEST_WRITE_SAME = GiB, 128 * MiB, 16 * MiB

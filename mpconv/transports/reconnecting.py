@@ -16,7 +16,7 @@ from mpconv.model.errors import Gone, MpconvError, Retryable, StatusWithdrawn, i
 from mpconv.model.extent import Extent
 from mpconv.transports.base import CLOSED, Buffer, Fingerprint, Transport, unlike
 from mpconv.transports.identity import Facts
-from mpconv.transports.retrying import ANSWERS, Outage, Retry, Tell, keep_trying
+from mpconv.transports.retry import ANSWERS, Outage, Retry, Tell, keep_trying
 from mpconv.transports.seen import Seen
 
 _T = TypeVar("_T")

@@ -13,9 +13,9 @@ from typing import Any
 from msgspec import Struct
 
 from mpconv.model.errors import MpconvError, Retryable
-from mpconv.transports.bindings.libnfs import Library, ffi
-from mpconv.transports.nfs_status import meaning, refusal
-from mpconv.transports.nfs_verifier import FILE_SYNC, UNSTABLE
+from mpconv.transports.native.libnfs import Library, ffi
+from mpconv.transports.nfs.status import meaning, refusal
+from mpconv.transports.nfs.verifier import FILE_SYNC, UNSTABLE
 
 Answered = Callable[[int, Any, Any], None]
 """Is called back by libnfs: status, result, the request's tag."""

@@ -17,9 +17,9 @@ from msgspec import Struct
 
 from mpconv.model.extent import Extent, Kind, merged
 from mpconv.model.units import GiB, KiB, MiB
-from mpconv.transports.nfs4.client import Client
-from mpconv.transports.nfs4.compound import Attributes, What
-from mpconv.transports.nfs4.opening import Lie, Read, Unsure, Where, open_file, said, seek
+from mpconv.transports.nfs.v42.client import Client
+from mpconv.transports.nfs.v42.compound import Attributes, What
+from mpconv.transports.nfs.v42.opening import Lie, Read, Unsure, Where, open_file, said, seek
 from mpconv.transports.sampling import places
 
 _log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
-from mpconv.transports.nfs4 import compound
-from mpconv.transports.nfs4.client import Client, dial
-from mpconv.transports.nfs4.compound import Attributes, Op, Refused, What
+from mpconv.transports.nfs.v42 import compound
+from mpconv.transports.nfs.v42.client import Client, dial
+from mpconv.transports.nfs.v42.compound import Attributes, Op, Refused, What
 
 Read = Callable[[int, memoryview], Awaitable[None]]
 """Fill a buffer from an offset of the same file, over the other protocol: a transport's `read_into`."""

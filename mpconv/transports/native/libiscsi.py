@@ -10,8 +10,8 @@ import functools
 from typing import Any
 
 from mpconv.model.errors import Fatal
-from mpconv.transports.bindings import _libiscsi as compiled
-from mpconv.transports.bindings import load
+from mpconv.transports.native import _libiscsi as compiled
+from mpconv.transports.native import load
 
 ffi: Any = compiled.ffi
 

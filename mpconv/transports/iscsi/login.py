@@ -18,13 +18,13 @@ from typing import Any
 
 from mpconv.model.errors import Absent, Crowded, Denied, Fatal, Unavailable, Unreachable
 from mpconv.transports.base import cannot_open
-from mpconv.transports.bindings import libiscsi
-from mpconv.transports.bindings.libiscsi import ffi
-from mpconv.transports.blocking import beside
+from mpconv.transports.native import libiscsi
+from mpconv.transports.native.libiscsi import ffi
+from mpconv.transports.native.requests import request_seconds
+from mpconv.transports.native.threads import beside
 from mpconv.transports.percent import decoded
-from mpconv.transports.reach import addresses_of, why_unreachable
+from mpconv.transports.reachability import addresses_of, why_unreachable
 from mpconv.transports.redaction import redacted
-from mpconv.transports.requests import request_seconds
 
 DEFAULT_PORT = 3260
 LARGEST_LUN = 0x3FFF

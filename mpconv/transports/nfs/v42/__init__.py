@@ -5,8 +5,8 @@ No libnfs speaks NFSv4.2. Metadata alone goes this way, but for a few bytes that
 data travels elsewhere.
 """
 
-from mpconv.transports.nfs4.deallocator import Deallocator
-from mpconv.transports.nfs4.hole_map import FileFacts, HoleMap, connect
-from mpconv.transports.nfs4.opening import Where
+from mpconv.transports.nfs.v42.deallocator import Deallocator
+from mpconv.transports.nfs.v42.hole_map import FileFacts, HoleMap, connect
+from mpconv.transports.nfs.v42.opening import Where
 
 __all__ = ["Deallocator", "FileFacts", "HoleMap", "Where", "connect"]

@@ -33,7 +33,6 @@ from mpconv.model.errors import (
 )
 from mpconv.model.extent import Extent
 from mpconv.model.units import MiB, align_down, align_up
-from mpconv.transports import file_facts, file_holes, file_layers, file_locks
 from mpconv.transports.base import (
     AS_USUAL,
     CLOSED,
@@ -48,11 +47,13 @@ from mpconv.transports.base import (
     cannot_create,
     cannot_open,
 )
-from mpconv.transports.beneath import Outside, open_beneath
-from mpconv.transports.blocking import in_any_case
-from mpconv.transports.file_io import BLOCK, OpenFile
-from mpconv.transports.file_zero import UNSUPPORTED, Zeroing
+from mpconv.transports.file import holes, layers, locks
+from mpconv.transports.file import identity as file_identity
+from mpconv.transports.file.beneath import Outside, open_beneath
+from mpconv.transports.file.io import BLOCK, OpenFile
+from mpconv.transports.file.zeroing import UNSUPPORTED, Zeroing
 from mpconv.transports.identity import Facts
+from mpconv.transports.native.threads import in_any_case
 
 _SHRUNK = "the file ends here: it has shrunk; see who writes to it, and begin anew"
 _THREADS = 8
@@ -78,9 +79,9 @@ _NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _KINDS: dict[int, type[MpconvError]] = {**_KINDS_OF_OPENING, errno.EINTR: Retryable, errno.EAGAIN: Retryable}
 
 _LOCKS = {
-    Sharing.NOTHING: file_locks.SOURCE,
-    Sharing.WRITES: file_locks.DATA_FILE,
-    Sharing.ALL: file_locks.LOOKED_AT,
+    Sharing.NOTHING: locks.SOURCE,
+    Sharing.WRITES: locks.DATA_FILE,
+    Sharing.ALL: locks.LOOKED_AT,
 }
 
 _LONGEST = (1 << 63) - (1 << 30)
@@ -100,7 +101,7 @@ class FileTransport(Transport):
         info = os.fstat(fd)
         self.device = stat.S_ISBLK(info.st_mode)
         self.identity = ("device", info.st_rdev) if self.device else ("file", info.st_dev, info.st_ino)
-        self.marks = file_facts.marks(fd)
+        self.marks = file_identity.marks(fd)
         if self.device:
             self.size = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
         else:
@@ -108,7 +109,7 @@ class FileTransport(Transport):
         self.limits = Limits(BLOCK if direct >= 0 else 1, largest_read=16 * MiB, largest_write=16 * MiB)
         self.creatable = self.grows = not self.device
         self._zeroing = Zeroing(fd, device=self.device)
-        self.stamp = None if self.device else file_layers.file_of(fd)
+        self.stamp = None if self.device else layers.file_of(fd)
         self._tells_holes = True
         self._closed = False
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="file")
@@ -195,11 +196,11 @@ class FileTransport(Transport):
     async def fingerprint(self) -> Fingerprint:
         what = "asking what file it is"
         return await self._run(
-            what, None, lambda: file_facts.device(self._fd) if self.device else file_facts.file(self._fd)
+            what, None, lambda: file_identity.device(self._fd) if self.device else file_identity.file(self._fd)
         )
 
     async def known_by(self) -> Facts:
-        return await self._run("asking what it is", None, lambda: file_layers.facts_of(self._fd, self.size))
+        return await self._run("asking what it is", None, lambda: layers.facts_of(self._fd, self.size))
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         self._check("reading block status", offset, length)
@@ -209,10 +210,10 @@ class FileTransport(Transport):
 
     def _status(self, offset: int, end: int) -> list[Extent]:
         try:
-            return file_holes.extents(self._fd, offset, end)
-        except file_holes.Shrunk as error:
+            return holes.extents(self._fd, offset, end)
+        except holes.Shrunk as error:
             raise self.error(Fatal, "reading block status", error.at, _SHRUNK) from error
-        except file_holes.Impossible as error:
+        except holes.Impossible as error:
             self._tells_holes = False
             why = f"what the file system says of its holes cannot be true ({error})"
             raise self.error(StatusWithdrawn, "reading block status", offset, why) from None
@@ -261,10 +262,10 @@ class FileTransport(Transport):
     def made(self, *, locked: bool) -> None:
         """The file is there: of the locks those of a target are enough now."""
         if locked:
-            file_locks.hold(self._fd, file_locks.TARGET)
+            locks.hold(self._fd, locks.TARGET)
 
     def claim(self, sharing: Sharing) -> bool:
-        why = file_locks.hold(self._fd, _LOCKS[sharing])
+        why = locks.hold(self._fd, _LOCKS[sharing])
         if why is not None:
             raise cannot_open(self.name, why, InUse)
         return True
@@ -417,11 +418,11 @@ def _read_only(fd: int) -> bool:
 
 def _lock(fd: int, url: str, access: Access, create_size: int | None) -> None:
     if create_size is not None:
-        why = file_locks.hold(fd, file_locks.CREATING)
+        why = locks.hold(fd, locks.CREATING)
         if why is not None:
             raise InUse(f"{url}: error while converting raw: {why}")
         return
-    why = file_locks.hold(fd, file_locks.SOURCE if access is Access.READ else file_locks.TARGET)
+    why = locks.hold(fd, locks.SOURCE if access is Access.READ else locks.TARGET)
     if why is not None:
         raise cannot_open(url, why, InUse)
 

@@ -6,7 +6,7 @@ import errno
 import os
 
 from mpconv.model.extent import Extent, Kind
-from mpconv.transports.file_zero import UNSUPPORTED
+from mpconv.transports.file.zeroing import UNSUPPORTED
 
 _MOST = 1024
 

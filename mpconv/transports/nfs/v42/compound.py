@@ -11,7 +11,7 @@ import struct
 
 from msgspec import Struct
 
-from mpconv.transports.nfs4.xdr import Malformed, Reader, long, opaque, words
+from mpconv.transports.nfs.v42.xdr import Malformed, Reader, long, opaque, words
 
 _RPC_VERSION, _PROGRAM, _VERSION, _COMPOUND = 2, 100003, 4, 1
 _CALL, _REPLY = 0, 1

@@ -38,18 +38,18 @@ from mpconv.transports.base import (
     cannot_open,
     moment,
 )
-from mpconv.transports.bindings.libnfs import ffi
-from mpconv.transports.blocking import beside
 from mpconv.transports.identity import Facts, File
-from mpconv.transports.nfs4 import Deallocator, HoleMap
-from mpconv.transports.nfs4 import connect as connect_hole_map
-from mpconv.transports.nfs_session import CONNECT_SECONDS, PIECE, Session, Step, file_of, text_of
-from mpconv.transports.nfs_status import meaning
-from mpconv.transports.nfs_verifier import Verifiers
-from mpconv.transports.nfs_writing import Refused, SyncWriting, Writing
-from mpconv.transports.pump import Pump
-from mpconv.transports.requests import Batch, Requests
-from mpconv.transports.retrying import Patience
+from mpconv.transports.native.libnfs import ffi
+from mpconv.transports.native.loop import Pump
+from mpconv.transports.native.requests import Batch, Requests
+from mpconv.transports.native.threads import beside
+from mpconv.transports.nfs.session import CONNECT_SECONDS, PIECE, Session, Step, file_of, text_of
+from mpconv.transports.nfs.status import meaning
+from mpconv.transports.nfs.v42 import Deallocator, HoleMap
+from mpconv.transports.nfs.v42 import connect as connect_hole_map
+from mpconv.transports.nfs.verifier import Verifiers
+from mpconv.transports.nfs.writing import Refused, SyncWriting, Writing
+from mpconv.transports.retry import Patience
 
 
 class NfsTransport(Transport):

@@ -20,13 +20,13 @@ from typing import Any
 from mpconv.model.errors import Absent, Busy, Denied, Fatal, MpconvError, NoSpace, NoSuchImage, Retryable, Unreachable
 from mpconv.model.units import MiB
 from mpconv.transports.base import Access, cannot_create, cannot_open, unlike
-from mpconv.transports.bindings.libnfs import Library, ffi
 from mpconv.transports.identity import File
-from mpconv.transports.nfs4 import FileFacts, Where
-from mpconv.transports.nfs_status import LOST, is_lost, meaning
-from mpconv.transports.nfs_url import parse
-from mpconv.transports.reach import address_that_answers, why_unreachable
-from mpconv.transports.requests import request_seconds
+from mpconv.transports.native.libnfs import Library, ffi
+from mpconv.transports.native.requests import request_seconds
+from mpconv.transports.nfs.status import LOST, is_lost, meaning
+from mpconv.transports.nfs.url import parse
+from mpconv.transports.nfs.v42 import FileFacts, Where
+from mpconv.transports.reachability import address_that_answers, why_unreachable
 
 CONNECT_SECONDS = 10.0
 PIECE = MiB

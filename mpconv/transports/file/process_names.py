@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from mpconv.transports.beneath import realpath
+from mpconv.transports.file.beneath import realpath
 
 _MOST_LINKS = 40
 _PROC = "/proc"

@@ -11,8 +11,8 @@ import itertools
 import random
 
 from mpconv.model.units import MiB
-from mpconv.transports import scsi
-from mpconv.transports.iscsi_commands import Commands, Refused
+from mpconv.transports.iscsi import scsi
+from mpconv.transports.iscsi.commands import Commands, Refused
 
 _LARGEST = 16 * MiB
 """One command, as one segment: far from its 60 s even at 1 MiB/s."""

@@ -14,9 +14,9 @@ import random
 import socket
 import struct
 
-from mpconv.transports.nfs4 import compound
-from mpconv.transports.nfs4.compound import Attributes, Op, Refused, Reply, What
-from mpconv.transports.nfs4.xdr import Malformed
+from mpconv.transports.nfs.v42 import compound
+from mpconv.transports.nfs.v42.compound import Attributes, Op, Refused, Reply, What
+from mpconv.transports.nfs.v42.xdr import Malformed
 
 _LOOKUPS = 8
 """Components of a path in one compound: servers limit the operations, some to 16."""

@@ -9,8 +9,8 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable
 
-from mpconv.transports import scsi
 from mpconv.transports.identity import Designators
+from mpconv.transports.iscsi import scsi
 
 _SERIAL, _NAMES = 0x80, 0x83
 FIRST_BYTES = 252

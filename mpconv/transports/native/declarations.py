@@ -1,4 +1,4 @@
-"""What we use of libnfs and libiscsi, in C; `python -m mpconv.transports.bindings.declarations` compiles it.
+"""What we use of libnfs and libiscsi, in C; `python -m mpconv.transports.native.declarations` compiles it.
 
 _libnfs.py and _libiscsi.py are made from this text, so that no process has to parse C when it starts: that took
 25 ms in each. No compiler is needed, here or on the user's machine.
@@ -125,7 +125,7 @@ def emit(folder: Path) -> None:
     for name, text in MODULES.items():
         ffi = FFI()
         ffi.cdef(text)
-        ffi.set_source(f"mpconv.transports.bindings.{name}", None)
+        ffi.set_source(f"mpconv.transports.native.{name}", None)
         ffi.emit_python_code(str(folder / f"{name}.py"))
 
 

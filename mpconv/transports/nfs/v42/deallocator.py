@@ -18,9 +18,9 @@ import random
 
 from mpconv.model.errors import MpconvError
 from mpconv.model.units import GiB, KiB, MiB, align_down
-from mpconv.transports.nfs4.client import Client
-from mpconv.transports.nfs4.compound import Attributes, Refused, What
-from mpconv.transports.nfs4.opening import Lie, Read, Unsure, Where, Write, open_file, said, seek
+from mpconv.transports.nfs.v42.client import Client
+from mpconv.transports.nfs.v42.compound import Attributes, Refused, What
+from mpconv.transports.nfs.v42.opening import Lie, Read, Unsure, Where, Write, open_file, said, seek
 
 _log = logging.getLogger(__name__)
 SMALLEST = MiB

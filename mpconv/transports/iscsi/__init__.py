@@ -1,0 +1,1 @@
+"""LUNs of iSCSI targets, by libiscsi, in user space."""

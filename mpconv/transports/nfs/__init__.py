@@ -1,0 +1,1 @@
+"""Files on NFS servers, by libnfs, in user space."""
