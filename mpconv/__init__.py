@@ -12,7 +12,7 @@ from mpconv._version import __version__ as __version__
 if TYPE_CHECKING:
     from mpconv import blocking
     from mpconv.api.copying import Copied, Lost, Resumed, checksum, compare, convert, deploy, resume
-    from mpconv.formats.qcow2.check import Report as CheckReport
+    from mpconv.formats.qcow2.check.accounts import Report as CheckReport
     from mpconv.formats.qcow2.options import Qcow2Options
     from mpconv.inspection.block_map import Entry as MapEntry
     from mpconv.inspection.doctor.findings import Examination
@@ -86,7 +86,7 @@ __all__ = [
 
 _FOUND_IN = {
     "CACHE_MODES": "mpconv.options.cache",
-    "CheckReport": "mpconv.formats.qcow2.check:Report",
+    "CheckReport": "mpconv.formats.qcow2.check.accounts:Report",
     "Checksum": "mpconv.jobs.checksum",
     "ChecksumOptions": "mpconv.jobs.checksum:Options",
     "CompareOptions": "mpconv.jobs.compare:Options",

@@ -17,7 +17,7 @@ from mpconv.model.place import Place
 from mpconv.options.cache import CACHE_MODES
 
 if TYPE_CHECKING:
-    from mpconv.formats.qcow2.check import Report
+    from mpconv.formats.qcow2.check.accounts import Report
 
 _CLEAN, _NOT_DONE, _CORRUPT, _LEAKS = 0, 1, 2, 3
 QCOW2 = "qcow2"

@@ -31,7 +31,7 @@ class StatusSource(Protocol):
         """Where one part ends and the next begins."""
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """As formats/image.py says it of an image."""
+        """As formats/base.py says it of an image."""
 
 
 class Walk:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.model.extent import Extent
 from mpconv.transports.base import Buffer, Transport
 

@@ -9,8 +9,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mpconv import transports
+from mpconv.formats.base import Image
 from mpconv.formats.concatenation import Concatenation
-from mpconv.formats.image import Image
 from mpconv.formats.raw import RawImage
 from mpconv.model.errors import ImageError
 from mpconv.model.place import Place, Trust

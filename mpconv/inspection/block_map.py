@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from mpconv.formats.image import Image
-from mpconv.formats.status import Piece, pieces
+from mpconv.formats.base import Image
+from mpconv.formats.layers import Piece, pieces
 from mpconv.inspection.info import shown_name
 from mpconv.model.errors import Fatal, StatusWithdrawn
 

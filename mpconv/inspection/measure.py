@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
+from mpconv.formats.layers import pieces
 from mpconv.formats.qcow2.bitmaps import Bitmap
 from mpconv.formats.qcow2.header import LARGEST_L1
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.formats.status import pieces
 from mpconv.model.errors import StatusWithdrawn, UsageError
 from mpconv.model.units import SECTOR, align_up
 

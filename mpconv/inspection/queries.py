@@ -17,8 +17,8 @@ from mpconv.model.errors import NoChecks, UsageError
 from mpconv.model.place import NO_TRUST, Name, OnWarning, Place, Trust, place_of
 
 if TYPE_CHECKING:
-    from mpconv.formats.image import Image
-    from mpconv.formats.qcow2.check import Report
+    from mpconv.formats.base import Image
+    from mpconv.formats.qcow2.check.accounts import Report
     from mpconv.formats.qcow2.options import Qcow2Options
     from mpconv.inspection.block_map import Entry
     from mpconv.inspection.doctor.findings import Examination
@@ -135,9 +135,9 @@ async def check(
             raise cannot_open(place.url, f"mpconv cannot read {fmt} images yet")
         if not place.shared:
             store.claim(Sharing.NOTHING)
-        from mpconv.formats.qcow2 import checking  # noqa: PLC0415
+        from mpconv.formats.qcow2.check import scan  # noqa: PLC0415
 
-        return await checking.check(store, on_finding or _silently)
+        return await scan.check(store, on_finding or _silently)
     finally:
         await store.close()
 

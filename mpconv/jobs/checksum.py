@@ -11,7 +11,7 @@ from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.jobs.copy.convert import held
 from mpconv.jobs.excerpt import Excerpt

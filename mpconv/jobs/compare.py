@@ -11,10 +11,10 @@ from msgspec import Struct
 from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
+from mpconv.formats.layers import first_unlike
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.formats.qcow2.image import Qcow2Image
-from mpconv.formats.status import first_unlike
 from mpconv.jobs.copy.convert import LEASE, farthest, held
 from mpconv.jobs.image_pair import Pair
 from mpconv.model.errors import StatusWithdrawn

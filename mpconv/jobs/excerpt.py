@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.model.extent import Extent, Kind
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.core.digests import Sums
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
 from mpconv.formats.trust import with_data_file
 from mpconv.jobs.checksum import read_sums

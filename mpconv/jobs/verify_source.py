@@ -7,7 +7,7 @@ from __future__ import annotations
 from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.jobs.checksum import read_sums
 from mpconv.jobs.excerpt import Excerpt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.model.extent import Kind
 from mpconv.protocol.job import Job
 from mpconv.workers import buffers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.model.extent import Extent, Kind
 from mpconv.protocol.job import Job
 from mpconv.transports.base import Transport

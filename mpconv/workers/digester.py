@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.model.extent import Kind
 from mpconv.protocol.job import Job
 from mpconv.workers import buffers

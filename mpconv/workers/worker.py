@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import zmq
 
 from mpconv import transports
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_source
 from mpconv.model.digest import packed
 from mpconv.model.errors import Crowded, Fatal, MpconvError, Retryable, internal

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_and_resolve, open_source
 from mpconv.model.errors import ImageError
 from mpconv.model.extent import Extent, Kind

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.qcow2 import bitmaps, entries, header, snapshots
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import Held, Run

@@ -13,10 +13,11 @@ from array import array
 
 from msgspec import Struct
 
-from mpconv.formats.qcow2 import checking, entries, header, refcounts
+from mpconv.formats.qcow2 import entries, header, refcounts
+from mpconv.formats.qcow2.check import scan
 from mpconv.formats.qcow2.codecs import decompress_into
 from mpconv.formats.qcow2.entries import COPIED
-from mpconv.formats.qcow2.existing import ExistingLayout
+from mpconv.formats.qcow2.existing_layout import ExistingLayout
 from mpconv.formats.qcow2.image import Metadata, read
 from mpconv.formats.qcow2.writer import Steps
 from mpconv.model.errors import ImageError
@@ -40,7 +41,7 @@ async def load(store: Transport, metadata: Metadata, size: int, *, reads_as_zero
         why = "it has persistent bitmaps, which would not be right any more: remove them first (qemu-img bitmap)"
         raise cannot_open(store.name, why, ImageError)
     cluster = found.cluster_size
-    books = await checking.books(store, metadata)
+    books = await scan.books(store, metadata)
     table = entries.table(await read(store, found.refcount_table_offset, found.refcount_table_clusters * cluster))
     while table and not table[-1]:
         table.pop()

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mpconv.formats.qcow2 import build, entries, refcounts
+from mpconv.formats.qcow2 import entries, header_bytes, refcounts
 from mpconv.formats.qcow2.header import DIRTY, Header, parse
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.model.errors import Fatal, ImageError
@@ -60,17 +60,17 @@ class Writer(Steps):
     def __init__(self, store: Transport, layout: Layout, *, durable: bool = True) -> None:
         super().__init__(store, durable=durable)
         self.layout = layout
-        self._header = build.header_of(layout.options, layout.size)
+        self._header = header_bytes.header_of(layout.options, layout.size)
         self._tables: _Tables | None = None
 
     async def begin(self) -> None:
         """The header that says that the image is not complete."""
-        await self._write(0, build.encode(self._header))
+        await self._write(0, header_bytes.encode(self._header))
         await self._flush()
 
     async def is_finished(self) -> bool:
         """Whether the image that `begin` began in an earlier run was finished. ImageError when it is another one."""
-        begun = build.encode(self._header)
+        begun = header_bytes.encode(self._header)
         found = bytearray(min(len(begun), self.store.size))
         await self.store.read_into(0, memoryview(found))
         if found == begun:
@@ -105,7 +105,7 @@ class Writer(Steps):
             refcount_table_clusters=(layout.end - tables.refcounts) // size,
             incompatible=self._header.incompatible & ~DIRTY,
         )
-        await self._write(0, build.encode(self._header))
+        await self._write(0, header_bytes.encode(self._header))
         await self._flush()
 
     @property

@@ -15,7 +15,7 @@ from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_and_resolve, probed
 from mpconv.jobs.copy.portable import anywhere, places_for_all
 from mpconv.jobs.copy.target import Left, Target, check_end, check_source, open_raw

@@ -16,7 +16,7 @@ from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.core.digests import Sums
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.jobs.copy.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan, without_bytes
 from mpconv.jobs.copy.portable import anywhere, for_workers

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.jobs.copy import manifest as courses
 from mpconv.jobs.copy.convert import SETTLE_SECONDS, copy_once, open_target, run, settled
@@ -187,7 +187,7 @@ async def _as_it_was_left(
 def _entries(target: Target) -> Entries | None:
     if target.writer is None:
         return None
-    from mpconv.formats.qcow2.kept import KeptEntries  # noqa: PLC0415  (raw copies do without)
+    from mpconv.formats.qcow2.saved_entries import KeptEntries  # noqa: PLC0415  (raw copies do without)
 
     return KeptEntries(target.writer.layout)
 

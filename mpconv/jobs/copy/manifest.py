@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How
 from mpconv.jobs.copy.target import Target
 from mpconv.journal.records import Begun, Identity, Stored

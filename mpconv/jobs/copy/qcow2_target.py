@@ -9,14 +9,14 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_source
 from mpconv.formats.qcow2.entries import SUBCLUSTERS
 from mpconv.formats.qcow2.image import read_metadata
-from mpconv.formats.qcow2.kept import KeptEntries
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.formats.qcow2.rewriter import Rewriter, Tail, load
+from mpconv.formats.qcow2.saved_entries import KeptEntries
 from mpconv.formats.qcow2.writer import Writer
 from mpconv.formats.trust import combined, data_place
 from mpconv.jobs.copy.target import Left, Target, check_apart, open_store, too_small

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_and_resolve
 from mpconv.jobs.copy import manifest as courses
 from mpconv.jobs.copy.convert import SETTLE_SECONDS

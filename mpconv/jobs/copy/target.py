@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.model.errors import Fatal, InUse, NoSuchImage, UsageError
 from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from mpconv import transports
 from mpconv.coordination.observer import Observer
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.jobs.copy.target import Left, Target, check_apart, open_raw, too_small
 from mpconv.model.errors import MpconvError, NoSuchImage, UsageError
 from mpconv.model.place import Place

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpconv.formats.qcow2 import build
+from mpconv.formats.qcow2 import header_bytes
 from mpconv.formats.qcow2.header import DIRTY, Header, parse
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.model.errors import ImageError
@@ -17,7 +17,7 @@ names = st.none() | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_
 def made(options: Qcow2Options, size: int) -> Header:
     """As the header of a whole image: with tables that lie in the file."""
     cluster = options.cluster_size
-    fields = {name: getattr(found := build.header_of(options, size), name) for name in Header.__struct_fields__}
+    fields = {name: getattr(found := header_bytes.header_of(options, size), name) for name in Header.__struct_fields__}
     tables = {
         "l1_size": size * 16 // cluster // cluster + 1,
         "l1_offset": cluster,
@@ -56,7 +56,7 @@ def test_what_is_written_is_read(
         ),
         size,
     )
-    cluster = build.encode(header)
+    cluster = header_bytes.encode(header)
     assert len(cluster) == 1 << cluster_bits
     assert parse(cluster, 1 << 40) == header
 
@@ -68,7 +68,7 @@ def test_the_smallest_cluster_holds_the_names_of_features_or_of_files(version, b
         version=version, cluster_size=512, backing_file=backing, backing_fmt="raw" if backing else None
     )
     header = made(options, 4096)
-    cluster = build.encode(header)
+    cluster = header_bytes.encode(header)
     assert len(cluster) == 512
     assert parse(cluster, 1 << 40) == header
     assert (b"lazy refcounts" in cluster) is (version == 3 and backing is None)
@@ -77,10 +77,10 @@ def test_the_smallest_cluster_holds_the_names_of_features_or_of_files(version, b
 @pytest.mark.parametrize("field", ["backing_file", "data_file"])
 def test_names_that_do_not_fit_are_refused(field):
     with pytest.raises(ImageError, match="do not fit"):
-        build.encode(made(Qcow2Options(cluster_size=512, **{field: "x" * 500}), 4096))
+        header_bytes.encode(made(Qcow2Options(cluster_size=512, **{field: "x" * 500}), 4096))
 
 
 def test_a_header_without_tables_is_refused():
     for version in (2, 3):
         with pytest.raises(ImageError):
-            parse(build.encode(build.header_of(Qcow2Options(version=version), 1 << 20)), 1 << 40)
+            parse(header_bytes.encode(header_bytes.header_of(Qcow2Options(version=version), 1 << 20)), 1 << 40)

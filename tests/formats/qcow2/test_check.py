@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mpconv.cli.check import json_lines
-from mpconv.formats.qcow2.checking import check
-from mpconv.formats.qcow2.counts import Counts
+from mpconv.formats.qcow2.check.counts import Counts
+from mpconv.formats.qcow2.check.scan import check
 from mpconv.model.errors import ImageError
 from mpconv.model.place import Place
 from mpconv.transports import open_place

@@ -7,10 +7,10 @@ from array import array
 
 import pytest
 
-from mpconv.formats.qcow2.books import Books
-from mpconv.formats.qcow2.counts import Counts
+from mpconv.formats.qcow2.check.counts import Counts
+from mpconv.formats.qcow2.check.owners import Books
 from mpconv.formats.qcow2.entries import COPIED, ZERO
-from mpconv.formats.qcow2.existing import ExistingLayout
+from mpconv.formats.qcow2.existing_layout import ExistingLayout
 from mpconv.formats.qcow2.header import Header
 from mpconv.model.extent import Extent, Kind
 

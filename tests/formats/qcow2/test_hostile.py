@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.opening import How, open_source
 from mpconv.formats.qcow2 import header
 from mpconv.model.errors import Fatal, ImageError

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpconv.formats.qcow2.kept import KeptEntries
 from mpconv.formats.qcow2.layout import Layout
 from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.formats.qcow2.saved_entries import KeptEntries
 from mpconv.model.errors import ImageError
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.ranges import Ranges

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from mpconv.formats.qcow2 import entries
-from mpconv.formats.qcow2.counts import LARGEST_COUNT, Counts, Findings, last_used
+from mpconv.formats.qcow2.check.counts import LARGEST_COUNT, Counts, Findings, last_used
 from mpconv.formats.qcow2.entries import COMPRESSED, COPIED, OFFSET, SUBCLUSTERS, ZERO
 from mpconv.formats.qcow2.header import LARGEST_L1, Header
 from mpconv.formats.qcow2.snapshots import Snapshot

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 
-from mpconv.formats.qcow2.books import Books
-from mpconv.formats.qcow2.check import Accounts
-from mpconv.formats.qcow2.counts import Counts, Findings
+from mpconv.formats.qcow2.check.accounts import Accounts
+from mpconv.formats.qcow2.check.counts import Counts, Findings
+from mpconv.formats.qcow2.check.owners import Books
 from mpconv.formats.qcow2.entries import COPIED, OFFSET
 from mpconv.formats.qcow2.header import Header
 from mpconv.model.errors import ImageError

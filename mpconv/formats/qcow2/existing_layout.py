@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 
 from mpconv.formats.qcow2 import entries
-from mpconv.formats.qcow2.books import Books
+from mpconv.formats.qcow2.check.owners import Books
 from mpconv.formats.qcow2.entries import ALL_SUBCLUSTERS, COPIED, SUBCLUSTERS, ZERO
 from mpconv.formats.qcow2.header import LAZY_REFCOUNTS, Header
 from mpconv.formats.qcow2.layout import Layout

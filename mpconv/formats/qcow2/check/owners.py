@@ -11,7 +11,7 @@ import mmap
 from array import array
 from collections.abc import Iterator
 
-from mpconv.formats.qcow2.counts import Counts, zeros
+from mpconv.formats.qcow2.check.counts import Counts, zeros
 
 _PIECE = 4096
 _STRIDE = 1 << 16

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from msgspec import Struct
 
 from mpconv.formats.qcow2 import bitmaps, entries
-from mpconv.formats.qcow2.books import Books
-from mpconv.formats.qcow2.check import REFCOUNT_RESERVED, Accounts, Report, Uses
+from mpconv.formats.qcow2.check.accounts import REFCOUNT_RESERVED, Accounts, Report, Uses
+from mpconv.formats.qcow2.check.owners import Books
+from mpconv.formats.qcow2.check.target_accounts import Damage, TargetAccounts
 from mpconv.formats.qcow2.image import Metadata, read_bitmaps, read_metadata
-from mpconv.formats.qcow2.target_accounts import Damage, TargetAccounts
 from mpconv.model.errors import ImageError, StatusWithdrawn
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.units import GiB, MiB

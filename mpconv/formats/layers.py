@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from msgspec import Struct
 
-from mpconv.formats.image import Image
+from mpconv.formats.base import Image
 from mpconv.formats.qcow2.entries import Held, Run
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.formats.qcow2.preallocation import metadata_preallocated
