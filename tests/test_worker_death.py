@@ -21,7 +21,7 @@ from mpconv.protocol import messages
 from mpconv.transports import connect
 from mpconv.transports.base import Access
 from mpconv.workers.launch.provider import Ended, Supply
-from mpconv.workers.pieces import HeldLease
+from mpconv.workers.lease_queue import HeldLease
 from mpconv.workers.worker import Worker
 from tests.support.digests import digest_of
 from tests.workers.test_copier import BUFFER, job

@@ -14,7 +14,7 @@ from mpconv.model.errors import Fatal, UsageError
 
 if TYPE_CHECKING:
     from mpconv.protocol.keys import Listening
-    from mpconv.workers.launch.cluster import Placement
+    from mpconv.workers.launch.dask_cluster import Placement
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _AT = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:.%a-z]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
@@ -81,7 +81,7 @@ def placement_of(options: dict[str, Any], listening: Listening | None) -> Placem
     """Who places workers on the cluster, if one is named."""
     if options["cluster"] is None or listening is None:
         return None
-    from mpconv.workers.launch.cluster import Cluster, Placement  # noqa: PLC0415  (few need it)
+    from mpconv.workers.launch.dask_cluster import Cluster, Placement  # noqa: PLC0415  (few need it)
 
     key_file = options["key_file"]
     return Placement(

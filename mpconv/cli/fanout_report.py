@@ -21,7 +21,7 @@ from mpconv.model.units import human
 from mpconv.ui.terminal.fanout import JsonOfMany, LineOfMany, Many
 
 if TYPE_CHECKING:
-    from mpconv.workers.launch.cluster import Placement
+    from mpconv.workers.launch.dask_cluster import Placement
 
 
 class FanoutReport(Watcher):

@@ -22,7 +22,7 @@ from mpconv.ui.terminal.progress import Display, make_display
 
 if TYPE_CHECKING:
     from mpconv.ui.monitor.monitor import Watch
-    from mpconv.workers.launch.cluster import Placement
+    from mpconv.workers.launch.dask_cluster import Placement
 
 _Result = TypeVar("_Result")
 _MINUTE = 60.0

@@ -57,17 +57,17 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
     keys = keys_of(options)
     files = [os.path.realpath(directory) for directory in options["shared_files"]] or None
     if options["parent"] is not None:
-        from mpconv.workers.launch import parent  # noqa: PLC0415  (few need it)
+        from mpconv.workers.launch import parent_death  # noqa: PLC0415  (few need it)
 
-        if not parent.watched(options["parent"]):
+        if not parent_death.watched(options["parent"]):
             return 0
 
     from mpconv.workers.launch.local import LocalWorkers  # noqa: PLC0415 - --help does without
 
-    preload = ["mpconv.workers.remote", "mpconv.transports.nfs.store", "mpconv.transports.iscsi.store"]
+    preload = ["mpconv.workers.remote_worker", "mpconv.transports.nfs.store", "mpconv.transports.iscsi.store"]
     local = click.get_current_context().with_resource(LocalWorkers(preload))
 
-    from mpconv.workers.launch.host import Host  # noqa: PLC0415
+    from mpconv.workers.launch.agent import Host  # noqa: PLC0415
 
     def tell(text: str) -> None:
         if not options["quiet"]:

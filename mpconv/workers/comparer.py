@@ -9,7 +9,7 @@ from mpconv.formats.base import Image
 from mpconv.model.extent import Kind
 from mpconv.protocol.job import Job
 from mpconv.workers import buffers
-from mpconv.workers.pieces import Pieces, Reports
+from mpconv.workers.lease_queue import Pieces, Reports
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]

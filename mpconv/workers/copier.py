@@ -10,9 +10,9 @@ from mpconv.model.extent import Extent, Kind
 from mpconv.protocol.job import Job
 from mpconv.transports.base import Transport
 from mpconv.workers import buffers
-from mpconv.workers.branches import all_of
-from mpconv.workers.pieces import Piece, Pieces, Reports
+from mpconv.workers.lease_queue import Piece, Pieces, Reports
 from mpconv.workers.salvage import read_what_can_be
+from mpconv.workers.targets import all_of
 from mpconv.workers.zeros import Run, find_runs
 
 AddBlocks = Callable[[dict[int, int], int, memoryview], None]

@@ -7,7 +7,7 @@ from mpconv.model.extent import Kind
 from mpconv.protocol.job import Job
 from mpconv.workers import buffers
 from mpconv.workers.hashing import add_blocks
-from mpconv.workers.pieces import Pieces, Reports
+from mpconv.workers.lease_queue import Pieces, Reports
 
 
 class Digester:

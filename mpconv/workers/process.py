@@ -58,7 +58,7 @@ def run(endpoint: str, lifeline: int, ends: Ends) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGUSR1))
     _keep_memory()
     if endpoint.startswith("{"):
-        from mpconv.workers.remote import RemoteWorker, Summons  # noqa: PLC0415  (workers on one host do without)
+        from mpconv.workers.remote_worker import RemoteWorker, Summons  # noqa: PLC0415  (workers on one host do without)
 
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its host hears it, and has it leave
         remote = RemoteWorker(Summons.parsed(endpoint), lifeline)

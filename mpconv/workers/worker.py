@@ -22,10 +22,10 @@ from mpconv.protocol.job import Job
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Access, Transport
 from mpconv.transports.retry import AT_ONCE, Outage, Retry, keep_trying
-from mpconv.workers.branches import Branch, all_of, both
 from mpconv.workers.comparer import Comparer
 from mpconv.workers.copier import Copier
-from mpconv.workers.pieces import HeldLease, Reports
+from mpconv.workers.lease_queue import HeldLease, Reports
+from mpconv.workers.targets import Branch, all_of, both
 
 if TYPE_CHECKING:
     from mpconv.workers.digester import Digester
@@ -370,7 +370,7 @@ async def _end(tasks: set[asyncio.Task[None]]) -> None:
 def _copier(job: Job, source: Image, targets: list[Transport], reports: Reports) -> Copier:
     if job.clusters is None:
         return Copier(job, source, targets, reports)
-    from mpconv.workers.cluster_copier import ClusterCopier  # noqa: PLC0415  (raw targets do without)
+    from mpconv.workers.allocating_copier import ClusterCopier  # noqa: PLC0415  (raw targets do without)
 
     return ClusterCopier(job, source, targets, reports, job.clusters)
 

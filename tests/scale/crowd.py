@@ -17,7 +17,7 @@ import zmq
 
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_coordinator, encode
-from mpconv.workers.remote import prepare
+from mpconv.workers.remote_worker import prepare
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):

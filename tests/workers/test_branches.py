@@ -9,7 +9,7 @@ import pytest
 from mpconv.model.errors import Fatal, MpconvError, Retryable
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.units import KiB
-from mpconv.workers.branches import Branch, both
+from mpconv.workers.targets import Branch, both
 from tests.workers.test_copier import BUFFER, OLD, Recorder, Scene, copies, play, settle
 
 PIECES = 12

@@ -12,7 +12,7 @@ from mpconv.formats.raw import RawImage
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.units import KiB
 from mpconv.protocol.job import Clusters
-from mpconv.workers.cluster_copier import ClusterCopier, Prepared, Write, in_place, joined, plan
+from mpconv.workers.allocating_copier import ClusterCopier, Prepared, Write, in_place, joined, plan
 from tests.workers.test_copier import Recorder, Reported, job, lease
 
 SIZE = 4 * KiB

@@ -12,7 +12,7 @@ from mpconv.formats.raw import RawImage
 from mpconv.model.extent import Extent
 from mpconv.transports.memory import MemoryTransport
 from mpconv.workers.comparer import Comparer, first_difference
-from mpconv.workers.pieces import HeldLease, Reports
+from mpconv.workers.lease_queue import HeldLease, Reports
 from tests.workers.test_copier import BUFFER, job, lease
 
 

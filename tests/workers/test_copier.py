@@ -20,7 +20,7 @@ from mpconv.protocol.job import Job
 from mpconv.transports.base import Transport
 from mpconv.transports.memory import MemoryTransport
 from mpconv.workers.copier import Copier
-from mpconv.workers.pieces import HeldLease, Reports
+from mpconv.workers.lease_queue import HeldLease, Reports
 
 OLD = b"\xa5"
 BUFFER = 8 * KiB

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from mpconv.model.errors import WorkerLost
+from mpconv.workers.launch.forkserver import _be, fork
 from mpconv.workers.launch.local import LocalWorkers, Squad
-from mpconv.workers.launch.nursery import _be, fork
 from mpconv.workers.process import HEARSAY
 
 NOWHERE = "ipc:///nonexistent/link"
@@ -218,7 +218,7 @@ def test_a_nursery_that_cannot_fork_says_why():
 import asyncio, os, resource
 import mpconv.workers.process
 from mpconv.workers.launch.local import LocalWorkers
-from mpconv.workers.launch.nursery import _be, fork
+from mpconv.workers.launch.forkserver import _be, fork
 from mpconv.workers.process import HEARSAY
 if not os.getuid():
     os.setuid(65534)

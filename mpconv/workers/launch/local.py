@@ -16,7 +16,7 @@ from typing import Self
 from mpconv import transports
 from mpconv.model.errors import WorkerLost
 from mpconv.model.place import Place
-from mpconv.workers.launch import nursery
+from mpconv.workers.launch import forkserver
 from mpconv.workers.launch.provider import Ended, Supply
 
 _SHARED = ("mpconv.protocol.link", "mpconv.protocol.codec", "mpconv.formats.opening")
@@ -35,7 +35,7 @@ def modules_for(
     if any(place.format == "qcow2" or (place.format is None and "qcow" in place.url) for place in sources):
         wanted.add("mpconv.formats.qcow2.image")
     if target is not None and target.format == "qcow2":
-        wanted.add("mpconv.workers.cluster_copier")
+        wanted.add("mpconv.workers.allocating_copier")
         if compressing:
             wanted.add("mpconv.formats.qcow2.codecs")
     if digesting:
@@ -67,12 +67,12 @@ class LocalWorkers(Supply):
         modules = ["mpconv.workers.process", *preload]
         try:
             if spawned:
-                self._nursery = nursery.spawn(modules)
+                self._nursery = forkserver.spawn(modules)
             else:
                 for module in _SHARED:
                     importlib.import_module(module)
                 gc.freeze()  # a collection would write to what the processes share, and so copy it
-                self._nursery = nursery.fork(modules)
+                self._nursery = forkserver.fork(modules)
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise WorkerLost(f"no worker process can be started: {why}: is memory short, or ulimit -u?") from error
@@ -103,12 +103,12 @@ class LocalWorkers(Supply):
         why = "the process that starts them has ended"
         with contextlib.suppress(ConnectionError):
             self._nursery.control.send(endpoint.encode())
-            while report := self._nursery.control.recv(nursery.REPORT.size):
-                what, who, code = nursery.REPORT.unpack(report)
-                if what == nursery.STARTED:
+            while report := self._nursery.control.recv(forkserver.REPORT.size):
+                what, who, code = forkserver.REPORT.unpack(report)
+                if what == forkserver.STARTED:
                     self._running[who] = ended
                     return int(who)
-                if what == nursery.NOT_STARTED:
+                if what == forkserver.NOT_STARTED:
                     why = os.strerror(who)
                     break
                 asyncio.get_running_loop().call_soon(self._over, who, code)
@@ -116,13 +116,13 @@ class LocalWorkers(Supply):
 
     def _hear(self) -> None:
         try:
-            report = self._nursery.control.recv(nursery.REPORT.size, socket.MSG_DONTWAIT)
+            report = self._nursery.control.recv(forkserver.REPORT.size, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except ConnectionError:
             report = b""
         if report:
-            _, pid, code = nursery.REPORT.unpack(report)
+            _, pid, code = forkserver.REPORT.unpack(report)
             self._over(pid, code)
             return
         asyncio.get_running_loop().remove_reader(self._nursery.control)

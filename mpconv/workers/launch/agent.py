@@ -17,10 +17,10 @@ from mpconv.protocol.keys import Keys
 from mpconv.protocol.link import Link
 from mpconv.protocol.messages import MAX_DEAD
 from mpconv.transports.reachability import addresses_of, why_unreachable
-from mpconv.workers.launch import parent
+from mpconv.workers.launch import parent_death
 from mpconv.workers.launch.local import LocalWorkers
 from mpconv.workers.launch.signals import Wishes
-from mpconv.workers.remote import AGAIN, BYE, CUT_OFF, REFUSED, Summons, prepare
+from mpconv.workers.remote_worker import AGAIN, BYE, CUT_OFF, REFUSED, Summons, prepare
 
 _EACH = 2
 _FEWEST = 3
@@ -83,7 +83,7 @@ class Host:
         """
         wishes = Wishes(last=True)
         wishes.begin(lambda _: self._leave())
-        asyncio.get_running_loop().add_signal_handler(parent.ENDED, self._leave_soon)
+        asyncio.get_running_loop().add_signal_handler(parent_death.ENDED, self._leave_soon)
         try:
             await self._serve()
         finally:

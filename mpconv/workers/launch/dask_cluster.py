@@ -20,7 +20,7 @@ import msgspec
 from mpconv.model.errors import Deserted, Fatal, MpconvError, Unreachable, one_line
 from mpconv.transports.reachability import why_unreachable
 from mpconv.workers.launch.addresses import is_loopback, is_unspecified
-from mpconv.workers.launch.placed import Call, Outcome, end, serve
+from mpconv.workers.launch.dask_child import Call, Outcome, end, serve
 
 Client: TypeAlias = Any
 Future: TypeAlias = Any

@@ -21,7 +21,7 @@ from mpconv.model.units import align_up
 from mpconv.protocol.job import Clusters, Job
 from mpconv.transports.base import Transport
 from mpconv.workers.copier import Copier
-from mpconv.workers.pieces import Piece, Reports
+from mpconv.workers.lease_queue import Piece, Reports
 from mpconv.workers.zeros import Run, find_runs, is_zero
 
 _MOST_THREADS = 8
