@@ -35,7 +35,7 @@ OnProgress = Callable[[Outcome], None]
 
 def read_plan(plan: str | os.PathLike[str]) -> Fanout:
     """What a plan asks for. `plan`: its text, in TOML, or the Path of a file. UsageError with all that is wrong."""
-    from mpconv.cli.fanout_plan import resolved, text_of  # noqa: PLC0415  (who makes plans of objects does without)
+    from mpconv.cli.plan import resolved, text_of  # noqa: PLC0415  (who makes plans of objects does without)
 
     path = None if isinstance(plan, str) else os.fspath(plan)
     text = str(plan) if path is None else text_of("./-" if path == "-" else path)

@@ -59,6 +59,8 @@ def test_the_program_in_the_document_computes_it(tmp_path):
 
 
 def test_who_wants_no_digest_does_not_load_the_library():
-    modules = "mpconv.cli.convert, mpconv.jobs.copy.convert, mpconv.workers.worker, mpconv.workers.allocating_copier"
+    modules = (
+        "mpconv.cli.commands.convert, mpconv.jobs.copy.convert, mpconv.workers.worker, mpconv.workers.allocating_copier"
+    )
     program = f"import sys, {modules}; sys.exit('xxhash' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv import leftovers
+from mpconv.cli import leftovers
 from tests.conftest import mpconv
 
 

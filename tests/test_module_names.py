@@ -58,7 +58,9 @@ def test_what_a_string_names_is_there(name):
 
 
 def test_the_names_are_found():
-    assert {"mpconv.transports.nfs.store", "mpconv.cli.convert:convert", "mpconv.coordinator._TICK"} <= set(named())
+    assert {"mpconv.transports.nfs.store", "mpconv.cli.commands.convert:convert", "mpconv.coordinator._TICK"} <= set(
+        named()
+    )
 
 
 def test_a_name_of_nothing_is_found_out():

@@ -12,27 +12,27 @@ from typing import NoReturn
 import click
 
 from mpconv._version import __version__
-from mpconv.cli import streams
+from mpconv.cli.output import streams
 from mpconv.cli.passwords import hide_passwords
 from mpconv.model.errors import Absent, Denied, MpconvError, Unreachable, one_line, short_of
 from mpconv.protocol.descriptors import raise_descriptors
 
 _COMMANDS = {
-    "convert": "mpconv.cli.convert:convert",
-    "deploy": "mpconv.cli.deploy:deploy",
-    "fanout": "mpconv.cli.fanout:fanout",
-    "worker": "mpconv.cli.worker:worker",
-    "keygen": "mpconv.cli.keygen:keygen",
-    "resume": "mpconv.cli.resume:resume",
-    "status": "mpconv.cli.status:status",
-    "report": "mpconv.cli.report:report",
-    "doctor": "mpconv.cli.doctor:doctor",
-    "check": "mpconv.cli.check:check",
-    "checksum": "mpconv.cli.checksum:checksum",
-    "compare": "mpconv.cli.compare:compare",
-    "info": "mpconv.cli.info:info",
-    "measure": "mpconv.cli.measure:measure",
-    "map": "mpconv.cli.map:map_",
+    "convert": "mpconv.cli.commands.convert:convert",
+    "deploy": "mpconv.cli.commands.deploy:deploy",
+    "fanout": "mpconv.cli.commands.fanout:fanout",
+    "worker": "mpconv.cli.commands.worker:worker",
+    "keygen": "mpconv.cli.commands.keygen:keygen",
+    "resume": "mpconv.cli.commands.resume:resume",
+    "status": "mpconv.cli.commands.status:status",
+    "report": "mpconv.cli.commands.report:report",
+    "doctor": "mpconv.cli.commands.doctor:doctor",
+    "check": "mpconv.cli.commands.check:check",
+    "checksum": "mpconv.cli.commands.checksum:checksum",
+    "compare": "mpconv.cli.commands.compare:compare",
+    "info": "mpconv.cli.commands.info:info",
+    "measure": "mpconv.cli.commands.measure:measure",
+    "map": "mpconv.cli.commands.map:map_",
 }
 """Where each command is, and as what."""
 

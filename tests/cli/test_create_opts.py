@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.cli.create_opts import CreateOptions, parse_create_opts
+from mpconv.cli.qemu.create_opts import CreateOptions, parse_create_opts
 from mpconv.model.errors import MpconvError, UsageError
 
 

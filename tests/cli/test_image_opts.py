@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mpconv.cli.image_opts import names_format, parse_image_opts
+from mpconv.cli.qemu.image_opts import names_format, parse_image_opts
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Place
 from mpconv.model.units import GiB, MiB

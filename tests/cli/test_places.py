@@ -6,8 +6,8 @@ import click
 import pytest
 
 from mpconv.cli import cli
-from mpconv.cli.image_command import trust_of
-from mpconv.cli.opening import places
+from mpconv.cli.options.command import trust_of
+from mpconv.cli.qemu.places import places
 from mpconv.model.errors import MpconvError
 from mpconv.model.place import NO_TRUST, Place, Trust
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.cli.qcow2_opts import Wish, qcow2_help, wish
+from mpconv.cli.qemu.qcow2_opts import Wish, qcow2_help, wish
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.model.errors import UsageError
 from tests.conftest import mpconv

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from mpconv.cli.reporting import Report
+from mpconv.cli.output.copy import Report
 from mpconv.ui.terminal.progress import make_display
 
 

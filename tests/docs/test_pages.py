@@ -103,7 +103,7 @@ def test_tab_loads_nothing_heavy():
 def test_a_usual_command_loads_no_completion():
     command = [sys.executable, "-X", "importtime", "-m", "mpconv", "info", "/nonexistent"]
     loaded = subprocess.run(command, capture_output=True, text=True, check=False).stderr
-    assert "mpconv.cli.image_command" in loaded and "mpconv.cli.completion" not in loaded
+    assert "mpconv.cli.options.command" in loaded and "mpconv.cli.completion" not in loaded
 
 
 def test_bash_itself_completes():

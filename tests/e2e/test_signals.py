@@ -140,7 +140,7 @@ runpy.run_module("mpconv", run_name="__main__", alter_sys=True)
     ("module", "code", "told"),
     [
         ("mpconv.cli", -signal.SIGINT, b""),
-        ("mpconv.cli.checksum", 128 + signal.SIGINT, b"mpconv: interrupted\n"),
+        ("mpconv.cli.commands.checksum", 128 + signal.SIGINT, b"mpconv: interrupted\n"),
         ("mpconv.jobs.checksum", 128 + signal.SIGINT, b"mpconv: interrupted\n"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mpconv.cli.fanout_plan import resolved
+from mpconv.cli.plan import resolved
 from mpconv.jobs.fanout.plan import JobTable, LimitsTable
 from mpconv.jobs.fanout.validation import problems_of
 

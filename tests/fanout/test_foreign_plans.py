@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mpconv import FanoutJob, Place, blocking
-from mpconv.cli.fanout_plan import resolved, text_of
+from mpconv.cli.plan import resolved, text_of
 from mpconv.jobs.fanout.plan import JobTable, LimitsTable, Problem
 from mpconv.jobs.fanout.spec import Fanout
 from mpconv.model.errors import Fatal, MpconvError

@@ -194,7 +194,7 @@ def run_all(cases: list[Case], folder: Path, jobs: int, keep: Path | None = None
 
 
 _NEEDED = (
-    "mpconv.cli.convert",
+    "mpconv.cli.commands.convert",
     "mpconv.jobs.copy.convert",
     "mpconv.coordinator",
     "mpconv.jobs.copy.qcow2_target",

@@ -176,9 +176,9 @@ def _words(verdict: Verdict, command: str) -> str:
 
 
 _NEEDED = (
-    "mpconv.cli.resume",
-    "mpconv.cli.status",
-    "mpconv.cli.report",
+    "mpconv.cli.commands.resume",
+    "mpconv.cli.commands.status",
+    "mpconv.cli.commands.report",
     "mpconv.jobs.copy.journaled",
     "mpconv.coordinator",
     "mpconv.jobs.copy.qcow2_target",

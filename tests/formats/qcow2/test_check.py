@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mpconv.cli.check import json_lines
+from mpconv.cli.commands.check import json_lines
 from mpconv.formats.qcow2.check.counts import Counts
 from mpconv.formats.qcow2.check.scan import check
 from mpconv.model.errors import ImageError

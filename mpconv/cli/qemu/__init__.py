@@ -1,0 +1,1 @@
+"""qemu-img's language: its option lists, its words for what it refuses."""
