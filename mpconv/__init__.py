@@ -12,6 +12,7 @@ from mpconv._version import __version__ as __version__
 if TYPE_CHECKING:
     from mpconv import blocking
     from mpconv.api.copying import Copied, Lost, Resumed, checksum, compare, convert, deploy, resume
+    from mpconv.api.fanout import fan_out, read_plan, resume_fan_out
     from mpconv.formats.qcow2.check.accounts import Report as CheckReport
     from mpconv.formats.qcow2.options import Qcow2Options
     from mpconv.inspection.block_map import Entry as MapEntry
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mpconv.jobs.fanout.spec import Outcome as FanoutOutcome
     from mpconv.jobs.fanout.spec import Result as FanoutResult
     from mpconv.jobs.fanout.spec import Spec as FanoutJob
-    from mpconv.many import fan_out, read_plan, resume_fan_out
     from mpconv.model.errors import MpconvError
     from mpconv.model.place import Place, Trust
     from mpconv.options.cache import CACHE_MODES
@@ -110,7 +110,7 @@ _FOUND_IN = {
     "Qcow2Options": "mpconv.formats.qcow2.options",
     "Trust": "mpconv.model.place",
     "Verdict": "mpconv.jobs.compare",
-    **dict.fromkeys(("fan_out", "read_plan", "resume_fan_out"), "mpconv.many"),
+    **dict.fromkeys(("fan_out", "read_plan", "resume_fan_out"), "mpconv.api.fanout"),
     **dict.fromkeys(("backing_chain", "check", "examine", "info", "map", "measure"), "mpconv.inspection.queries"),
 }
 """Where each is, and as what if not by its own name; the rest is in api/copying.py."""

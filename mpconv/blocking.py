@@ -7,8 +7,7 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from mpconv import many
-from mpconv.api import copying
+from mpconv.api import copying, fanout
 from mpconv.inspection import queries
 
 _Words = ParamSpec("_Words")
@@ -34,5 +33,5 @@ map = _blocking(queries.map)
 measure = _blocking(queries.measure)
 check = _blocking(queries.check)
 examine = _blocking(queries.examine)
-fan_out = _blocking(many.fan_out)
-resume_fan_out = _blocking(many.resume_fan_out)
+fan_out = _blocking(fanout.fan_out)
+resume_fan_out = _blocking(fanout.resume_fan_out)

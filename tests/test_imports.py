@@ -34,7 +34,6 @@ ROW_OF = {
     "__main__": "cli",
     "blocking": "api",
     "coordinator": "coordination",
-    "many": "api",
 }
 """The row of modules that do not lie in a folder of its name."""
 PLAN = "mpconv.cli.plan"
