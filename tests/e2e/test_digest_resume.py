@@ -11,8 +11,8 @@ import pytest
 from mpconv.journal.records import State
 from tests.conftest import mpconv
 from tests.e2e.test_resume import SIZE, Journaled, make_source, stored
+from tests.jobs.test_verify import flip
 from tests.support.digests import digest_of
-from tests.test_verify import flip
 
 MiB = 1 << 20
 

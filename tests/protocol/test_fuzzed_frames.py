@@ -17,7 +17,7 @@ from mpconv.protocol.codec import MAX_FRAME, decode_from_coordinator, decode_fro
 from mpconv.transports import connect
 from mpconv.transports.base import Access
 from mpconv.workers.launch.provider import Ended
-from tests.test_worker_death import CONTENT, SIZE, Threads, store
+from tests.coordination.test_worker_death import CONTENT, SIZE, Threads, store
 from tests.workers.test_copier import job
 
 REAL = [

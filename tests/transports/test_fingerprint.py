@@ -10,7 +10,7 @@ from mpconv import transports
 from mpconv.model.place import Place
 from mpconv.model.units import MiB
 from mpconv.transports.base import Access, Fingerprint
-from tests.transports.test_file_devices import loop, mounted  # noqa: F401  (fixtures)
+from tests.transports.file.test_devices import loop, mounted  # noqa: F401  (fixtures)
 
 
 def fingerprint(url: str, *, write: bytes = b"", create: int | None = None) -> Fingerprint:

@@ -214,7 +214,7 @@ def test_json_ends_with_what_was_lost() -> None:
 def test_the_documented_keys_are_those_that_are_written() -> None:
     stream = io.StringIO()
     JsonLines(stream, io.StringIO()).update(0, 1)
-    page = (Path(__file__).parents[2] / "docs" / "progress.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "progress.md").read_text()
     table = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
     example = [json.loads(line) for line in page.splitlines() if line.startswith("{")]
     assert table == list(lines(stream)[0])

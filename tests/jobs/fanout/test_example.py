@@ -8,7 +8,7 @@ from mpconv.cli.plan import resolved
 from mpconv.jobs.fanout.plan import JobTable, LimitsTable
 from mpconv.jobs.fanout.validation import problems_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLE = (ROOT / "contrib" / "fanout.toml").read_text()
 PAGE = (ROOT / "docs" / "fanout.md").read_text()
 

@@ -11,7 +11,7 @@ import pytest
 from mpconv.model.digest import BLOCK, REGION, WIDTH, packed, regions, text
 from tests.support.digests import block_digests, digest_of
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "digests.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "digests.md"
 
 
 def test_the_text_is_of_the_size_and_the_sum():

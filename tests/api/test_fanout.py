@@ -10,9 +10,9 @@ import pytest
 
 import mpconv
 from mpconv.jobs.fanout.journal_dir import stored
+from tests.api.test_copying import children
 from tests.conftest import identical, make_image
 from tests.conftest import mpconv as command
-from tests.test_api import children
 
 MiB = 1 << 20
 
