@@ -17,15 +17,15 @@ import msgspec
 import zmq
 
 from mpconv import transports
-from mpconv.coordination.allocation import Placing
-from mpconv.coordination.local_group import Staff
+from mpconv.coordination.allocation import Allocation
+from mpconv.coordination.local_group import LocalGroup
 from mpconv.coordination.observer import Observer
 from mpconv.coordination.outages import Outages
-from mpconv.coordination.process_roster import Crew
-from mpconv.coordination.remote_group import GUEST, STOP_TOLD, Reception
-from mpconv.coordination.scan import StatusSource, Walk
-from mpconv.coordination.sessions import Room
-from mpconv.coordination.signals import heard_by
+from mpconv.coordination.process_roster import ProcessRoster
+from mpconv.coordination.remote_group import GUEST, STOP_TOLD, RemoteGroup
+from mpconv.coordination.scan import StatusScan, StatusSource
+from mpconv.coordination.sessions import SessionLimits
+from mpconv.coordination.signals import on_signal
 from mpconv.core import events
 from mpconv.core import state as core
 from mpconv.core.digests import Sums
@@ -41,7 +41,7 @@ from mpconv.protocol.job import Job
 from mpconv.protocol.link import Link
 from mpconv.transports.base import Transport
 from mpconv.transports.retry import ANSWERS, Tell, silently
-from mpconv.workers.launch.provider import Supply
+from mpconv.workers.launch.provider import WorkerProvider
 
 if TYPE_CHECKING:
     from mpconv.formats.qcow2.layout import Layout
@@ -57,21 +57,21 @@ _BYE_GRACE = 2.0
 _FAIL_GRACE = 0.5
 
 
-class Coordinator(Staff, Reception, Room):
+class Coordinator(LocalGroup, RemoteGroup, SessionLimits):
     """Runs one job with `count` local workers, or fewer if no more are supplied, and with those of other hosts if it is
     `listening`.
 
     `tell`: hears of servers that do not answer. `rate`: bytes written per second at most, 0 for no limit. `block`: no
     two leases share a block of so many bytes. `settle_seconds` and `checkpoint_seconds`: as CoordinatorState's.
-    `recorder`: is told what is durable, and knows what was so before. `holds`: as Room's. `keeping`:
-    as Walk's.
+    `recorder`: is told what is durable, and knows what was so before. `holds`: as SessionLimits'. `keeping`:
+    as StatusScan's.
     """
 
     def __init__(
         self,
         job: Job,
         source: StatusSource,
-        workers: Supply,
+        workers: WorkerProvider,
         count: int,
         observer: Observer,
         *,
@@ -86,15 +86,15 @@ class Coordinator(Staff, Reception, Room):
         holds: Sequence[Transport] | None = None,
         keeping: bool = False,
     ) -> None:
-        Reception.__init__(self, listening)
-        Room.__init__(self, holds)
+        RemoteGroup.__init__(self, listening)
+        SessionLimits.__init__(self, holds)
         if job.digest:
             block = math.lcm(block, BLOCK)
         self._job = job
         self._source = source
         self._workers = workers
         self._most = count
-        self._crew = Crew(workers.allot(count, guests=listening is not None))
+        self._crew = ProcessRoster(workers.share(count, guests=listening is not None))
         self._observer = observer
         self._listener = observer.listener
         self._tell = tell
@@ -124,8 +124,8 @@ class Coordinator(Staff, Reception, Room):
         self._wake: asyncio.TimerHandle | None = None
         self._told: set[str] = set()
         self._told_workers = 0
-        self._placing = Placing(layout, job.clusters) if layout is not None and job.clusters is not None else None
-        self._walk = Walk(source, job, block, self._found, keeping=keeping)
+        self._placing = Allocation(layout, job.clusters) if layout is not None and job.clusters is not None else None
+        self._walk = StatusScan(source, job, block, self._found, keeping=keeping)
         self._anew = not self._state.bytes_done
         self._interrupted: Interrupted | None = None
         self.may_have_written = False
@@ -153,9 +153,9 @@ class Coordinator(Staff, Reception, Room):
         if self._listener is not None:
             self._listener.began(self._job, self._state)
         try:
-            self._open_gate(context, self._workers.employ(self, guests=self._listening is not None))
+            self._open_gate(context, self._workers.attach(self, guests=self._listening is not None))
             self._start(self._crew.count)
-            with heard_by(self._interrupt):
+            with on_signal(self._interrupt):
                 await self._outcome
             failed = False
         finally:

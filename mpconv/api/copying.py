@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mpconv.coordination.signals import Audience, before
+from mpconv.coordination.signals import SignalScope, in_scope
 from mpconv.formats.qcow2.options import Qcow2Options
-from mpconv.jobs.collector import Heard
+from mpconv.jobs.collector import Collector
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Name, OnWarning, Place, place_of
 from mpconv.options.copy import Options
@@ -68,7 +68,7 @@ class Resumed(Struct, frozen=True, kw_only=True):
     was_finished: bool
 
 
-class Listener(Heard):
+class Listener(Collector):
     """Passes on to callbacks what a job tells. What they raise ends the job."""
 
     def __init__(self, on_progress: OnProgress | None, on_warning: OnWarning | None) -> None:
@@ -114,7 +114,7 @@ async def convert(
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
     local: LocalWorkers | None = None,
-    observer: Heard | None = None,
+    observer: Collector | None = None,
 ) -> Copied:
     """Copy one image, or several one after the other. `source_format`: raw or qcow2; None: the header tells. `journal`:
     a file that lets `resume` go on after a crash; `trust_journal`: although others own it, or may write to it. `local`
@@ -156,7 +156,7 @@ async def deploy(
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
     local: LocalWorkers | None = None,
-    observer: Heard | None = None,
+    observer: Collector | None = None,
     deployment: Deployment | None = None,
 ) -> Deployment:
     """Copy one image to several raw targets, read once. The result has an Outcome for each: `error` is None where it is
@@ -197,7 +197,7 @@ async def resume(
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
     local: LocalWorkers | None = None,
-    observer: Heard | None = None,
+    observer: Collector | None = None,
     deployment: Deployment | None = None,
 ) -> Resumed:
     """Go on with the copy or deployment whose journal it is, with the options it was begun with, but for `effort`.
@@ -235,7 +235,7 @@ async def resume(
     return Resumed(result=_copied(heard, began), was_finished=not worked)
 
 
-def _copied(heard: Heard, began: float) -> Copied:
+def _copied(heard: Collector, began: float) -> Copied:
     return Copied(
         size=heard.total,
         zeros=heard.zeros,
@@ -254,7 +254,7 @@ async def compare(
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
     local: LocalWorkers | None = None,
-    observer: Heard | None = None,
+    observer: Collector | None = None,
 ) -> Verdict:
     """Compare what two guests would read. The images are equal when the verdict's `differs_at` is None."""
     from mpconv.jobs import compare as job  # noqa: PLC0415
@@ -277,7 +277,7 @@ async def checksum(
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
     local: LocalWorkers | None = None,
-    observer: Heard | None = None,
+    observer: Collector | None = None,
 ) -> Checksum:
     """The digest of what a guest would read, as docs/digests.md defines it."""
     from mpconv.jobs import checksum as job  # noqa: PLC0415
@@ -330,6 +330,6 @@ def _workers(
         yield made
 
 
-async def _as_asked(job: Coroutine[Any, Any, _Result], observer: Heard | None) -> _Result:
+async def _as_asked(job: Coroutine[Any, Any, _Result], observer: Collector | None) -> _Result:
     """Signals reach a command's job, and nobody else's."""
-    return await (job if observer is not None else before(Audience(), job))
+    return await (job if observer is not None else in_scope(SignalScope(), job))

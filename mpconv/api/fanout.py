@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from mpconv.api.copying import whole
 from mpconv.coordination.observer import Observer
-from mpconv.coordination.signals import Audience, before
-from mpconv.jobs.fanout.observer import Watcher
+from mpconv.coordination.signals import SignalScope, in_scope
+from mpconv.jobs.fanout.observer import FanoutObserver
 from mpconv.jobs.fanout.run import Run
 from mpconv.jobs.fanout.setup import ledger_of, left_in, modules_of, with_limits
 from mpconv.jobs.fanout.spec import Fanout, Outcome, Spec, workers_and_jobs
@@ -124,7 +124,7 @@ async def _run(
         ledger = held.enter_context(ledger_of(plan, begun, resumed))
         local = held.enter_context(LocalWorkers(modules_of(plan), spawned=True))
         run = Run(plan, workers, at_once, local, teller, listening=listening, ledger=ledger)
-        work = asyncio.ensure_future(before(Audience(), run.run()))
+        work = asyncio.ensure_future(in_scope(SignalScope(), run.run()))
         teller.stop = work.cancel
         try:
             await work
@@ -136,7 +136,7 @@ async def _run(
     return run.outcomes
 
 
-class _Teller(Watcher):
+class _Teller(FanoutObserver):
     """Passes on to callbacks what the jobs tell. What they raise is kept, and ends all of them."""
 
     def __init__(self, on_progress: OnProgress | None, on_warning: OnWarning | None) -> None:

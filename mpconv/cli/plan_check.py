@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.cli.options.command import show
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.jobs.fanout.encounters import Encounters
 from mpconv.model.errors import MpconvError, NoSuchImage, one_line
 from mpconv.model.units import human
@@ -55,7 +55,7 @@ async def _look_at(spec: Spec) -> tuple[list[str], int]:
     label = f"job '{spec.name}'"
     options = spec.options
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
-    how = How(locked=not options.shared, trust=options.trust, keeps_backing=backed)
+    how = OpenOptions(locked=not options.shared, trust=options.trust, keeps_backing=backed)
     first = replace(spec.sources[0], snapshot=options.snapshot)
     try:
         image, _ = await open_and_resolve([first, *spec.sources[1:]], how)

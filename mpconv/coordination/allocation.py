@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mpconv.formats.qcow2.layout import Layout
 
 
-class Placing:
+class Allocation:
     """What the open leases need and what places they were given; what is written is told to `layout`."""
 
     def __init__(self, layout: Layout, clusters: Clusters) -> None:

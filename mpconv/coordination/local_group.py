@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 
 from mpconv.coordination.observer import Observer
-from mpconv.coordination.process_roster import SILENCE, Crew
+from mpconv.coordination.process_roster import SILENT_SECONDS, ProcessRoster
 from mpconv.core import events
 from mpconv.core.state import CoordinatorState
 from mpconv.model.errors import MpconvError, WorkerLost, internal
-from mpconv.workers.launch.provider import Supply
+from mpconv.workers.launch.provider import WorkerProvider
 
 
-class Staff:
+class LocalGroup:
     """Those of one job. The coordinator gives it the rest."""
 
     _state: CoordinatorState
-    _crew: Crew
-    _workers: Supply
+    _crew: ProcessRoster
+    _workers: WorkerProvider
     _observer: Observer
     _loop: asyncio.AbstractEventLoop
     _endpoint: str
@@ -39,7 +39,7 @@ class Staff:
         """Whether there will be leases for more workers, as far as is known."""
         return not self._over and not self._state.stopping and not self._crowded
 
-    def hire(self, count: int) -> None:
+    def add_workers(self, count: int) -> None:
         """So many more processes of this host; those that cannot be started the job goes on without."""
         if not self.hiring:
             return
@@ -89,6 +89,6 @@ class Staff:
 
     def _kill(self, pid: int) -> None:
         """It may still write, until it is reaped; then its work is done again."""
-        silent = f"a worker process (pid {pid}) was silent for {SILENCE:.0f} seconds"
+        silent = f"a worker process (pid {pid}) was silent for {SILENT_SECONDS:.0f} seconds"
         self._observer.warn(f"{silent}: it is killed, and others do its work again")
         self._workers.kill(pid)

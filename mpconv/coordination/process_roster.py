@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from mpconv.model.errors import WorkerLost
 
-SILENCE = 30.0
+SILENT_SECONDS = 30.0
 """Seconds without a word from a worker, which sends a heartbeat every two. Also what it may take to start."""
 _UNKILLABLE = 30.0
 """Seconds that a killed process may take to end; one that waits in the kernel for a disk takes for ever."""
@@ -31,7 +31,7 @@ class Member(Struct):
     killed: float | None = None
 
 
-class Crew:
+class ProcessRoster:
     """All of a job's processes that are not known to have ended. `count`: how many there are to be."""
 
     def __init__(self, count: int) -> None:
@@ -117,7 +117,7 @@ class Crew:
                 if not paused and now - member.killed > _UNKILLABLE:
                     told = f"a worker process (pid {member.pid}) does not end, though it was killed"
                     raise WorkerLost(f"{told}: it waits in the kernel, for a disk or a mounted server: see dmesg")
-            elif now - member.heard > SILENCE:
+            elif now - member.heard > SILENT_SECONDS:
                 member.killed = now
                 to_kill.append(member.pid)
         return to_kill

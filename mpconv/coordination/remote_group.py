@@ -10,7 +10,7 @@ import msgspec
 import zmq
 
 from mpconv.coordination.observer import Listener, Observer
-from mpconv.coordination.remote_roster import SILENCE, Guest, Guests, other_version
+from mpconv.coordination.remote_roster import SILENT_FENCES, RemoteRoster, RemoteWorkerEntry, other_version
 from mpconv.core import events
 from mpconv.core.leases import LeaseState
 from mpconv.core.state import CoordinatorState
@@ -35,7 +35,7 @@ _FAREWELL = 1.0
 _LOOK = 0.02
 
 
-class Reception:
+class RemoteGroup:
     """Lets others in if it is `listening`. The coordinator gives it the rest."""
 
     _job: Job
@@ -48,7 +48,7 @@ class Reception:
     def __init__(self, listening: Listening | None) -> None:
         self._listening = listening
         self._gate: Door | None = None
-        self._guests = Guests(SILENCE * listening.fence if listening is not None else 0.0)
+        self._guests = RemoteRoster(SILENT_FENCES * listening.fence if listening is not None else 0.0)
 
     @property
     def _over(self) -> bool:
@@ -173,7 +173,7 @@ class Reception:
         job = msgspec.structs.replace(self._job, requests=_REQUESTS, dropped=sorted(self._dropped))
         self._send(name, messages.Open(job, self._listening.fence, insist=again))
 
-    def _part(self, guest: Guest) -> None:
+    def _part(self, guest: RemoteWorkerEntry) -> None:
         """It has stopped: what it held, and what it did not flush, is done again."""
         self._guests.ended(guest.name)
         self._state.workers = max(1, self._state.workers - 1)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from mpconv.model.errors import one_line
 
-SILENCE = 3
+SILENT_FENCES = 3
 """So many times the fence a guest is silent before its work is given out again (PROTOCOL.md has the sum)."""
 _PAUSE = 5.0
 """Seconds between two looks, due every second, after which it was the coordinator that did not run."""
@@ -25,7 +25,7 @@ def other_version(host: str, theirs: int, ours: int) -> tuple[str, str]:
     return f"a worker on {where} was refused: its mpconv is {age} than this one: {fix}", refusal
 
 
-class Guest(Struct):
+class RemoteWorkerEntry(Struct):
     """`host`: its display name, a slash and what tells it from others; `number`: its own there. `heard`: when, in
     seconds of the caller's clock. `working`: it has opened the images and asked for work.
     """
@@ -45,32 +45,32 @@ class Guest(Struct):
         return f"worker {self.number} on {one_line(self.host.partition('/')[0])}"
 
 
-class Guests:
+class RemoteRoster:
     """All that are not known to have stopped. `silence`: seconds."""
 
     def __init__(self, silence: float) -> None:
         self.silence = silence
-        self._by_name: dict[str, Guest] = {}
+        self._by_name: dict[str, RemoteWorkerEntry] = {}
         self._gone: set[str] = set()
         self._looked: float | None = None
 
-    def __iter__(self) -> Iterator[Guest]:
+    def __iter__(self) -> Iterator[RemoteWorkerEntry]:
         return iter(list(self._by_name.values()))
 
     def __len__(self) -> int:
         return len(self._by_name)
 
-    def get(self, name: str) -> Guest | None:
+    def get(self, name: str) -> RemoteWorkerEntry | None:
         """The one of that name."""
         return self._by_name.get(name)
 
-    def hello(self, name: str, host: str, number: int, now: float) -> Guest | None:
+    def hello(self, name: str, host: str, number: int, now: float) -> RemoteWorkerEntry | None:
         """Somebody says who it is; None when that name is over."""
         if name in self._gone:
             return None
-        return self._by_name.setdefault(name, Guest(name, host, number, now))
+        return self._by_name.setdefault(name, RemoteWorkerEntry(name, host, number, now))
 
-    def outlived(self, by: Guest, dead: Collection[int]) -> list[Guest]:
+    def outlived(self, by: RemoteWorkerEntry, dead: Collection[int]) -> list[RemoteWorkerEntry]:
         """Those that are known dead, since `by`, which says hello, was started by who reaped them. Another name for
         the same worker is one under which it was never answered.
         """
@@ -80,23 +80,23 @@ class Guests:
             if guest.host == by.host and guest is not by and (guest.number in dead or guest.number == by.number)
         ]
 
-    def of(self, host: str, numbers: Collection[int]) -> list[Guest]:
+    def of(self, host: str, numbers: Collection[int]) -> list[RemoteWorkerEntry]:
         """Those of that host with these numbers there."""
         return [guest for guest in self if guest.host == host and guest.number in numbers]
 
-    def heard(self, name: str, now: float) -> Guest | None:
+    def heard(self, name: str, now: float) -> RemoteWorkerEntry | None:
         """A word from one of them; None from anybody else."""
         guest = self._by_name.get(name)
         if guest is not None:
             guest.heard = now
         return guest
 
-    def ended(self, name: str) -> Guest | None:
+    def ended(self, name: str) -> RemoteWorkerEntry | None:
         """It has stopped, or never worked: its name is over."""
         self._gone.add(name)
         return self._by_name.pop(name, None)
 
-    def silent(self, now: float) -> list[Guest]:
+    def silent(self, now: float) -> list[RemoteWorkerEntry]:
         """Those that have stopped by themselves, because they were cut off.
 
         When nobody has looked for a while, nobody listened either: then all of them count as heard just now.

@@ -34,7 +34,7 @@ class StatusSource(Protocol):
         """As formats/base.py says it of an image."""
 
 
-class Walk:
+class StatusScan:
     """`found` takes the next extents, in order and without gaps, and tells how many are known that nobody copies yet.
 
     `block`: each block of so many bytes is in one extent. `keeping`: `named` gets the ranges (start, end) that

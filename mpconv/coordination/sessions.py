@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from mpconv import transports
 from mpconv.coordination.observer import Observer
-from mpconv.coordination.process_roster import Crew
-from mpconv.coordination.remote_roster import Guests
+from mpconv.coordination.process_roster import ProcessRoster
+from mpconv.coordination.remote_roster import RemoteRoster
 from mpconv.core import events
 from mpconv.core.state import CoordinatorState
 from mpconv.model.errors import Fatal, MpconvError, internal
@@ -24,7 +24,7 @@ is not away, so that it is not waited for as long as one that is.
 """
 
 
-class Room:
+class SessionLimits:
     """Of one job. The coordinator gives it the rest.
 
     `holds`: what the coordinator has open and can do without as long as it copies; None: it needs all of it.
@@ -33,8 +33,8 @@ class Room:
 
     _job: Job
     _state: CoordinatorState
-    _crew: Crew
-    _guests: Guests
+    _crew: ProcessRoster
+    _guests: RemoteRoster
     _observer: Observer
     _loop: asyncio.AbstractEventLoop
     _crowded: bool

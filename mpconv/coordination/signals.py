@@ -3,7 +3,7 @@
 timeout(1), a service manager and a closing terminal send the same signal to all processes of a group, and to the
 command again: what comes within ONE_WISH is one wish, also where the job ends meanwhile.
 
-Jobs that run side by side have an Audience each, so that all of them can be told.
+Jobs that run side by side have an SignalScope each, so that all of them can be told.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Result = TypeVar("_Result")
 Listener = Callable[[Interrupted], None]
 
 
-class Audience:
+class SignalScope:
     """Those who listen, one after the other: the last one is told."""
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Audience:
             self._listeners.remove(listener)
 
 
-_everybody = Audience()
+_everybody = SignalScope()
 _wishes = Wishes()
-_audience: ContextVar[Audience] = ContextVar("audience", default=_everybody)
+_audience: ContextVar[SignalScope] = ContextVar("audience", default=_everybody)
 
 
 def last_of_the_process() -> None:
@@ -56,7 +56,7 @@ def last_of_the_process() -> None:
 
 
 @contextlib.contextmanager
-def heard_by(listener: Listener) -> Iterator[None]:
+def on_signal(listener: Listener) -> Iterator[None]:
     """The signals reach `listener`, on the running loop, and nobody who listened before. In a coroutine that runs
     `before` an audience of its own, what that audience is told does.
     """
@@ -75,7 +75,7 @@ def _hear(number: int) -> None:
     _everybody.tell(Interrupted(number))
 
 
-async def before(audience: Audience, work: Coroutine[Any, Any, _Result]) -> _Result:
+async def in_scope(audience: SignalScope, work: Coroutine[Any, Any, _Result]) -> _Result:
     """Its result. Signals reach it only by what `audience` is told; as long as nobody in it listens, that cancels it:
     then Interrupted.
     """
@@ -95,7 +95,7 @@ async def interruptible(work: Coroutine[Any, Any, _Result]) -> _Result:
         heard.append(error)
         task.cancel()
 
-    with heard_by(cancel):
+    with on_signal(cancel):
         try:
             return await task
         except asyncio.CancelledError:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 READABLE = ("raw", "qcow2")
 
 
-class How(Struct, frozen=True):
+class OpenOptions(Struct, frozen=True):
     """How images are opened. `locked`: QEMU's locks are taken, as for a copy; `looking`: as for a look, which does not
     mind what is written meanwhile into raw images and data files. `trusting`: as RawImage's. `trust`: what may be
     opened besides; None: the places say it all. `keeps_backing`: as Qcow2Image's, of the topmost one. `alone`: nothing
@@ -50,16 +50,16 @@ class How(Struct, frozen=True):
             store.claim(sharing)
 
 
-_AS_A_RULE = How()
+_AS_A_RULE = OpenOptions()
 
 
-async def open_source(places: Sequence[Place], how: How = _AS_A_RULE) -> Image:
+async def open_source(places: Sequence[Place], how: OpenOptions = _AS_A_RULE) -> Image:
     """The image at one place, or at several, one after the other."""
     image, _ = await open_and_resolve(places, how)
     return image
 
 
-async def open_and_resolve(places: Sequence[Place], how: How = _AS_A_RULE) -> tuple[Image, list[Place]]:
+async def open_and_resolve(places: Sequence[Place], how: OpenOptions = _AS_A_RULE) -> tuple[Image, list[Place]]:
     """The same, and the places with all that was found out, so that somebody else opens the same files."""
     parts: list[Image] = []
     found: list[Place] = []
@@ -75,7 +75,7 @@ async def open_and_resolve(places: Sequence[Place], how: How = _AS_A_RULE) -> tu
     return (parts[0] if len(parts) == 1 else Concatenation(parts)), found
 
 
-async def _open(place: Place, how: How, above: tuple[tuple[object, ...], ...]) -> tuple[Image, Place]:
+async def _open(place: Place, how: OpenOptions, above: tuple[tuple[object, ...], ...]) -> tuple[Image, Place]:
     """`above`: the identities of the stores whose backing file this one is, directly or not."""
     store = await how.store(place)
     try:
@@ -100,7 +100,7 @@ def _no_snapshot(place: Place) -> None:
 
 
 async def _open_qcow2(
-    store: Transport, place: Place, how: How, above: tuple[tuple[object, ...], ...]
+    store: Transport, place: Place, how: OpenOptions, above: tuple[tuple[object, ...], ...]
 ) -> tuple[Image, Place]:
     from mpconv.formats.qcow2.image import Qcow2Image, read_metadata  # noqa: PLC0415  (raw copies do without)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from mpconv.formats import trust
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.formats.qcow2.bitmaps import Bitmap
 from mpconv.formats.qcow2.header import CORRUPT, DATA_FILE_RAW, DIRTY, LAZY_REFCOUNTS, Header
 from mpconv.formats.qcow2.image import Qcow2Image
@@ -199,7 +199,7 @@ async def chain(place: Place, trusted: Trust) -> list[Info]:
 
 async def _look(place: Place) -> tuple[Info, tuple[object, ...], Header | None, Place]:
     """And the store's identity, the header when it names a backing file, the place with its format."""
-    image, [resolved] = await open_and_resolve([place], How(looking=True, alone=True))
+    image, [resolved] = await open_and_resolve([place], OpenOptions(looking=True, alone=True))
     try:
         store = image.stores[0]
         flagged = family_of(store.name) in {"file", "iscsi"}

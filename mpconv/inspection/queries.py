@@ -161,7 +161,7 @@ async def examine(
         names.append(scratch)
     if not names:
         raise UsageError("Expecting the URL of an image, or those of a source and its targets")
-    how = examination.How(seconds=seconds, format=image_format, scratch=scratch)
+    how = examination.ExaminationOptions(seconds=seconds, format=image_format, scratch=scratch)
     return await examination.examine(names, how, on_examined or _silently)
 
 
@@ -172,9 +172,9 @@ def _silently(_: object) -> None:
 @contextlib.asynccontextmanager
 async def _opened(place: Place, trust: Trust, on_warning: OnWarning | None) -> AsyncIterator[Image]:
     """One image, open for reading while the context lasts."""
-    from mpconv.formats.opening import How, open_source  # noqa: PLC0415
+    from mpconv.formats.opening import OpenOptions, open_source  # noqa: PLC0415
 
-    image = await open_source([place], How(looking=True, trust=trust, tell=on_warning or _silently))
+    image = await open_source([place], OpenOptions(looking=True, trust=trust, tell=on_warning or _silently))
     try:
         yield image
     finally:

@@ -12,7 +12,7 @@ from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.jobs.copy.convert import held
 from mpconv.jobs.excerpt import Excerpt
 from mpconv.model.digest import text
@@ -20,10 +20,10 @@ from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.limits import RETRY_SECONDS
 from mpconv.model.place import NO_TRUST, Place, Trust
 from mpconv.model.units import SECTOR
-from mpconv.options.tuning import Effort, workers_for
+from mpconv.options.tuning import CopySettings, workers_for
 from mpconv.protocol.job import Job
-from mpconv.transports.retry import Retry, Sparingly
-from mpconv.workers.launch.provider import Supply
+from mpconv.transports.retry import Retry, Throttled
+from mpconv.workers.launch.provider import WorkerProvider
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -48,7 +48,7 @@ class Checksum(Struct, frozen=True):
     size: int
 
 
-async def checksum(place: Place, options: Options, local: Supply, observer: Observer) -> Checksum:
+async def checksum(place: Place, options: Options, local: WorkerProvider, observer: Observer) -> Checksum:
     """Read one image. Raises MpconvError when that cannot be."""
     try:
         return await _checksum(place, options, local, observer, trusting=options.hole_map)
@@ -57,16 +57,18 @@ async def checksum(place: Place, options: Options, local: Supply, observer: Obse
         return await _checksum(place, options, local, observer, trusting=False)
 
 
-async def _checksum(place: Place, options: Options, local: Supply, observer: Observer, *, trusting: bool) -> Checksum:
+async def _checksum(
+    place: Place, options: Options, local: WorkerProvider, observer: Observer, *, trusting: bool
+) -> Checksum:
     wanted = msgspec.structs.replace(
         transports.settled(place), snapshot=options.snapshot, shared=place.shared or options.shared
     )
-    how = How(
+    how = OpenOptions(
         locked=True,
         trusting=trusting,
         trust=options.trust,
         retry=Retry(options.retry_for),
-        tell=Sparingly(observer.warn),
+        tell=Throttled(observer.warn),
     )
     image, places = await open_and_resolve([wanted], how)
     try:
@@ -81,9 +83,9 @@ async def read_sums(
     image: Image,
     part: Image | Excerpt,
     places: list[Place],
-    effort: Effort,
-    how: How,
-    local: Supply,
+    effort: CopySettings,
+    how: OpenOptions,
+    local: WorkerProvider,
     observer: Observer,
 ) -> Sums:
     """The sums of the blocks of `part`, the image at `places` or an excerpt of it, read by workers. `how`: as it was

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mpconv.coordination.observer import Observer
 
 
-class Heard(Observer):
+class Collector(Observer):
     """`done` of `total` bytes are complete, `zeros` of them zero. `found`: the digest, and the image it is of.
     `known`, `passed`: of what needs no work, as an Observer hears. `before`: what was complete, and zeros, at first.
     `checked`: so many bytes of how many were read back.

@@ -13,7 +13,7 @@ from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.base import Image
 from mpconv.formats.layers import first_unlike
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.formats.qcow2.image import Qcow2Image
 from mpconv.jobs.copy.convert import LEASE, farthest, held
 from mpconv.jobs.image_pair import Pair
@@ -23,7 +23,7 @@ from mpconv.model.place import NO_TRUST, Place, Trust
 from mpconv.model.units import SECTOR, align_down
 from mpconv.options.tuning import BUFFER, workers_for
 from mpconv.protocol.job import Job
-from mpconv.transports.retry import Retry, Sparingly, Tell
+from mpconv.transports.retry import Retry, Tell, Throttled
 from mpconv.workers.launch.local import LocalWorkers
 
 
@@ -66,11 +66,13 @@ async def _compare(
     places: tuple[Place, Place], options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
 ) -> Verdict:
     images: list[Image] = []
-    tell = Sparingly(observer.warn)
+    tell = Throttled(observer.warn)
     try:
         found: list[Place] = []
         for place in places:
-            how = How(looking=True, trusting=trusting, trust=options.trust, retry=Retry(options.retry_for), tell=tell)
+            how = OpenOptions(
+                looking=True, trusting=trusting, trust=options.trust, retry=Retry(options.retry_for), tell=tell
+            )
             wanted = msgspec.structs.replace(transports.settled(place), shared=place.shared or options.shared)
             image, resolved = await open_and_resolve([wanted], how)
             images.append(image)

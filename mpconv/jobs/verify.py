@@ -14,7 +14,7 @@ from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.core.digests import Sums
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_and_resolve, open_source
+from mpconv.formats.opening import OpenOptions, open_and_resolve, open_source
 from mpconv.formats.trust import with_data_file
 from mpconv.jobs.checksum import read_sums
 from mpconv.jobs.copy.target import Target
@@ -23,8 +23,8 @@ from mpconv.model.digest import REGION, regions, text
 from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.model.place import Place, Trust
 from mpconv.options.copy import Options
-from mpconv.transports.retry import AT_ONCE, Retry, Sparingly, keep_trying
-from mpconv.workers.launch.provider import Supply
+from mpconv.transports.retry import AT_ONCE, Retry, Throttled, keep_trying
+from mpconv.workers.launch.provider import WorkerProvider
 
 EVERYTHING = 1.0
 _MOST_NAMED = 16
@@ -40,7 +40,7 @@ async def check_readable(place: Place, options: Options) -> Place:
         raise UsageError(f"--verify: '{place.url}' keeps nothing that could be read back: leave out --verify")
     if not options.create:
         where = msgspec.structs.replace(place, format=None if options.probe_target else options.target_format)
-        image = await open_source([where], How(trust=_trust(place, options)))
+        image = await open_source([where], OpenOptions(trust=_trust(place, options)))
         await image.close()
         return place.marked(image.stores[0].marks)
     return place
@@ -53,7 +53,7 @@ def _trust(place: Place, options: Options) -> Trust:
 
 
 async def prove(
-    size: int, sums: Sums, place: Place, target: Target, options: Options, local: Supply, observer: Observer
+    size: int, sums: Sums, place: Place, target: Target, options: Options, local: WorkerProvider, observer: Observer
 ) -> None:
     """Everything is written: now what was asked for to believe it. `sums`: of the `size` bytes that were read."""
     if options.verify is not None:
@@ -69,7 +69,7 @@ async def verify(
     source: Sums,
     share: float,
     options: Options,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
 ) -> int:
     """Compare the first `size` bytes of the image at `place` with `source`, or a `share` of them, chosen at random; how
@@ -98,10 +98,10 @@ async def _read_back(
     size: int,
     wanted: list[tuple[int, int]],
     options: Options,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
 ) -> Sums:
-    how = How(trust=_trust(place, options), retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
+    how = OpenOptions(trust=_trust(place, options), retry=Retry(options.retry_for), tell=Throttled(observer.warn))
     try:
         return await _read(place, how, size, wanted, options, local, observer)
     except StatusWithdrawn as error:
@@ -111,11 +111,11 @@ async def _read_back(
 
 async def _read(
     place: Place,
-    how: How,
+    how: OpenOptions,
     size: int,
     wanted: list[tuple[int, int]],
     options: Options,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
 ) -> Sums:
     # The server was there a moment ago: one that is not may come back.
@@ -129,7 +129,7 @@ async def _read(
         await image.close()
 
 
-async def _open(place: Place, how: How) -> tuple[Image, list[Place]]:
+async def _open(place: Place, how: OpenOptions) -> tuple[Image, list[Place]]:
     """A local file past the page cache, where its file system can do that: what is compared is what was stored."""
     if transports.is_local(place.url) and not place.direct:
         try:

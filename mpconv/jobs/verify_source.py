@@ -8,7 +8,7 @@ from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.jobs.checksum import read_sums
 from mpconv.jobs.excerpt import Excerpt
 from mpconv.jobs.verify import unequal
@@ -17,14 +17,14 @@ from mpconv.model.errors import MpconvError, StatusWithdrawn, Unequal
 from mpconv.model.extent import Kind
 from mpconv.model.place import Place
 from mpconv.options.copy import Options
-from mpconv.transports.retry import AT_ONCE, Retry, Sparingly, keep_trying
-from mpconv.workers.launch.provider import Supply
+from mpconv.transports.retry import AT_ONCE, Retry, Throttled, keep_trying
+from mpconv.workers.launch.provider import WorkerProvider
 
 Ranges = list[tuple[int, int]]
 
 
 async def verify_source(
-    places: list[Place], source: Image, copied: Coordinator, options: Options, local: Supply, observer: Observer
+    places: list[Place], source: Image, copied: Coordinator, options: Options, local: WorkerProvider, observer: Observer
 ) -> None:
     """Unequal, with the first byte, when there is data of the `source`, which lies at `places`, that was not copied.
     What an image's own tables call zeros is so. Of a copy that an earlier run began all of the source is read: how that
@@ -34,7 +34,9 @@ async def verify_source(
     if named is not None and not named:
         return
     observer.phase("verify")
-    how = How(locked=not options.shared, trusting=False, retry=Retry(options.retry_for), tell=Sparingly(observer.warn))
+    how = OpenOptions(
+        locked=not options.shared, trusting=False, retry=Retry(options.retry_for), tell=Throttled(observer.warn)
+    )
     at: int | None = None
     try:
         image, found = await keep_trying(lambda: open_and_resolve(places, how), how.retry or AT_ONCE, how.tell)

@@ -27,7 +27,7 @@ _FEWEST_WORKERS_FAR = 4
 _REQUESTS_EACH_FAR = 16
 
 
-class Effort(Protocol):
+class CopySettings(Protocol):
     """How much to do at a time. None: what suits the image and the machine."""
 
     @property
@@ -39,7 +39,7 @@ class Effort(Protocol):
 def workers_for(
     size: int,
     cores: int,
-    options: Effort,
+    options: CopySettings,
     *,
     alone: bool = False,
     compressing: bool = False,

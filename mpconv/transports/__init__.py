@@ -15,7 +15,7 @@ from mpconv.model.place import Place
 from mpconv.transports.base import AS_USUAL, LEAST_PATIENCE, Access, Opening, Transport, cannot_open, unlike
 from mpconv.transports.redaction import redacted as redacted
 from mpconv.transports.retry import Retry, Tell, silently
-from mpconv.transports.slice import Window
+from mpconv.transports.slice import Slice
 
 _FILE = "mpconv.transports.file.store"
 _SCHEMES = {
@@ -125,13 +125,13 @@ async def open_place(
     reopen = partial(_proved, place, access, opening)
     store = await reopen()
     if retry is not None and access is Access.READ and not is_local(place.url):
-        from mpconv.transports.reconnecting import Lasting  # noqa: PLC0415  (copies between files do without)
+        from mpconv.transports.reconnecting import ReconnectingReader  # noqa: PLC0415  (copies between files do without)
 
-        store = Lasting(store, reopen, retry, tell, steady=not place.shared)
+        store = ReconnectingReader(store, reopen, retry, tell, steady=not place.shared)
     if place.offset == 0 and place.size is None:
         return store
     try:
-        return Window(store, place.offset, place.size)
+        return Slice(store, place.offset, place.size)
     except MpconvError:
         await store.close()
         raise
@@ -141,6 +141,6 @@ def remade(store: Transport, place: Place, *, growing: bool, retry: Retry, tell:
     """A store that is written, whose connection can be made again for who `insist`s."""
     if is_local(place.url):
         return store
-    from mpconv.transports.reconnecting import Remade  # noqa: PLC0415
+    from mpconv.transports.reconnecting import Reconnecting  # noqa: PLC0415
 
-    return Remade(store, partial(open_place, place, Access.WRITE, growing=growing, retry=retry), retry, tell)
+    return Reconnecting(store, partial(open_place, place, Access.WRITE, growing=growing, retry=retry), retry, tell)

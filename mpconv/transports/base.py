@@ -12,7 +12,7 @@ as often as one likes, from coroutines of one event loop; the transport keeps th
 - **Errors** are `Retryable` (try again on a new connection) or `Fatal`, and carry operation, image and offset.
 - **What passes by itself** (a server that is busy, or not ready yet) is asked again for `Opening.patience` seconds.
 - **A silent server** counts as a lost connection: `requests.request_seconds` without any answer.
-- **Nothing reconnects** behind the caller's back, but for `lasting.Lasting`, which only reads.
+- **Nothing reconnects** behind the caller's back, but for `lasting.ReconnectingReader`, which only reads.
 - `zero()` leaves zeros, and may give the room they took back: `True` when it did, `False` when there is no cheap
   honest way and the caller must write zero bytes itself. What works is found out once and remembered.
 - `copy_from()` has the bytes copied where they lie, without passing through this process: `True` when all of them
@@ -230,7 +230,7 @@ class Transport(abc.ABC):
         """
         return False
 
-    async def insist(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def retried(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work` on this store: from its start again when the connection was lost, where it can be made again."""
         await work()
 

@@ -26,7 +26,7 @@ _FORGETS_SECONDS = 5.0
 Reopen = Callable[[], Awaitable[Transport]]
 
 
-class Remade(Transport):
+class Reconnecting(Transport):
     """A store whose connection can be made again, by `reopen`. `steady`: nobody else may change what is stored.
 
     `tell`: hears in one line of every outage.
@@ -129,7 +129,7 @@ class Remade(Transport):
             await asyncio.gather(self._remaking, return_exceptions=True)
         await self._store.close()
 
-    async def insist(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def retried(self, work: Callable[[], Awaitable[None]]) -> None:
         await self._until_done(work, Outage(self._retry))
 
     async def _until_done(self, work: Callable[[], Awaitable[_T]], outage: Outage) -> _T:
@@ -217,7 +217,7 @@ class Remade(Transport):
         return None
 
 
-class Lasting(Remade):
+class ReconnectingReader(Reconnecting):
     """For reading: every request outlives the connection."""
 
     _seen: Seen | None = None

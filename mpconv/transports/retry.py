@@ -47,7 +47,7 @@ class Retry(Struct, frozen=True):
 AT_ONCE = Retry()
 
 
-class Sparingly:
+class Throttled:
     """Passes lines on to `tell`, but those that differ only in what is done about it at most every ten seconds."""
 
     def __init__(self, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:

@@ -8,7 +8,7 @@ from mpconv.transports.base import Buffer, Fingerprint, Sharing, Transport, cann
 from mpconv.transports.identity import Facts
 
 
-class Window(Transport):
+class Slice(Transport):
     """`size` bytes of `inner` from its byte `start`; None: all that follow."""
 
     creatable = False
@@ -43,7 +43,7 @@ class Window(Transport):
         return await self._inner.release()
 
     def continues(self, before: Transport) -> bool | None:
-        return self._inner.continues(before._inner if isinstance(before, Window) else before)
+        return self._inner.continues(before._inner if isinstance(before, Slice) else before)
 
     @property
     def whole(self) -> Transport:

@@ -9,7 +9,7 @@ from mpconv.formats.base import Image
 from mpconv.model.extent import Kind
 from mpconv.protocol.job import Job
 from mpconv.workers import buffers
-from mpconv.workers.lease_queue import Pieces, Reports
+from mpconv.workers.lease_queue import LeaseQueue, Reports
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -40,7 +40,7 @@ class Comparer:
         self.first = first
         self.second = second
         self.reports = reports
-        self.pieces = Pieces(job, reports)
+        self.pieces = LeaseQueue(job, reports)
 
     async def run(self) -> None:
         """Compare until cancelled. Any error ends it."""

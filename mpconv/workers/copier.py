@@ -10,7 +10,7 @@ from mpconv.model.extent import Extent, Kind
 from mpconv.protocol.job import Job
 from mpconv.transports.base import Transport
 from mpconv.workers import buffers
-from mpconv.workers.lease_queue import Piece, Pieces, Reports
+from mpconv.workers.lease_queue import LeaseQueue, Piece, Reports
 from mpconv.workers.salvage import read_what_can_be
 from mpconv.workers.targets import all_of
 from mpconv.workers.zeros import Run, find_runs
@@ -40,7 +40,7 @@ class Copier:
         self.reports = reports
         ordered = all(target.ordered for target in targets) and not job.write_through
         together = max(_WRITES_TOGETHER, job.requests // _WRITES_SHARE) if ordered else 1
-        self.pieces = Pieces(job, reports, together=together)
+        self.pieces = LeaseQueue(job, reports, together=together)
         self.alignment = max(target.limits.alignment for target in targets)
         self._offloads = job.offload
         self._add_blocks: AddBlocks | None = None

@@ -7,7 +7,7 @@ from mpconv.model.extent import Kind
 from mpconv.protocol.job import Job
 from mpconv.workers import buffers
 from mpconv.workers.hashing import add_blocks
-from mpconv.workers.lease_queue import Pieces, Reports
+from mpconv.workers.lease_queue import LeaseQueue, Reports
 
 
 class Digester:
@@ -16,7 +16,7 @@ class Digester:
     def __init__(self, job: Job, source: Image, reports: Reports) -> None:
         self.job = job
         self.source = source
-        self.pieces = Pieces(job, reports)
+        self.pieces = LeaseQueue(job, reports)
 
     async def run(self) -> None:
         """Read until cancelled. Any error ends it."""

@@ -57,7 +57,7 @@ class Reports:
         """Every byte of the lease is written."""
         raise NotImplementedError
 
-    def hungry(self) -> None:
+    def want_more(self) -> None:
         """A piece was taken: maybe another lease is needed."""
         raise NotImplementedError
 
@@ -74,7 +74,7 @@ class Reports:
         raise NotImplementedError
 
 
-class Pieces:
+class LeaseQueue:
     """What there is to do. `waiting`: pieces that nobody has taken yet. `together`: how many pieces may be written at a
     time in order.
     """
@@ -115,7 +115,7 @@ class Pieces:
             while not self._leases:
                 await self._arrived.wait()
             piece = self._take()
-        self.reports.hungry()
+        self.reports.want_more()
         return piece
 
     def _take(self) -> Piece:
@@ -148,7 +148,7 @@ class Pieces:
             self._coroutines -= 1
             return None
         piece = self._take()
-        self.reports.hungry()
+        self.reports.want_more()
         return piece
 
     def _passed_over(self) -> bool:

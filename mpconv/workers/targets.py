@@ -15,7 +15,7 @@ Failed = Callable[[int, MpconvError], bool]
 """Is told of a target's number and of what went wrong with it. True: it is dropped; False: all begins anew."""
 
 
-class Branch(Transport):
+class DroppableTarget(Transport):
     """One of several targets, for writing. Once it is dropped whatever is asked of it counts as done: nobody reckons
     with it any more.
 

@@ -11,7 +11,7 @@ import zmq
 
 from mpconv import transports
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_source
+from mpconv.formats.opening import OpenOptions, open_source
 from mpconv.model.digest import packed
 from mpconv.model.errors import Crowded, Fatal, MpconvError, Retryable, internal
 from mpconv.model.extent import Extent, Kind
@@ -25,7 +25,7 @@ from mpconv.transports.retry import AT_ONCE, Outage, Retry, keep_trying
 from mpconv.workers.comparer import Comparer
 from mpconv.workers.copier import Copier
 from mpconv.workers.lease_queue import HeldLease, Reports
-from mpconv.workers.targets import Branch, all_of, both
+from mpconv.workers.targets import DroppableTarget, all_of, both
 
 if TYPE_CHECKING:
     from mpconv.workers.digester import Digester
@@ -60,7 +60,7 @@ class Worker(Reports):
         self._images: list[Image | Transport] = []
         self._job: Job | None = None
         self._targets: list[Transport] = []
-        self._branches: dict[int, Branch] = {}
+        self._branches: dict[int, DroppableTarget] = {}
         self._dropped: set[int] = set()
         self._outages: dict[int, Outage] = {}
         self._asked = 0
@@ -241,7 +241,7 @@ class Worker(Reports):
 
     async def _connected(self, job: Job) -> Copier | Comparer | Digester:
         """Both ends at a time: each takes a dozen round trips."""
-        how = How(retry=Retry(job.retry_for), tell=self._trouble)
+        how = OpenOptions(retry=Retry(job.retry_for), tell=self._trouble)
         first = self._image(job.sources, job.source_sizes, how)
         if job.compare:
             return Comparer(job, *await both(first, self._image(job.targets, job.target_sizes, how)), self)
@@ -252,7 +252,7 @@ class Worker(Reports):
         source, self._targets = await both(first, self._open_targets(job))
         return _copier(job, source, self._targets, self)
 
-    async def _image(self, places: list[Place], sizes: list[int], how: How) -> Image:
+    async def _image(self, places: list[Place], sizes: list[int], how: OpenOptions) -> Image:
         image = await open_source(places, how)
         self._images.append(image)
         check_sizes(image, sizes)
@@ -288,7 +288,7 @@ class Worker(Reports):
                 self._images.append(store)
                 if number not in self._dropped:
                     zeros = job.reads_zeros[number]
-                    self._branches[number] = Branch(number, store, self._target_failed, reads_zeros=zeros)
+                    self._branches[number] = DroppableTarget(number, store, self._target_failed, reads_zeros=zeros)
 
         await all_of([open_one(number) for number in range(len(job.targets))])
         if not self._branches:
@@ -352,7 +352,7 @@ class Worker(Reports):
     def said(self, text: str) -> None:
         self._send(messages.Said(self._id, text))
 
-    def hungry(self) -> None:
+    def want_more(self) -> None:
         """Ask before running dry: a lease on its way for every lease's worth of pieces that is gone."""
         if self._copier is None:
             return

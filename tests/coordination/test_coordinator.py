@@ -20,7 +20,7 @@ from mpconv.protocol.codec import decode_from_coordinator, encode
 from mpconv.protocol.job import Clusters, Job
 from mpconv.transports import connect
 from mpconv.transports.base import Access
-from mpconv.workers.launch.provider import Ended, Supply
+from mpconv.workers.launch.provider import Ended, WorkerProvider
 
 SIZE = 1 << 20
 PID = 1
@@ -28,7 +28,7 @@ WANT = encode(messages.Want(1))
 HELLO = messages.Hello(messages.VERSION, PID)
 
 
-class Hostile(Supply):
+class Hostile(WorkerProvider):
     """In place of worker processes: a peer that sends what it likes, once it was granted what it wanted."""
 
     def __init__(self, *frames: bytes) -> None:

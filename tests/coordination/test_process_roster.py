@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mpconv.coordination.process_roster import SILENCE, Crew
+from mpconv.coordination.process_roster import SILENT_SECONDS, ProcessRoster
 from mpconv.model.errors import WorkerLost
 
 
-def looked_at(crew: Crew, start: float, end: float) -> dict[int, float]:
+def looked_at(crew: ProcessRoster, start: float, end: float) -> dict[int, float]:
     """Each pid that is to be killed, and when, if somebody looks every second."""
     killed: dict[int, float] = {}
     now = start
@@ -18,8 +18,8 @@ def looked_at(crew: Crew, start: float, end: float) -> dict[int, float]:
     return killed
 
 
-def crew_of(*pids: int) -> Crew:
-    crew = Crew(len(pids))
+def crew_of(*pids: int) -> ProcessRoster:
+    crew = ProcessRoster(len(pids))
     for pid in pids:
         crew.started(pid, 0)
     return crew
@@ -35,19 +35,19 @@ def test_who_is_silent_for_too_long_is_killed_once():
     assert looked_at(crew, 40, 50) == {}, "b was killed before"
     crew = crew_of(1)
     crew.hello("a", 1, 10)
-    assert looked_at(crew, 11, 60) == {1: 10 + SILENCE + 1}
+    assert looked_at(crew, 11, 60) == {1: 10 + SILENT_SECONDS + 1}
 
 
 def test_who_never_says_hello_is_killed_too():
-    assert looked_at(crew_of(7), 0, 40) == {7: SILENCE + 1}
+    assert looked_at(crew_of(7), 0, 40) == {7: SILENT_SECONDS + 1}
 
 
 def test_when_the_coordinator_itself_did_not_run_nobody_is_killed():
     crew = crew_of(1)
     crew.hello("a", 1, 0)
     assert looked_at(crew, 0, 3) == {}
-    assert looked_at(crew, 1000, 1000 + SILENCE) == {}
-    assert looked_at(crew, 1001 + SILENCE, 1002 + SILENCE) == {1: 1001 + SILENCE}
+    assert looked_at(crew, 1000, 1000 + SILENT_SECONDS) == {}
+    assert looked_at(crew, 1001 + SILENT_SECONDS, 1002 + SILENT_SECONDS) == {1: 1001 + SILENT_SECONDS}
 
 
 def test_what_does_not_end_when_it_is_killed_fails_the_job():

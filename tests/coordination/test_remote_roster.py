@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from mpconv.coordination.remote_roster import Guests
+from mpconv.coordination.remote_roster import RemoteRoster
 
 
-def names(guests: Guests) -> list[str]:
+def names(guests: RemoteRoster) -> list[str]:
     return [guest.name for guest in guests]
 
 
 def test_who_was_silent_for_three_fences_has_stopped_and_its_name_never_comes_back():
-    guests = Guests(30)
+    guests = RemoteRoster(30)
     for name in ("a", "b"):
         assert guests.hello(name, "host/1", ord(name), 0) is not None
     for now in range(0, 32, 2):
@@ -27,7 +27,7 @@ def test_who_was_silent_for_three_fences_has_stopped_and_its_name_never_comes_ba
 
 
 def test_when_the_coordinator_did_not_run_everybody_was_heard_just_now():
-    guests = Guests(30)
+    guests = RemoteRoster(30)
     guests.hello("a", "host/1", 1, 0)
     assert guests.silent(1) == []
     assert guests.silent(1000) == []
@@ -37,7 +37,7 @@ def test_when_the_coordinator_did_not_run_everybody_was_heard_just_now():
 
 
 def test_its_host_knows_who_is_dead_and_no_other_host_does():
-    guests = Guests(30)
+    guests = RemoteRoster(30)
     guests.hello("a", "host/1", 1, 0)
     guests.hello("b", "host/1", 2, 0)
     guests.hello("c", "other/2", 1, 0)
@@ -46,18 +46,18 @@ def test_its_host_knows_who_is_dead_and_no_other_host_does():
 
 
 def test_those_of_a_host_are_found_by_their_numbers():
-    guests = Guests(30)
+    guests = RemoteRoster(30)
     for name, host, number in (("a", "host/1", 1), ("b", "host/1", 2), ("c", "other/2", 1)):
         guests.hello(name, host, number, 0)
     assert [guest.name for guest in guests.of("host/1", [1, 3])] == ["a"]
 
 
 def test_another_name_of_the_same_worker_was_never_answered():
-    guests = Guests(30)
+    guests = RemoteRoster(30)
     guests.hello("a", "host/1", 1, 0)
     assert [guest.name for guest in guests.outlived(guests.hello("b", "host/1", 1, 1), [])] == ["a"]
 
 
 def test_a_name_of_a_host_cannot_steer_a_terminal():
-    guests = Guests(30)
+    guests = RemoteRoster(30)
     assert str(guests.hello("a", "\x1b[2J/1", 1, 0)) == "worker 1 on \\x1b[2J"

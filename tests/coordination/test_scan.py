@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mpconv.coordination.scan import Walk
+from mpconv.coordination.scan import StatusScan
 from mpconv.formats.raw import RawImage
 from mpconv.model.extent import Extent
 from mpconv.transports.base import Access
@@ -23,7 +23,7 @@ def test_a_huge_image_leaves_time_for_others():
 
     async def others() -> None:
         source = RawImage(await connect(f"null:?size={size}", Access.READ))
-        walking = asyncio.ensure_future(Walk(source, job(size), 1, found).run())
+        walking = asyncio.ensure_future(StatusScan(source, job(size), 1, found).run())
         for _ in range(3):
             await asyncio.sleep(0)
         assert 0 < reached < size

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from mpconv.coordination.signals import Audience, before, heard_by, interruptible
+from mpconv.coordination.signals import SignalScope, in_scope, interruptible, on_signal
 from mpconv.model.errors import Interrupted
 
 
@@ -19,8 +19,8 @@ def send(number: int) -> None:
 def test_the_last_one_who_listens_is_told_alone():
     async def main() -> list[str]:
         told: list[str] = []
-        with heard_by(lambda error: told.append("first")):
-            with heard_by(lambda error: told.append("second")):
+        with on_signal(lambda error: told.append("first")):
+            with on_signal(lambda error: told.append("second")):
                 send(signal.SIGINT)
                 await asyncio.sleep(0.01)
             send(signal.SIGTERM)
@@ -35,11 +35,11 @@ def test_jobs_side_by_side_are_told_by_who_has_started_them():
 
     async def main() -> tuple[list[str], list[object]]:
         told: list[str] = []
-        audiences = [Audience(), Audience(), Audience()]
+        audiences = [SignalScope(), SignalScope(), SignalScope()]
         may_end = asyncio.Event()
 
         async def listens(name: str) -> str:
-            with heard_by(lambda error: (told.append(name), may_end.set())):
+            with on_signal(lambda error: (told.append(name), may_end.set())):
                 await may_end.wait()
             return name
 
@@ -50,9 +50,9 @@ def test_jobs_side_by_side_are_told_by_who_has_started_them():
             for audience in audiences:
                 audience.tell(Interrupted(error.number))
 
-        with heard_by(pass_on):
+        with on_signal(pass_on):
             works = (listens("a"), listens("b"), hangs())
-            jobs = [asyncio.ensure_future(before(at, work)) for at, work in zip(audiences, works, strict=True)]
+            jobs = [asyncio.ensure_future(in_scope(at, work)) for at, work in zip(audiences, works, strict=True)]
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             send(signal.SIGTERM)

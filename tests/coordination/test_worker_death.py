@@ -20,7 +20,7 @@ from mpconv.model.place import Place
 from mpconv.protocol import messages
 from mpconv.transports import connect
 from mpconv.transports.base import Access
-from mpconv.workers.launch.provider import Ended, Supply
+from mpconv.workers.launch.provider import Ended, WorkerProvider
 from mpconv.workers.lease_queue import HeldLease
 from mpconv.workers.worker import Worker
 from tests.support.digests import digest_of
@@ -92,7 +92,7 @@ class Mortal(Worker):
         loop.call_soon(self._ended, self.pid, -9)
 
 
-class Threads(Supply):
+class Threads(WorkerProvider):
     """In place of worker processes: `deaths` says after how many messages each that is started dies; None: never.
     `power_cuts`: as Mortal's; `stillborn`: so many of those that replace others die as they are forked.
     """
@@ -220,7 +220,7 @@ def test_what_a_target_lost_that_was_not_flushed_is_written_again(
 @pytest.mark.parametrize("in_order", [True, False])
 @pytest.mark.parametrize("last", [1, 4])
 def test_who_falls_silent_is_killed_and_its_work_done_by_others(monkeypatch, in_order, last):
-    monkeypatch.setattr("mpconv.coordination.process_roster.SILENCE", 0.3)
+    monkeypatch.setattr("mpconv.coordination.process_roster.SILENT_SECONDS", 0.3)
     monkeypatch.setattr("mpconv.coordinator._TICK", 0.05)
     monkeypatch.setattr("mpconv.workers.worker._HEARTBEAT", 0.05)
     content, _, heard, crew = copied([None, last], 2, in_order=in_order, silently=True, rate=SIZE)

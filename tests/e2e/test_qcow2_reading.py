@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from mpconv.formats.opening import How, open_source
+from mpconv.formats.opening import OpenOptions, open_source
 from mpconv.model.errors import ImageError
 from mpconv.model.extent import Kind
 from mpconv.model.place import Place, Trust
@@ -106,7 +106,7 @@ def test_what_was_never_written_is_not_read(tmp_path: Path, patterns: Path, laye
     """All clusters are there, but the file system knows where the file has holes."""
     make(Case((layer,)), tmp_path, patterns)
 
-    async def data(how: How) -> int:
+    async def data(how: OpenOptions) -> int:
         image = await open_source([Place(url=str(tmp_path / "a.qcow2"))], how)
         extents = await extents_of(image)
         await image.close()
@@ -191,7 +191,7 @@ def test_backing_files_over_nfs(nfs, tmp_path: Path, patterns: Path):
         nfs.path(layer.name).write_bytes((tmp_path / layer.name).read_bytes())
 
     async def read() -> bytes:
-        image = await open_source([Place(url=nfs.url("top.qcow2"))], How(trust=Trust(backing=[""])))
+        image = await open_source([Place(url=nfs.url("top.qcow2"))], OpenOptions(trust=Trust(backing=[""])))
         buffer = bytearray(image.size)
         await image.read_into(0, memoryview(buffer))
         await image.close()

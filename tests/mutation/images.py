@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpconv.formats.opening import How, open_source
+from mpconv.formats.opening import OpenOptions, open_source
 from mpconv.model.errors import MpconvError
 from mpconv.model.place import Place, Trust
 from tests.mutation.campaign import HUNG, Verdict, campaign, measure, side_by_side
@@ -173,7 +173,7 @@ def _own(folder: Path, size: int) -> bytes | str:
 
     async def reading() -> bytes:
         place = Place(url=str(folder / "image.qcow2"), format="qcow2")
-        image = await open_source([place], How(trust=Trust(backing=[""], data_file=[str(folder)])))
+        image = await open_source([place], OpenOptions(trust=Trust(backing=[""], data_file=[str(folder)])))
         content = bytearray(size)
         try:
             await image.read_into(0, memoryview(content))

@@ -33,7 +33,7 @@ class Point:
 IN_A_WORKER: dict[str, Point] = {
     "has a lease": Point("mpconv.workers.worker:Worker._lease", after=True, nth=2),
     "has read": Point("mpconv.workers.copier:Copier._read", after=True, nth=2),
-    "may write": Point("mpconv.workers.lease_queue:Pieces.may_write", after=True, nth=2),
+    "may write": Point("mpconv.workers.lease_queue:LeaseQueue.may_write", after=True, nth=2),
     "writes": Point("mpconv.transports.file.store:FileTransport.write", half=True, nth=3),
     "has written": Point("mpconv.workers.worker:Worker.done"),
     "has said so": Point("mpconv.workers.worker:Worker.done", after=True),

@@ -20,7 +20,7 @@ from pathlib import Path
 from msgspec import structs
 
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_and_resolve, open_source
+from mpconv.formats.opening import OpenOptions, open_and_resolve, open_source
 from mpconv.model.errors import ImageError
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.place import Place, Trust
@@ -34,7 +34,7 @@ PATTERNS = {
     "noise": "seq 1 700000 | gzip -nc",
 }
 """Files that writes are filled from, and what makes them: text that compresses, and bytes that do not."""
-TRUSTING = How(trust=Trust(backing=[""], data_file=True))
+TRUSTING = OpenOptions(trust=Trust(backing=[""], data_file=True))
 _WHOLE = 16 * MiB
 """Images up to this size are read from end to end; of larger ones what is not zero."""
 

@@ -10,7 +10,7 @@ import zlib
 
 import zstandard
 
-from mpconv.formats.opening import How, open_source
+from mpconv.formats.opening import OpenOptions, open_source
 from mpconv.formats.qcow2 import header
 from mpconv.model.errors import Fatal, ImageError
 from mpconv.model.extent import Kind
@@ -48,7 +48,7 @@ def replay(content: bytes) -> None:
 
 async def _read(snapshot: str | None) -> None:
     place = Place(url=URL, format="qcow2", snapshot=snapshot)
-    image = await open_source([place], How(trust=Trust(backing=[""], data_file=True)))
+    image = await open_source([place], OpenOptions(trust=Trust(backing=[""], data_file=True)))
     try:
         at = asked = 0
         while at < image.size and asked < _MOST_ANSWERS:

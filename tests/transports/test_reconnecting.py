@@ -24,7 +24,7 @@ from mpconv.model.place import Place
 from mpconv.transports.base import CLOSED, Access, Opening, Transport
 from mpconv.transports.iscsi import login
 from mpconv.transports.memory import MemoryTransport
-from mpconv.transports.reconnecting import Lasting
+from mpconv.transports.reconnecting import ReconnectingReader
 from mpconv.transports.retry import AT_ONCE, Retry, silently
 from tests.support.nfs_proxy import Answer, Cut, nfs_proxy
 from tests.support.relay import Changes, Relay, iscsi_length, relay, rpc_length
@@ -143,7 +143,9 @@ def test_that_block_status_was_wrong_is_no_lost_connection():
     async def reopen() -> Transport:
         raise AssertionError("not reached")
 
-    store = Lasting(Liar("memory:liar", bytearray(4096), created=False), reopen, PATIENT, silently, steady=True)
+    store = ReconnectingReader(
+        Liar("memory:liar", bytearray(4096), created=False), reopen, PATIENT, silently, steady=True
+    )
     with pytest.raises(StatusWithdrawn):
         asyncio.run(store.block_status(0, 4096))
 
@@ -176,7 +178,7 @@ def test_what_is_asked_when_it_is_released_needs_no_other_connection(retry: Retr
     async def run() -> list[Extent]:
         store = Asked("memory:asked", bytearray(MiB), created=False)
         store.asked, store.closed = asyncio.Event(), asyncio.Event()
-        lasting = Lasting(store, reopen, retry, silently)
+        lasting = ReconnectingReader(store, reopen, retry, silently)
         asking = asyncio.create_task(lasting.block_status(4096, 8192))
         await store.asked.wait()
         await lasting.release()
@@ -476,14 +478,14 @@ async def finished(nfs: NfsServer, files: Relay, name: str, opened: bool, after:
         writer = await load(store, await read_metadata(store), SIZE, reads_as_zeros=False, durable=True)
     else:
         writer = Writer(store, Layout(SIZE, OPTIONS))
-    await store.insist(writer.begin)
+    await store.retried(writer.begin)
     worker = await transports.connect(nfs.url(name), Access.WRITE, opening=GROWING)
     await written(writer.layout, worker, b"\x02" if opened else b"\x01")
     await worker.close()
     before = files.counts["bytes"]
     if after is not None:
         files.cut_once(after)
-    await store.insist(writer.finish)
+    await store.retried(writer.finish)
     passed = files.counts["bytes"] - before
     await store.close()
     return passed

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mpconv.model.errors import Fatal, Gone, NoSuchImage, Retryable, Unreachable
 from mpconv.transports.base import cannot_open
-from mpconv.transports.retry import AT_ONCE, Outage, Retry, Sparingly, keep_trying
+from mpconv.transports.retry import AT_ONCE, Outage, Retry, Throttled, keep_trying
 
 REFUSED = cannot_open("nfs://a/b", "Connection refused", Unreachable)
 MISSING = cannot_open("nfs://a/b", "No such file or directory", NoSuchImage)
@@ -118,7 +118,7 @@ def test_how_long_it_was_tried_is_said():
 
 def test_lines_that_differ_in_what_is_done_are_passed_on_sparingly():
     now, told = [0.0], list[str]()
-    tell = Sparingly(told.append, lambda: now[0])
+    tell = Throttled(told.append, lambda: now[0])
     for at, text in [
         (0.0, "'nfs://a/b' does not answer (refused): trying again for 0:30"),
         (1.0, "'nfs://a/b' does not answer (refused): trying again for 0:29"),

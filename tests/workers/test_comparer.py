@@ -32,7 +32,7 @@ class Found(Reports):
         self.places: list[int] = []
         self.over = asyncio.Event()
 
-    def hungry(self) -> None:
+    def want_more(self) -> None:
         pass
 
     def differs(self, offset: int) -> None:

@@ -88,7 +88,7 @@ class Reported(Reports):
         self.finished.append(lease)
         self.news.set()
 
-    def hungry(self) -> None:
+    def want_more(self) -> None:
         self.pieces += 1
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:

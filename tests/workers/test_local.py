@@ -17,7 +17,7 @@ import pytest
 
 from mpconv.model.errors import WorkerLost
 from mpconv.workers.launch.forkserver import _be, fork
-from mpconv.workers.launch.local import LocalWorkers, Squad
+from mpconv.workers.launch.local import LocalWorkers, WorkerShare
 from mpconv.workers.process import HEARSAY
 
 NOWHERE = "ipc:///nonexistent/link"
@@ -299,7 +299,7 @@ def test_a_command_that_fails_early_has_no_process_left_when_it_ends(tmp_path):
 def test_one_job_ends_its_own_workers_alone(workers):
     async def main() -> None:
         ended: list[int] = []
-        first, second = Squad(workers), Squad(workers)
+        first, second = WorkerShare(workers), WorkerShare(workers)
         mine = first.start(2, NOWHERE, lambda pid, _: ended.append(pid))
         [theirs] = second.start(1, NOWHERE, lambda pid, _: ended.append(pid))
         second.kill(mine[0])  # none of its own

@@ -9,7 +9,7 @@ import pytest
 from mpconv.model.errors import Fatal, MpconvError, Retryable
 from mpconv.model.extent import Extent, Kind
 from mpconv.model.units import KiB
-from mpconv.workers.targets import Branch, both
+from mpconv.workers.targets import DroppableTarget, both
 from tests.workers.test_copier import BUFFER, OLD, Recorder, Scene, copies, play, settle
 
 PIECES = 12
@@ -76,7 +76,7 @@ def test_a_branch_that_fails_for_good_ends_nothing():
     failures = Failures()
     stores = [Recorder(OLD * size) for _ in range(3)]
     stores[1].broken_at = 3 * BUFFER
-    branches = [Branch(number, store, failures, reads_zeros=False) for number, store in enumerate(stores)]
+    branches = [DroppableTarget(number, store, failures, reads_zeros=False) for number, store in enumerate(stores)]
     play(Recorder(b"\x01" * size), *branches, script=copies(Extent(0, size)))
     assert failures.told == [(1, "Input/output error")]
     assert stores[0].content == stores[2].content == b"\x01" * size
@@ -87,7 +87,7 @@ def test_of_a_branch_that_is_dropped_nothing_is_asked():
     failures = Failures()
 
     async def run() -> None:
-        branch = Branch(0, store, failures, reads_zeros=False)
+        branch = DroppableTarget(0, store, failures, reads_zeros=False)
         await branch.drop()
         await branch.write(0, memoryview(bytes(512)))
         assert await branch.zero(0, 512)
@@ -114,7 +114,7 @@ def test_what_is_under_way_when_a_branch_is_dropped_counts_as_done():
     async def run() -> None:
         stuck = Stuck(OLD * BUFFER)
         stuck.closed = asyncio.Event()
-        branch = Branch(0, stuck, failures, reads_zeros=False)
+        branch = DroppableTarget(0, stuck, failures, reads_zeros=False)
         writing = asyncio.ensure_future(branch.write(0, memoryview(bytes(512))))
         await asyncio.sleep(0)
         await branch.drop()
@@ -130,8 +130,8 @@ def test_a_lost_connection_comes_through():
             raise self.error(Retryable, "writing", offset, "the connection to the server was lost")
 
     failures = Failures()
-    branches = [Branch(0, Recorder(OLD * 512), failures, reads_zeros=False)]
-    branches.append(Branch(1, Lost(OLD * 512), failures, reads_zeros=False))
+    branches = [DroppableTarget(0, Recorder(OLD * 512), failures, reads_zeros=False)]
+    branches.append(DroppableTarget(1, Lost(OLD * 512), failures, reads_zeros=False))
     with pytest.raises(Retryable, match="connection to the server was lost"):
         play(Recorder(b"\x01" * 512), *branches, script=copies(Extent(0, 512)))
     assert failures.told == [(1, "the connection to the server was lost")]
@@ -140,7 +140,10 @@ def test_a_lost_connection_comes_through():
 def test_zeros_are_made_only_where_they_are_not_there():
     old, new = Recorder(OLD * len(MIXED)), Recorder(bytes(len(MIXED)))
     failures = Failures()
-    branches = [Branch(0, old, failures, reads_zeros=False), Branch(1, new, failures, reads_zeros=True)]
+    branches = [
+        DroppableTarget(0, old, failures, reads_zeros=False),
+        DroppableTarget(1, new, failures, reads_zeros=True),
+    ]
     script = copies(Extent(0, len(MIXED) - BUFFER), Extent(len(MIXED) - BUFFER, BUFFER, Kind.ZERO))
     play(Recorder(MIXED), *branches, script=script)
     assert old.content == new.content == MIXED[:-BUFFER] + bytes(BUFFER)
@@ -149,7 +152,7 @@ def test_zeros_are_made_only_where_they_are_not_there():
 
 def test_when_zeros_are_asked_for_as_bytes_all_get_them():
     stores = [Recorder(bytes(BUFFER)) for _ in range(2)]
-    branches = [Branch(number, store, Failures(), reads_zeros=True) for number, store in enumerate(stores)]
+    branches = [DroppableTarget(number, store, Failures(), reads_zeros=True) for number, store in enumerate(stores)]
     play(Recorder(bytes(BUFFER)), *branches, script=copies(Extent(0, BUFFER)), sparse_size=0)
     assert [store.wrote for store in stores] == [[(0, BUFFER)]] * 2
 
@@ -160,7 +163,7 @@ def test_a_failed_flush_is_the_branch_s_own():
             raise self.error(Fatal, "flushing", 0, "Input/output error")
 
     failures = Failures()
-    asyncio.run(Branch(4, Broken(OLD), failures, reads_zeros=False).flush())
+    asyncio.run(DroppableTarget(4, Broken(OLD), failures, reads_zeros=False).flush())
     assert failures.told == [(4, "Input/output error")]
 
 

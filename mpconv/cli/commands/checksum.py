@@ -27,7 +27,7 @@ from mpconv.options.cache import CACHE_MODES
 if TYPE_CHECKING:
     from mpconv.jobs.checksum import Checksum, Options
     from mpconv.model.place import Place
-    from mpconv.ui.monitor.monitor import Watch
+    from mpconv.ui.monitor.monitor import Monitor
     from mpconv.ui.terminal.progress import Display
     from mpconv.workers.launch.local import LocalWorkers
 
@@ -110,7 +110,14 @@ class _OneByOne:
     """
 
     def __init__(
-        self, images: list[Place], options: Options, local: LocalWorkers, kind: str, watch: Watch | None, *, tell: bool
+        self,
+        images: list[Place],
+        options: Options,
+        local: LocalWorkers,
+        kind: str,
+        watch: Monitor | None,
+        *,
+        tell: bool,
     ) -> None:
         self._images = images
         self._options = options

@@ -17,7 +17,7 @@ from mpconv.journal import ownership
 from mpconv.model.errors import Interrupted, UsageError, one_line
 
 if TYPE_CHECKING:
-    from mpconv.jobs.fanout.observer import Watcher
+    from mpconv.jobs.fanout.observer import FanoutObserver
     from mpconv.jobs.fanout.spec import Fanout
     from mpconv.protocol.keys import Listening
 
@@ -87,11 +87,11 @@ def run_plan(plan: Fanout, resumed: str | None, options: dict[str, Any], listeni
     display = display_for(options)
     placement = placement_of(options, listening)
     report = FanoutReport(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
-    watcher: Watcher = report
+    watcher: FanoutObserver = report
     if watch is not None:
-        from mpconv.ui.monitor.fanout import Watched  # noqa: PLC0415  (few watch)
+        from mpconv.ui.monitor.fanout import MonitoredFanout  # noqa: PLC0415  (few watch)
 
-        watcher = Watched(watch, report, plan.jobs)
+        watcher = MonitoredFanout(watch, report, plan.jobs)
     work = Run(plan, workers, jobs, local, watcher, listening=listening, ledger=ledger)
     ended: Interrupted | None = None
     try:

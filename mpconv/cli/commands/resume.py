@@ -19,7 +19,7 @@ from mpconv.model.errors import MpconvError, UsageError
 
 if TYPE_CHECKING:
     from mpconv.jobs.copy.deploy import Deployment
-    from mpconv.jobs.copy.manifest import Course
+    from mpconv.jobs.copy.manifest import Manifest
     from mpconv.journal.records import Stored
     from mpconv.protocol.keys import Listening
 
@@ -115,7 +115,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     return told(deployment, ended, as_json=False, among_lines=options["progress_kind"] == "json")
 
 
-def _left(course: Course, stored: Stored) -> Deployment:
+def _left(course: Manifest, stored: Stored) -> Deployment:
     from mpconv.jobs.copy import redeploy  # noqa: PLC0415  (few need it)
 
     return redeploy.as_it_was_left(course, stored)

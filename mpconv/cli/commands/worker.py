@@ -67,7 +67,7 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
     preload = ["mpconv.workers.remote_worker", "mpconv.transports.nfs.store", "mpconv.transports.iscsi.store"]
     local = click.get_current_context().with_resource(LocalWorkers(preload))
 
-    from mpconv.workers.launch.agent import Host  # noqa: PLC0415
+    from mpconv.workers.launch.agent import Agent  # noqa: PLC0415
 
     def tell(text: str) -> None:
         if not options["quiet"]:
@@ -77,7 +77,7 @@ def worker(names: tuple[str, ...], **options: Any) -> int:
     async def serve() -> None:
         count = options["workers"] or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
         wait = None if options["stay"] else options["wait"]
-        await Host(endpoint, keys, count, local, tell, wait=wait, stay=options["stay"], files=files).serve()
+        await Agent(endpoint, keys, count, local, tell, wait=wait, stay=options["stay"], files=files).serve()
 
     asyncio.run(serve())
     return 0

@@ -13,8 +13,8 @@ import click
 from mpconv.model.errors import UsageError, one_line
 
 if TYPE_CHECKING:
-    from mpconv.jobs.collector import Heard
-    from mpconv.ui.monitor.monitor import Watch
+    from mpconv.jobs.collector import Collector
+    from mpconv.ui.monitor.monitor import Monitor
     from mpconv.ui.monitor.record import Record
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -39,7 +39,7 @@ def web_option(command: _Decorated) -> _Decorated:
     )(command)
 
 
-def watch_of(options: dict[str, Any]) -> Watch | None:
+def watch_of(options: dict[str, Any]) -> Monitor | None:
     """What `--metrics` and `--web` ask for; None: nobody watches. UsageError when it cannot be had."""
     wanted = {name: options.get(name) for name in _NEEDED if options.get(name) is not None}
     if not wanted:
@@ -47,16 +47,23 @@ def watch_of(options: dict[str, Any]) -> Watch | None:
     check_installed(*wanted)
 
     from mpconv.ui.monitor.address import parse  # noqa: PLC0415  (few watch)
-    from mpconv.ui.monitor.monitor import Watch  # noqa: PLC0415
+    from mpconv.ui.monitor.monitor import Monitor  # noqa: PLC0415
 
     where = {name: parse(text, f"--{name}") for name, text in wanted.items() if text is not None}
     quiet = bool(options.get("quiet")) and all(address.loopback for address in where.values())
-    return Watch(**where, tell=_silent if quiet else tell)
+    return Monitor(**where, tell=_silent if quiet else tell)
 
 
 def watched(
-    watch: Watch | None, inner: Heard, name: str, *, source: str, target: str, targets: int = 1, kind: str = "copy"
-) -> Heard:
+    watch: Monitor | None,
+    inner: Collector,
+    name: str,
+    *,
+    source: str,
+    target: str,
+    targets: int = 1,
+    kind: str = "copy",
+) -> Collector:
     """The observer of a job that is watched, or not. `kind`: as that of what is known of it."""
     if watch is None:
         return inner
@@ -70,17 +77,17 @@ class Part:
         self._record = record
 
     @contextlib.contextmanager
-    def read(self, inner: Heard) -> Iterator[Heard]:
+    def read(self, inner: Collector) -> Iterator[Collector]:
         """Its turn: the observer of the job that reads it. An error is how it ended, and goes on."""
         if self._record is None:
             yield inner
             return
         from mpconv.ui.monitor.monitor import ended  # noqa: PLC0415  (few watch)
-        from mpconv.ui.monitor.observer import Watching  # noqa: PLC0415
+        from mpconv.ui.monitor.observer import MonitoringObserver  # noqa: PLC0415
 
         self._record.starts()
         try:
-            yield Watching(self._record, inner)
+            yield MonitoringObserver(self._record, inner)
         except BaseException as error:
             ended(self._record, error)
             raise
@@ -92,7 +99,7 @@ class Part:
             self._record.digest(digest)
 
 
-def reading(watch: Watch | None, names: list[str]) -> list[Part]:
+def reading(watch: Monitor | None, names: list[str]) -> list[Part]:
     """A part for each image of these names, all of which are seen to wait. One that comes again gets a number."""
     if watch is None:
         return [Part(None) for _ in names]

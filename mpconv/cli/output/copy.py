@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpconv.cli import leftovers
 from mpconv.cli.options.command import show
 from mpconv.coordination.signals import interruptible, last_of_the_process
-from mpconv.jobs.collector import Heard
+from mpconv.jobs.collector import Collector
 from mpconv.model.errors import Deserted, one_line
 from mpconv.model.units import duration, human
 from mpconv.protocol import descriptors
 from mpconv.ui.terminal.progress import Display, make_display
 
 if TYPE_CHECKING:
-    from mpconv.ui.monitor.monitor import Watch
+    from mpconv.ui.monitor.monitor import Monitor
     from mpconv.workers.launch.dask_cluster import Placement
 
 _Result = TypeVar("_Result")
@@ -30,7 +30,7 @@ _DESCRIPTORS = 20
 """Without these no job gets far, and it had better not begin."""
 
 
-class Report(Heard):
+class Report(Collector):
     """Passes on what the job tells to the display and, for people, to stderr; and to who has its workers placed."""
 
     def __init__(
@@ -182,7 +182,7 @@ def run(
     verbose: bool,
     images: int = 2,
     placement: Placement | None = None,
-    watch: Watch | None = None,
+    watch: Monitor | None = None,
 ) -> _Result:
     """Run a job. SIGUSR1, and SIGINFO where it exists, calls `dump`, which tells how far it is; SIGINT, SIGTERM and
     SIGHUP end it with Interrupted. `images`: how many it opens at once; `placement`: places workers meanwhile;
@@ -211,7 +211,7 @@ def run(
     return asyncio.run(watched())
 
 
-async def _within(around: Placement | Watch, job: Coroutine[Any, Any, _Result]) -> _Result:
+async def _within(around: Placement | Monitor, job: Coroutine[Any, Any, _Result]) -> _Result:
     try:
         async with around:
             return await job

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mpconv.cli.options.command import show, show_text
 from mpconv.coordination.observer import Observer
 from mpconv.jobs.fanout.journal_dir import resume_with
-from mpconv.jobs.fanout.observer import Watcher
+from mpconv.jobs.fanout.observer import FanoutObserver
 from mpconv.jobs.fanout.spec import Outcome, Result
 from mpconv.model.errors import Deserted, UsageError, one_line
 from mpconv.model.names import readable_values
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mpconv.workers.launch.dask_cluster import Placement
 
 
-class FanoutReport(Watcher):
+class FanoutReport(FanoutObserver):
     """Passes on what the jobs tell to the display and, for people, to stderr."""
 
     def __init__(self, display: Many, *, quiet: bool, verbose: bool, placement: Placement | None = None) -> None:

@@ -36,7 +36,7 @@ Examine = Callable[[Examination, str, float], Awaitable[Transport | None]]
 Show = Callable[[Examination], None]
 
 
-class How(Struct, frozen=True):
+class ExaminationOptions(Struct, frozen=True):
     """`seconds`: for measuring, of each URL; `format`: of the first image, None: its first bytes tell; `scratch`: the
     URL that may be overwritten.
     """
@@ -65,7 +65,7 @@ def _examiner(url: str) -> Examine:
     )
 
 
-async def examine(urls: Sequence[str], how: How, show: Show) -> list[Examination]:
+async def examine(urls: Sequence[str], how: ExaminationOptions, show: Show) -> list[Examination]:
     """Each of them, and with several the first as a source of all others; `show` is given each when all is known of it.
     What cannot be a URL at all is raised; everything else is told.
     """
@@ -89,7 +89,7 @@ async def examine(urls: Sequence[str], how: How, show: Show) -> list[Examination
     return found
 
 
-async def _examine(found: Examination, url: str, examiner: Examine, how: How) -> None:
+async def _examine(found: Examination, url: str, examiner: Examine, how: ExaminationOptions) -> None:
     store = await examiner(found, url, _OPENING_SECONDS)
     if store is None:
         return
@@ -137,7 +137,7 @@ async def _verdict(one: Examination, other: Examination, its: str, url: str) -> 
         return Verdict.PROBABLE
 
 
-async def _overwrite(found: Examination, url: str, how: How, *, other: bool) -> None:
+async def _overwrite(found: Examination, url: str, how: ExaminationOptions, *, other: bool) -> None:
     """The write test, of what is nothing that was named before. `other`: it is."""
     if found.busy or found.writable is False or other:
         why = found.busy or found.why_not_writable or "it is another image of this command"
@@ -175,7 +175,7 @@ async def _writable(found: Examination, url: str) -> None:
     found.fact("permitted", ["read", "write"], "to read and to write")
 
 
-async def _format(found: Examination, url: str, how: How) -> None:
+async def _format(found: Examination, url: str, how: ExaminationOptions) -> None:
     """What the bytes are; a target's do not matter."""
     if found.role == "target":
         return

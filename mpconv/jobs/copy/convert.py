@@ -16,7 +16,7 @@ from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_and_resolve, probed
+from mpconv.formats.opening import OpenOptions, open_and_resolve, probed
 from mpconv.jobs.copy.portable import anywhere, places_for_all
 from mpconv.jobs.copy.target import Left, Target, check_end, check_source, open_raw
 from mpconv.jobs.image_pair import Pair
@@ -29,13 +29,13 @@ from mpconv.options.tuning import BUFFER, words, workers_for
 from mpconv.protocol.job import Job
 from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.transports.base import REMOVED, Transport
-from mpconv.transports.retry import Retry, Sparingly, Tell
-from mpconv.workers.launch.provider import Supply
+from mpconv.transports.retry import Retry, Tell, Throttled
+from mpconv.workers.launch.provider import WorkerProvider
 
 if TYPE_CHECKING:
     from mpconv.journal.recorder import Recorder
 
-Begin = Callable[[list[Place], Image, Target, How], Awaitable["Recorder"]]
+Begin = Callable[[list[Place], Image, Target, OpenOptions], Awaitable["Recorder"]]
 
 LEASE = 16 * MiB
 _LEASE_IN_ORDER = 64 * MiB
@@ -59,7 +59,7 @@ async def convert(
     sources: list[Place],
     target: Place,
     options: Options,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
     on_warning: Callable[[str], None],
     *,
@@ -79,7 +79,7 @@ async def copy_once(
     sources: list[Place],
     place: Place,
     options: Options,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
     on_warning: Callable[[str], None],
     *,
@@ -94,8 +94,8 @@ async def copy_once(
         for one in (*sources, place):
             anywhere(one, options.listening)
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
-    tell = Sparingly(observer.warn)
-    how = How(
+    tell = Throttled(observer.warn)
+    how = OpenOptions(
         locked=not options.shared,
         trusting=trusting and options.hole_map,
         trust=options.trust,
@@ -158,7 +158,9 @@ def _empty(store: Transport, what: str) -> ImageError:
     return ImageError(why, image=store.name)
 
 
-async def _begun(begin: Begin | None, sources: list[Place], source: Image, target: Target, how: How) -> Recorder | None:
+async def _begun(
+    begin: Begin | None, sources: list[Place], source: Image, target: Target, how: OpenOptions
+) -> Recorder | None:
     if begin is None:
         return None
     try:
@@ -304,7 +306,7 @@ async def run(
     place: Place,
     target: Target,
     options: Options,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
     tell: Tell,
     recorder: Recorder | None = None,
@@ -340,7 +342,7 @@ async def _written(
     source: Image,
     target: Target,
     options: Options,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
     tell: Tell,
     recorder: Recorder | None,

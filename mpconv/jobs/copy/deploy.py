@@ -17,7 +17,7 @@ from mpconv.coordination.signals import interruptible
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.core.digests import Sums
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.jobs.copy.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan, without_bytes
 from mpconv.jobs.copy.portable import anywhere, for_workers
 from mpconv.jobs.copy.target import Target, check_end, check_source
@@ -28,13 +28,13 @@ from mpconv.model.place import Place
 from mpconv.model.units import human
 from mpconv.options.copy import Options
 from mpconv.transports.base import REMOVED, Transport
-from mpconv.transports.retry import Retry, Sparingly, Tell
+from mpconv.transports.retry import Retry, Tell, Throttled
 from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:
     from mpconv.journal.recorder import Recorder
 
-Begin = Callable[[list[Place], Image, dict[int, Target], How], Awaitable["Recorder"]]
+Begin = Callable[[list[Place], Image, dict[int, Target], OpenOptions], Awaitable["Recorder"]]
 
 
 class Deployment(Struct):
@@ -83,8 +83,8 @@ async def deploy_once(
     if options.listening is not None:
         for place in (deployment.source, *(outcome.place for outcome in deployment.outcomes)):
             anywhere(place, options.listening)
-    tell = Sparingly(observer.warn)
-    how = How(
+    tell = Throttled(observer.warn)
+    how = OpenOptions(
         locked=not options.shared,
         trusting=trusting and options.hole_map,
         trust=options.trust,

@@ -13,10 +13,10 @@ from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.jobs.copy import manifest as courses
 from mpconv.jobs.copy.convert import SETTLE_SECONDS, copy_once, open_target, run, settled
-from mpconv.jobs.copy.manifest import Course
+from mpconv.jobs.copy.manifest import Manifest
 from mpconv.jobs.copy.target import Left, Target
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Entries, Recorder
@@ -26,15 +26,15 @@ from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
 from mpconv.options.copy import Options
 from mpconv.options.effort import Effort
-from mpconv.transports.retry import Retry, Sparingly, Tell
-from mpconv.workers.launch.provider import Supply
+from mpconv.transports.retry import Retry, Tell, Throttled
+from mpconv.workers.launch.provider import WorkerProvider
 
 
 async def convert(
     sources: list[Place],
     target: Place,
     options: Options,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
     on_warning: Callable[[str], None],
     path: str,
@@ -43,14 +43,14 @@ async def convert(
     sources, target, options = settled(sources, target, options)
     courses.check_journal(path, [*sources, target], options)
     with contextlib.closing(Journal.for_new_copy(path)) as journal:
-        noting = Noting(observer)
+        noting = JournalObserver(observer)
         passwords = courses.passwords_of([*sources, target])
 
-        async def begin(found: list[Place], source: Image, made: Target, how: How) -> Recorder:
+        async def begin(found: list[Place], source: Image, made: Target, how: OpenOptions) -> Recorder:
             """What was made is durable before anything counts as done, and with it its size: so far it is zeros."""
             passwords.update(courses.passwords_of([*found, made.place]))
             for store in made.stores:
-                await store.insist(store.flush)
+                await store.retried(store.flush)
             journal.begin(await courses.described(found, target, options, source, made, how))
             noting.recorder = Recorder(journal, source.size, done=Ranges(), entries=_entries(made))
             return noting.recorder
@@ -70,7 +70,7 @@ async def convert(
 async def resume(
     path: str,
     effort: Effort,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
     on_warning: Callable[[str], None],
     passwords: Mapping[str, str] = MappingProxyType({}),
@@ -99,7 +99,7 @@ async def _anew_in_place(
     journal: Journal,
     stored: Stored,
     effort: Effort,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
     passwords: Mapping[str, str],
 ) -> None:
@@ -115,16 +115,16 @@ async def _go_on(
     journal: Journal,
     stored: Stored,
     effort: Effort,
-    local: Supply,
+    local: WorkerProvider,
     observer: Observer,
     passwords: Mapping[str, str],
 ) -> None:
     """It ends no sooner than what an earlier run sent can have landed: until then the target is nobody else's."""
     course = courses.with_passwords(courses.decoded(stored, journal.path), passwords)
     options = effort.applied(course.options)
-    noting = Noting(observer)
-    tell = Sparingly(noting.warn)
-    how = How(
+    noting = JournalObserver(observer)
+    tell = Throttled(noting.warn)
+    how = OpenOptions(
         locked=not options.shared,
         trusting=course.trusting,
         keeps_backing=course.keeps_backing,
@@ -159,7 +159,7 @@ async def _go_on(
 
 
 async def _as_it_was_left(
-    journal: Journal, stored: Stored, course: Course, options: Options, source: Image, tell: Tell
+    journal: Journal, stored: Stored, course: Manifest, options: Options, source: Image, tell: Tell
 ) -> Target:
     left = Left(
         zero_initialised=course.zero_initialised,
@@ -209,7 +209,7 @@ def tell_of_the_end(stored: Stored, observer: Observer) -> None:
             observer.verified(int(one.text.partition(" ")[0]), stored.begun.size)
 
 
-class Noting(Observer):
+class JournalObserver(Observer):
     """Tells the journal, once there is one, what another observer hears too, as far as it is worth keeping."""
 
     def __init__(self, inner: Observer) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How
+from mpconv.formats.opening import OpenOptions
 from mpconv.jobs.copy.target import Target
 from mpconv.journal.records import Begun, Identity, Stored
 from mpconv.model.errors import Fatal, UsageError
@@ -24,7 +24,7 @@ from mpconv.transports.redaction import has_user
 _ANEW = "begin anew, with mpconv convert or deploy"
 
 
-class Aim(Struct, frozen=True, kw_only=True):
+class TargetEntry(Struct, frozen=True, kw_only=True):
     """One of a deployment's targets. `zero_initialised`: where nothing was written it reads as zeros. `why`: it failed
     before anything was written.
     """
@@ -34,7 +34,7 @@ class Aim(Struct, frozen=True, kw_only=True):
     why: str | None = None
 
 
-class Course(Struct, frozen=True, kw_only=True):
+class Manifest(Struct, frozen=True, kw_only=True):
     """All that is needed to go on with a copy, without passwords. `sources`: with all that was found out about them, so
     that the same files are opened. `keeps_backing`: what the source leaves to its backing file is left to the target's.
     `trusting`: what the sources say of their holes is believed. `aims`: of a deployment all targets; `target` is the
@@ -47,7 +47,7 @@ class Course(Struct, frozen=True, kw_only=True):
     zero_initialised: bool
     keeps_backing: bool
     trusting: bool = True
-    aims: list[Aim] = field(default_factory=list)
+    aims: list[TargetEntry] = field(default_factory=list)
 
     @property
     def places(self) -> list[Place]:
@@ -71,15 +71,15 @@ def begun(stored: Stored | None, path: str) -> Stored:
     return stored
 
 
-def decoded(stored: Stored, path: str) -> Course:
+def decoded(stored: Stored, path: str) -> Manifest:
     """The course of a copy. Fatal when the journal's has another form."""
     try:
-        return msgspec.convert(json.loads(stored.begun.course), Course)
+        return msgspec.convert(json.loads(stored.begun.course), Manifest)
     except (ValueError, msgspec.ValidationError) as error:
         raise Fatal(f"error while reading the journal '{path}': it is damaged ({error}): {_ANEW}") from error
 
 
-def left_in(path: str) -> tuple[Course, Stored]:
+def left_in(path: str) -> tuple[Manifest, Stored]:
     """A copy or deployment that may go on, by its journal. Fatal when none began, UsageError for want of a password."""
     from mpconv.journal.file import peek  # noqa: PLC0415  (SQLite: who only begins one opens it later)
 
@@ -111,11 +111,11 @@ def _same_file(one: str, other: str) -> bool:
 
 
 async def described(
-    sources: Sequence[Place], place: Place, options: Options, source: Image, target: Target, how: How
+    sources: Sequence[Place], place: Place, options: Options, source: Image, target: Target, how: OpenOptions
 ) -> Begun:
     """What is to be kept of a copy whose images are open."""
     fmt = "qcow2" if target.writer is not None else "raw"
-    course = Course(
+    course = Manifest(
         sources=[kept(one) for one in sources],
         target=kept(place),
         options=without_secrets(replace(options, probe_target=False, target_format=fmt, snapshot=None)),
@@ -210,7 +210,7 @@ def without_password(url: str) -> str:
     return transports.redacted(bare) + mark + query
 
 
-def with_passwords(course: Course, known: Mapping[str, str]) -> Course:
+def with_passwords(course: Manifest, known: Mapping[str, str]) -> Manifest:
     """The same with the URLs that are `known`: without a password -> with it."""
 
     def whole(place: Place) -> Place:
@@ -249,7 +249,7 @@ def _with_parts(places: Iterable[Place]) -> Iterator[Place]:
         left += [below for below in (place.backing, place.data_file) if below is not None]
 
 
-def check_passwords(course: Course) -> None:
+def check_passwords(course: Manifest) -> None:
     """UsageError when one is needed that is not in the environment."""
     for place in course.places:
         check_password_of(place)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_source
+from mpconv.formats.opening import OpenOptions, open_source
 from mpconv.formats.qcow2.entries import SUBCLUSTERS
 from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.qcow2.layout import Layout
@@ -82,7 +82,7 @@ async def make(
         writer = Writer(store, layout, durable=options.cache.flushes)
         whole = False
         if left is None:
-            await store.insist(writer.begin)
+            await store.retried(writer.begin)
         else:
             whole = await writer.is_finished()
         target = _target(
@@ -131,7 +131,7 @@ async def existing(source: Image, place: Place, options: Options, tell: Tell, *,
             not options.sparse_size or header.external_data or (header.version == 2 and header.backing_file is not None)
         )
         target = _target(workers_place, data, writer, options, stores_zeros=stores_zeros)
-        await store.insist(writer.begin)
+        await store.retried(writer.begin)
         opened.pop_all()
     return target
 
@@ -240,7 +240,7 @@ async def _tail(place: Place, options: Options, start: int, end: int) -> Tail | 
     if start >= end:
         return None
     content = bytearray(end - start)
-    image = await open_source([place], How(trust=options.trust))
+    image = await open_source([place], OpenOptions(trust=options.trust))
     try:
         await image.read_into(start, memoryview(content))
     finally:
@@ -262,8 +262,8 @@ async def _base(place: Place, made: Qcow2Options, options: Options) -> Image | N
     backing = Place(url=combined(place.url, made.backing_file), format=made.backing_fmt)
     try:
         try:
-            return await open_source([backing], How(looking=True, trust=options.trust))
+            return await open_source([backing], OpenOptions(looking=True, trust=options.trust))
         except ImageError:
-            return await open_source([backing], How(looking=True, alone=True))
+            return await open_source([backing], OpenOptions(looking=True, alone=True))
     except MpconvError as error:
         raise cannot_open(transports.redacted(place.url), f"Could not open backing file: {error}") from error

@@ -13,12 +13,12 @@ from mpconv import transports
 from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.jobs.copy import manifest as courses
 from mpconv.jobs.copy.convert import SETTLE_SECONDS
 from mpconv.jobs.copy.deploy import Deployment, copy, deploy_once
-from mpconv.jobs.copy.journaled import Noting, anew, tell_again
-from mpconv.jobs.copy.manifest import Aim, Course
+from mpconv.jobs.copy.journaled import JournalObserver, anew, tell_again
+from mpconv.jobs.copy.manifest import Manifest, TargetEntry
 from mpconv.jobs.copy.target import Left, Target
 from mpconv.jobs.copy.targets import Outcome, failed, open_all
 from mpconv.journal.file import Journal
@@ -29,7 +29,7 @@ from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
 from mpconv.options.copy import Options
 from mpconv.options.effort import Effort
-from mpconv.transports.retry import Retry, Sparingly
+from mpconv.transports.retry import Retry, Throttled
 from mpconv.workers.launch.local import LocalWorkers
 
 
@@ -37,15 +37,15 @@ async def deploy(deployment: Deployment, options: Options, local: LocalWorkers, 
     """As deploy.deploy, with a journal at `path`."""
     courses.check_journal(path, [deployment.source, *(outcome.place for outcome in deployment.outcomes)], options)
     with contextlib.closing(Journal.for_new_copy(path)) as journal:
-        noting = Noting(observer)
+        noting = JournalObserver(observer)
         passwords: dict[str, str] = {}
 
-        async def begin(sources: list[Place], source: Image, targets: dict[int, Target], how: How) -> Recorder:
+        async def begin(sources: list[Place], source: Image, targets: dict[int, Target], how: OpenOptions) -> Recorder:
             """What was made is durable before anything counts as done, and with it its size: so far it is zeros."""
             passwords.update(courses.passwords_of(sources))
             for number, target in list(targets.items()):
                 try:
-                    await target.store.insist(target.store.flush)
+                    await target.store.retried(target.store.flush)
                 except MpconvError as error:
                     failed(number, deployment.outcomes[number], error, noting)
                     await target.discard()
@@ -72,17 +72,17 @@ async def _described(
     source: Image,
     targets: dict[int, Target],
     options: Options,
-    how: How,
+    how: OpenOptions,
 ) -> Begun:
     aims = [
-        Aim(
+        TargetEntry(
             place=courses.kept(outcome.place),
             zero_initialised=number in targets and targets[number].zero_initialised,
             why=None if number in targets else str(outcome.error),
         )
         for number, outcome in enumerate(deployment.outcomes)
     ]
-    course = Course(
+    course = Manifest(
         sources=[courses.kept(one) for one in sources],
         target=aims[0].place,
         options=courses.without_secrets(replace(options, snapshot=None)),
@@ -103,7 +103,7 @@ async def _described(
     )
 
 
-def as_it_was_left(course: Course, stored: Stored) -> Deployment:
+def as_it_was_left(course: Manifest, stored: Stored) -> Deployment:
     """What the journal tells of each target. One that failed once stays failed: what was written without it is not
     written again.
     """
@@ -160,9 +160,9 @@ async def _go_on(
     """It ends no sooner than what an earlier run sent can have landed: until then the targets are nobody else's."""
     course = courses.with_passwords(courses.decoded(stored, journal.path), passwords)
     options = effort.applied(course.options)
-    noting = Noting(observer)
-    tell = Sparingly(noting.warn)
-    how = How(locked=not options.shared, trusting=course.trusting, retry=Retry(options.retry_for), tell=tell)
+    noting = JournalObserver(observer)
+    tell = Throttled(noting.warn)
+    how = OpenOptions(locked=not options.shared, trusting=course.trusting, retry=Retry(options.retry_for), tell=tell)
     source, sources = await open_and_resolve(course.sources, how)
     targets: dict[int, Target] = {}
     try:

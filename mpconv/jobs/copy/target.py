@@ -83,9 +83,9 @@ class Target(Struct, frozen=True, kw_only=True):
         lost, as it may be while the workers copy for hours, another one is made and all of this done by it.
         """
         if self.writer is not None:
-            await self.store.insist(self.writer.finish)
+            await self.store.retried(self.writer.finish)
         elif durable:
-            await self.store.insist(self.store.flush)
+            await self.store.retried(self.store.flush)
 
     async def discard(self) -> bool:
         """Remove what this run made and did not complete, so that nobody takes it for an image; whether the image was,

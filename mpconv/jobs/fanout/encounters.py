@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from msgspec import Struct
 
 from mpconv import transports
-from mpconv.formats.opening import How, open_and_resolve
+from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.formats.qcow2.image import read_metadata
 from mpconv.formats.trust import data_place
 from mpconv.jobs.fanout.plan import Problem
@@ -187,7 +187,7 @@ class _Look:
 
     async def _source(self, spec: Spec, place: Place) -> list[_Found]:
         """With the files that it is made of."""
-        image, [resolved] = await open_and_resolve([place], How(trust=spec.options.trust))
+        image, [resolved] = await open_and_resolve([place], OpenOptions(trust=spec.options.trust))
         try:
             places = {transports.redacted(one.url): one for one in _all_of(resolved)}
             return [

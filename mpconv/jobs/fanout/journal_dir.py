@@ -38,7 +38,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     seal: str
 
 
-class Ledger:
+class JournalDirectory:
     """A directory that is ours until it is closed. `passwords`: URLs with theirs, by those without."""
 
     def __init__(self, path: str, fd: int, plan: Fanout, passwords: Mapping[str, str]) -> None:
@@ -48,7 +48,7 @@ class Ledger:
         self._fd = fd
 
     @classmethod
-    def begin(cls, path: str, plan: Fanout) -> Ledger:
+    def begin(cls, path: str, plan: Fanout) -> JournalDirectory:
         """For a fan-out that begins; the directory is made, or is one whose fan-out is over. Fatal otherwise."""
         with told(path, "making"), contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
@@ -69,7 +69,7 @@ class Ledger:
         return cls(path, fd, plan, courses.passwords_of(place for spec in plan.jobs for place in spec.places))
 
     @classmethod
-    def take_up(cls, path: str) -> Ledger:
+    def take_up(cls, path: str) -> JournalDirectory:
         """One that is there. Fatal when it is no fan-out's, or somebody is at it."""
         read(path)  # before a lock is made in a directory of something else
         fd = _taken(path)

@@ -10,7 +10,7 @@ from mpconv.model.errors import Deserted
 from mpconv.model.ranges import Ranges
 
 
-class Watcher:
+class FanoutObserver:
     """This one listens to nothing."""
 
     def job(self, outcome: Outcome) -> Observer:
@@ -33,7 +33,7 @@ class Watcher:
         """People should know it, and it is no job's."""
 
 
-class Noting(Observer):
+class OutcomeObserver(Observer):
     """Keeps what a job tells in its outcome, and tells another observer. `begun`: its images are open, and its target
     may have been written to.
     """

@@ -10,14 +10,14 @@ from typing import Self
 import zmq
 from msgspec import Struct
 
-from mpconv.coordination.remote_roster import SILENCE, other_version
+from mpconv.coordination.remote_roster import SILENT_FENCES, other_version
 from mpconv.jobs.fanout.schedule import Division, Flow, divide
 from mpconv.protocol import messages
 from mpconv.protocol.codec import decode_from_worker, encode
 from mpconv.protocol.gate import Gate
 from mpconv.protocol.keys import Listening
-from mpconv.workers.launch.local import LocalWorkers, Squad
-from mpconv.workers.launch.provider import Employer
+from mpconv.workers.launch.local import LocalWorkers, WorkerShare
+from mpconv.workers.launch.provider import PoolClient
 
 _TICK = 1.0
 _FAREWELL = 3.0
@@ -25,7 +25,7 @@ _FAREWELL = 3.0
 _LOOK = 0.02
 
 
-class Visitor(Struct, kw_only=True):
+class IdleWorker(Struct, kw_only=True):
     """A worker of another host, by the name that the gate gave it. `heard`: when, in seconds of the loop's clock, while
     it has no job. `lot`: whose it is.
     """
@@ -34,10 +34,10 @@ class Visitor(Struct, kw_only=True):
     host: str
     number: int
     heard: float
-    lot: Lot | None = None
+    lot: JobShare | None = None
 
 
-class Lot(Squad):
+class JobShare(WorkerShare):
     """A job's part of the pool, and its part of the gate, for one attempt."""
 
     again = True
@@ -48,14 +48,14 @@ class Lot(Squad):
         self._pool = pool
         self.name = name
         self.flow = flow
-        self.employer: Employer | None = None
+        self.employer: PoolClient | None = None
         self.welcoming = False
         self.unwelcome: set[str] = set()
 
-    def allot(self, most: int, *, guests: bool) -> int:
-        return self._pool.allot(self.name, most, guests=guests)
+    def share(self, most: int, *, guests: bool) -> int:
+        return self._pool.share(self.name, most, guests=guests)
 
-    def employ(self, employer: Employer, *, guests: bool) -> Lot:
+    def attach(self, employer: PoolClient, *, guests: bool) -> JobShare:
         self.employer = employer
         self.welcoming = guests
         self._pool.changed()
@@ -111,8 +111,8 @@ class Pool:
         self._warn = warn
         self._listens = listens
         self._total = total
-        self._lots: dict[str, Lot] = {}
-        self._visitors: dict[bytes, Visitor] = {}
+        self._lots: dict[str, JobShare] = {}
+        self._visitors: dict[bytes, IdleWorker] = {}
         self._over: set[bytes] = set()
         self._coming = 0
         self._closing = False
@@ -168,24 +168,24 @@ class Pool:
         assert self._gate is not None
         return self._gate.endpoint
 
-    def lot(self, name: str, flow: Flow) -> Lot:
+    def lot(self, name: str, flow: Flow) -> JobShare:
         """For a job that begins."""
-        self._lots[name] = Lot(self, self._local, name, flow)
+        self._lots[name] = JobShare(self, self._local, name, flow)
         return self._lots[name]
 
-    def end(self, lot: Lot) -> None:
+    def end(self, lot: JobShare) -> None:
         """That job's attempt is over."""
         del self._lots[lot.name]
         self._division.release(lot.name)
         self.changed()
 
-    def allot(self, name: str, most: int, *, guests: bool) -> int:
+    def share(self, name: str, most: int, *, guests: bool) -> int:
         """Processes of this host. Without any, one does what no other host can."""
         if not self._division.total:
             return 0 if guests else min(most, 1)
-        return self._division.allot(name, most, self._expected())
+        return self._division.share(name, most, self._expected())
 
-    def released(self, lot: Lot) -> None:
+    def released(self, lot: JobShare) -> None:
         """It has no worker any more."""
         self._division.release(lot.name)
         for name in [name for name, visitor in self._visitors.items() if visitor.lot is lot]:
@@ -211,7 +211,7 @@ class Pool:
         for name, count in self._division.more(weights, self._expected()).items():
             employer = running[name].employer
             assert employer is not None
-            employer.hire(count)
+            employer.add_workers(count)
         self._assign()
 
     def send(self, name: bytes, frame: bytes) -> None:
@@ -254,7 +254,7 @@ class Pool:
         self._outlived(name, hello)
         self._coming = max(0, self._coming - 1)
         now = self._loop.time()
-        self._visitors[name] = Visitor(hello=frames, host=hello.host, number=hello.number, heard=now)
+        self._visitors[name] = IdleWorker(hello=frames, host=hello.host, number=hello.number, heard=now)
         if self._closing:
             self.send(name, encode(messages.Bye()))
             return
@@ -302,6 +302,6 @@ class Pool:
         while True:
             await asyncio.sleep(_TICK)
             assert self._listening is not None
-            since = self._loop.time() - SILENCE * self._listening.fence
+            since = self._loop.time() - SILENT_FENCES * self._listening.fence
             for name in [name for name, one in self._visitors.items() if one.lot is None and one.heard < since]:
                 self._forget(name)

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from mpconv import transports
 from mpconv.coordination.observer import Observer
-from mpconv.coordination.signals import Audience, before, heard_by
+from mpconv.coordination.signals import SignalScope, in_scope, on_signal
 from mpconv.jobs.copy import convert, journaled
 from mpconv.jobs.fanout.encounters import Encounters
-from mpconv.jobs.fanout.journal_dir import Ledger
-from mpconv.jobs.fanout.observer import Noting, Watcher
-from mpconv.jobs.fanout.pool import Lot, Pool
+from mpconv.jobs.fanout.journal_dir import JournalDirectory
+from mpconv.jobs.fanout.observer import FanoutObserver, OutcomeObserver
+from mpconv.jobs.fanout.pool import JobShare, Pool
 from mpconv.jobs.fanout.schedule import Entry, Flow, Schedule
 from mpconv.jobs.fanout.spec import Fanout, Limits, Outcome, Result, Spec
 from mpconv.journal.records import State, Stored
@@ -51,10 +51,10 @@ class Run:
         workers: int,
         at_once: int,
         local: LocalWorkers,
-        watcher: Watcher,
+        watcher: FanoutObserver,
         *,
         listening: Listening | None = None,
-        ledger: Ledger | None = None,
+        ledger: JournalDirectory | None = None,
     ) -> None:
         self._specs = {spec.name: spec for spec in plan.jobs}
         self._local = local
@@ -63,10 +63,10 @@ class Run:
         self._ledger = ledger
         self.outcomes = [outcome_of(spec, ledger.stored(spec.name) if ledger else None) for spec in plan.jobs]
         self._by_name = {outcome.name: outcome for outcome in self.outcomes}
-        self._observers: dict[str, Noting] = {}
+        self._observers: dict[str, OutcomeObserver] = {}
         self._schedule = Schedule(_entries(plan.jobs, self._by_name), at_once)
         self._pool = self._made_pool(plan.limits, workers)
-        self._audiences: set[Audience] = set()
+        self._audiences: set[SignalScope] = set()
         self._interrupted: Interrupted | None = None
 
     def _made_pool(self, limits: Limits, workers: int) -> Pool:
@@ -90,14 +90,14 @@ class Run:
         self._changed = asyncio.Event()
         for spec in self._specs.values():
             outcome = self._by_name[spec.name]
-            self._observers[spec.name] = Noting(outcome, self._watcher.job(outcome))
+            self._observers[spec.name] = OutcomeObserver(outcome, self._watcher.job(outcome))
         done = {outcome.name for outcome in self.outcomes if outcome.result is Result.WRITTEN}
         self._encounters = Encounters(list(self._specs.values()), done)
-        wrong = await before(Audience(), self._encounters.foreseen())
+        wrong = await in_scope(SignalScope(), self._encounters.foreseen())
         if wrong:
             raise UsageError("; ".join(map(str, wrong)))
         running: set[asyncio.Task[None]] = set()
-        with heard_by(self._interrupt):
+        with on_signal(self._interrupt):
             async with self._pool:
                 try:
                     while not self._schedule.over:
@@ -149,12 +149,12 @@ class Run:
         outcome.result = Result.RUNNING
         self._watcher.began(outcome)
         began = self._loop.time()
-        audience = Audience()
+        audience = SignalScope()
         self._audiences.add(audience)
         lot = self._pool.lot(spec.name, Flow(weight=spec.weight, own=spec.options.rate, servers=spec.servers))
         error: MpconvError | None = None
         try:
-            await before(audience, self._copy_alone(spec, lot))
+            await in_scope(audience, self._copy_alone(spec, lot))
         except MpconvError as raised:
             error = raised
         except asyncio.CancelledError:
@@ -169,7 +169,7 @@ class Run:
             self._pool.end(lot)
             self._changed.set()
 
-    async def _copy_alone(self, spec: Spec, lot: Lot) -> None:
+    async def _copy_alone(self, spec: Spec, lot: JobShare) -> None:
         """UsageError when what it writes turns out to be another job's too."""
         await self._meet(spec, done=False)
         await self._copy(spec, lot, self._observers[spec.name])
@@ -185,7 +185,7 @@ class Run:
         outcome = self._by_name[spec.name]
         return outcome.attempts > 0 or outcome.result is Result.WRITTEN
 
-    async def _copy(self, spec: Spec, lot: Lot, observer: Observer) -> None:
+    async def _copy(self, spec: Spec, lot: JobShare, observer: Observer) -> None:
         options = replace(spec.options, listening=self._listening, refuse_empty=True)
         if self._ledger is None:
             again = self._observers[spec.name].begun

@@ -106,7 +106,7 @@ class Division:
     def free(self) -> int:
         return self.total - sum(self.held.values())
 
-    def allot(self, name: str, most: int, expected: int) -> int:
+    def share(self, name: str, most: int, expected: int) -> int:
         """For a job that begins and can use `most`: an equal share of what is free."""
         others = max(1, expected - len(self.held))
         self.held[name] = max(1, min(most, self.free // others))

@@ -13,7 +13,7 @@ from mpconv.model.errors import UsageError
 from mpconv.workers.launch.local import modules_for
 
 if TYPE_CHECKING:
-    from mpconv.jobs.fanout.journal_dir import Ledger
+    from mpconv.jobs.fanout.journal_dir import JournalDirectory
 
 
 def with_limits(plan: Fanout, *, jobs: int | None, workers: int | None, rate: int | None) -> Fanout:
@@ -52,15 +52,15 @@ def modules_of(plan: Fanout) -> list[str]:
 
 
 @contextlib.contextmanager
-def ledger_of(plan: Fanout, begun: str | None, resumed: str | None) -> Iterator[Ledger | None]:
+def ledger_of(plan: Fanout, begun: str | None, resumed: str | None) -> Iterator[JournalDirectory | None]:
     """The journal, ours while the context lasts: one to begin, one to go on with, or none."""
     path = resumed or begun
     if path is None:
         yield None
         return
-    from mpconv.jobs.fanout.journal_dir import Ledger  # noqa: PLC0415  (as above)
+    from mpconv.jobs.fanout.journal_dir import JournalDirectory  # noqa: PLC0415  (as above)
 
-    ledger = Ledger.take_up(path) if resumed else Ledger.begin(path, plan)
+    ledger = JournalDirectory.take_up(path) if resumed else JournalDirectory.begin(path, plan)
     try:
         yield ledger
     finally:

@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 
 from mpconv import transports
 from mpconv.coordination.observer import Observer
-from mpconv.jobs.fanout.observer import Watcher
+from mpconv.jobs.fanout.observer import FanoutObserver
 from mpconv.jobs.fanout.spec import Outcome, Result, Spec
 from mpconv.model.errors import Deserted, Fatal, Interrupted
-from mpconv.ui.monitor.monitor import Watch, ended
-from mpconv.ui.monitor.observer import Watching
+from mpconv.ui.monitor.monitor import Monitor, ended
+from mpconv.ui.monitor.observer import MonitoringObserver
 
 
-class Watched(Watcher):
+class MonitoredFanout(FanoutObserver):
     """Tells `inner`, and has `watch` keep a record of each job, under its name."""
 
-    def __init__(self, watch: Watch, inner: Watcher, specs: Sequence[Spec]) -> None:
+    def __init__(self, watch: Monitor, inner: FanoutObserver, specs: Sequence[Spec]) -> None:
         self._watch = watch
         self._inner = inner
         self._specs = {spec.name: spec for spec in specs}
-        self._jobs: dict[str, Watching] = {}
+        self._jobs: dict[str, MonitoringObserver] = {}
 
     def job(self, outcome: Outcome) -> Observer:
         inner = self._inner.job(outcome)

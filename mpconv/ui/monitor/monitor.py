@@ -13,7 +13,7 @@ from mpconv.coordination.observer import Observer
 from mpconv.model.errors import Interrupted, MpconvError
 from mpconv.ui.monitor.address import Address
 from mpconv.ui.monitor.facts import COPY, Job
-from mpconv.ui.monitor.observer import Watching
+from mpconv.ui.monitor.observer import MonitoringObserver
 from mpconv.ui.monitor.record import Record
 
 TICK = 0.5
@@ -21,7 +21,7 @@ TICK = 0.5
 Tell = Callable[[str], None]
 
 
-class Watch:
+class Monitor:
     """Used as an asynchronous context around the jobs. `metrics`, `web`: where to serve. `tell`: hears at which URLs.
 
     Jobs are known by their names, each of which is another.
@@ -36,9 +36,9 @@ class Watch:
 
     def job(
         self, name: str, inner: Observer, *, source: str, target: str, targets: int = 1, kind: str = COPY
-    ) -> Watching:
+    ) -> MonitoringObserver:
         """An observer of a new job, which passes on to `inner` what it hears."""
-        return Watching(self.record(name, source=source, target=target, targets=targets, kind=kind), inner)
+        return MonitoringObserver(self.record(name, source=source, target=target, targets=targets, kind=kind), inner)
 
     def record(self, name: str, *, source: str, target: str = "", targets: int = 1, kind: str = COPY) -> Record:
         """Of a new job, whose observer is still to come. `kind`: as a Job's."""

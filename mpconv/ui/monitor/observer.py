@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mpconv.coordination.observer import Observer
-from mpconv.jobs.collector import Heard
+from mpconv.jobs.collector import Collector
 from mpconv.model.errors import Deserted
 from mpconv.ui.monitor.record import Record
 
 
-class Watching(Heard):
+class MonitoringObserver(Collector):
     """Tells `record` and `inner`."""
 
     def __init__(self, record: Record, inner: Observer) -> None:

@@ -40,7 +40,7 @@ _EVENTS = (
 )
 
 
-class Host:
+class Agent:
     """Keeps `count` workers at the coordinator's disposal. `wait`: seconds for which a coordinator is looked for, None:
     for ever. `stay`: after a job the next one is waited for, without end. `tell`: hears what people should know.
     """

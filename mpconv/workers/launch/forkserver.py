@@ -44,7 +44,7 @@ _GRACE = 1.0
 """Seconds that workers may take to end once the command is gone."""
 
 
-class Nursery(Struct, frozen=True):
+class ForkServer(Struct, frozen=True):
     """The command's side. A worker is asked for by its endpoint, sent to `control`, where the reports come from.
 
     `lifeline`: closing it tells the workers that the command is gone.
@@ -55,7 +55,7 @@ class Nursery(Struct, frozen=True):
     lifeline: int
 
 
-def fork(modules: list[str]) -> Nursery:
+def fork(modules: list[str]) -> ForkServer:
     """Start a nursery that imports these modules before it forks its first worker. One that cannot be imported is left
     out: whoever needs it says so. Raises OSError.
     """
@@ -77,10 +77,10 @@ def fork(modules: list[str]) -> Nursery:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     theirs.close()
     os.close(watched)
-    return Nursery(pid, control, lifeline)
+    return ForkServer(pid, control, lifeline)
 
 
-def spawn(modules: list[str]) -> Nursery:
+def spawn(modules: list[str]) -> ForkServer:
     """The same in a new interpreter, whatever threads and loops there are here."""
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     watched, lifeline = os.pipe()
@@ -93,7 +93,7 @@ def spawn(modules: list[str]) -> Nursery:
     finally:
         theirs.close()
         os.close(watched)
-    return Nursery(pid, control, lifeline)
+    return ForkServer(pid, control, lifeline)
 
 
 def _main(control: str, watched: str, *modules: str) -> None:

@@ -17,7 +17,7 @@ from mpconv import transports
 from mpconv.model.errors import WorkerLost
 from mpconv.model.place import Place
 from mpconv.workers.launch import forkserver
-from mpconv.workers.launch.provider import Ended, Supply
+from mpconv.workers.launch.provider import Ended, WorkerProvider
 
 _SHARED = ("mpconv.protocol.link", "mpconv.protocol.codec", "mpconv.formats.opening")
 """What command and workers both need; they bring asyncio, msgspec and ZeroMQ, two thirds of the time. What only one of
@@ -43,7 +43,7 @@ def modules_for(
     return wanted
 
 
-class LocalWorkers(Supply):
+class LocalWorkers(WorkerProvider):
     """Starts, watches and ends worker processes. To be made before the first thread, event loop, ZeroMQ context and
     storage session, because the process is forked, unless they are `spawned`; and to be closed. Raises WorkerLost when
     none can be started.
@@ -159,7 +159,7 @@ class LocalWorkers(Supply):
         loop.remove_reader(self._nursery.control)
 
 
-class Squad(Supply):
+class WorkerShare(WorkerProvider):
     """Some of a nursery's workers, beside others: those of one job."""
 
     def __init__(self, local: LocalWorkers) -> None:

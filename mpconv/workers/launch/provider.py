@@ -13,7 +13,7 @@ Ended = Callable[[int, int | None], None]
 how the worker ended, or when."""
 
 
-class Employer(Protocol):
+class PoolClient(Protocol):
     """A coordinator that runs, as who supplies its workers sees it."""
 
     @property
@@ -24,7 +24,7 @@ class Employer(Protocol):
     def hiring(self) -> bool:
         """Whether more could do anything for it."""
 
-    def hire(self, count: int) -> None:
+    def add_workers(self, count: int) -> None:
         """So many more worker processes of this host are at its disposal."""
 
     def limit(self, per_second: int, *, refunds: bool) -> None:
@@ -37,7 +37,7 @@ class Employer(Protocol):
         """These workers of another host are known to have ended."""
 
 
-class Supply:
+class WorkerProvider:
     """Workers for one coordinator at a time. This part of it is for one that has all of them."""
 
     def start(self, count: int, endpoint: str, ended: Ended) -> list[int]:
@@ -54,13 +54,13 @@ class Supply:
         """Wait `grace` seconds for the workers to end, then kill them. None is left afterwards."""
         raise NotImplementedError
 
-    def allot(self, most: int, *, guests: bool) -> int:
+    def share(self, most: int, *, guests: bool) -> int:
         """With how many processes of this host a coordinator begins that can use so many at most. `guests`: others may
         come from other hosts.
         """
         return most
 
-    def employ(self, employer: Employer, *, guests: bool) -> Door | None:
+    def attach(self, employer: PoolClient, *, guests: bool) -> Door | None:
         """A coordinator begins. `guests`: workers of other hosts may take part, and the door through which they come,
         unless it is to open one itself.
         """

@@ -20,7 +20,7 @@ import pytest
 import zstandard
 
 from mpconv.formats.base import Image
-from mpconv.formats.opening import How, open_source
+from mpconv.formats.opening import OpenOptions, open_source
 from mpconv.formats.qcow2 import header
 from mpconv.model.errors import Fatal, ImageError
 from mpconv.model.extent import Extent, Kind
@@ -32,8 +32,8 @@ KiB, MiB = 1 << 10, 1 << 20
 FORMAT, FEATURES, LUKS, DATA_FILE, BITMAPS = 0xE2792ACA, 0x6803F857, 0x0537BE77, 0x44415441, 0x23852875
 SECONDS, KIB = 8, 100 * KiB
 """What one command may take at most: several times what it takes, since others compute at the same time."""
-NO_TRUST_AT_ALL = How(trust=NO_TRUST)
-TRUSTING = How(trust=Trust(backing=[""], data_file=True))
+NO_TRUST_AT_ALL = OpenOptions(trust=NO_TRUST)
+TRUSTING = OpenOptions(trust=Trust(backing=[""], data_file=True))
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ async def read_all(image: Image, most: int = 64 * MiB) -> int:
     return at
 
 
-async def open_and_read(place: Place, how: How) -> int:
+async def open_and_read(place: Place, how: OpenOptions) -> int:
     image = await open_source([place], how)
     try:
         return await read_all(image)
@@ -252,7 +252,7 @@ async def open_and_read(place: Place, how: How) -> int:
         await image.close()
 
 
-def read(path: Path, how: How = NO_TRUST_AT_ALL) -> int:
+def read(path: Path, how: OpenOptions = NO_TRUST_AT_ALL) -> int:
     """The same in this process, which must neither take long nor get much memory for it."""
     began = time.process_time()
     tracemalloc.start()
@@ -388,9 +388,11 @@ def test_a_link_or_a_name_that_leads_out_of_what_is_allowed(tmp_path: Path):
         with pytest.raises(ImageError, match="lies in none of the directories"):
             read(path, TRUSTING)
         with pytest.raises(ImageError, match="lies in none of the directories"):
-            read(path, How(trust=Trust(backing=["", str(inside / "deep")])))
+            read(path, OpenOptions(trust=Trust(backing=["", str(inside / "deep")])))
     (inside / "image.qcow2").unlink()
-    assert read(with_backing(b"link").write(inside / "image.qcow2"), How(trust=Trust(backing=[str(tmp_path)]))) > 0
+    assert (
+        read(with_backing(b"link").write(inside / "image.qcow2"), OpenOptions(trust=Trust(backing=[str(tmp_path)]))) > 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -436,7 +438,7 @@ def test_an_image_without_the_files_it_is_made_of_is_not_read_as_something_else(
     """Without a word on trust a place has to name them: else the data file's bytes would be the image's own."""
     for draft, what in ((with_data_file(b"data"), "data file"), (with_backing(b"base"), "backing file")):
         with pytest.raises(ImageError, match=f"asks for the {what} '.*', and nobody opened it"):
-            read(draft.write(tmp_path / "image.qcow2"), How())
+            read(draft.write(tmp_path / "image.qcow2"), OpenOptions())
 
 
 def test_an_empty_disk_whose_l1_may_lie_anywhere(tmp_path: Path):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpconv.jobs.fanout.journal_dir import Ledger, is_used, journal_of, read, stored
+from mpconv.jobs.fanout.journal_dir import JournalDirectory, is_used, journal_of, read, stored
 from mpconv.jobs.fanout.spec import Fanout, Limits, Spec
 from mpconv.journal.file import Journal, resume_with
 from mpconv.journal.records import Begun, Checkpoint, State
@@ -41,13 +41,13 @@ def finish(path: str, name: str, state: State = State.FINISHED) -> None:
 
 def test_a_plan_is_kept_without_passwords_and_comes_back(tmp_path):
     path = str(tmp_path / "journal")
-    ledger = Ledger.begin(path, plan("a", "b"))
+    ledger = JournalDirectory.begin(path, plan("a", "b"))
     assert is_used(path)
     with pytest.raises(Fatal, match="in use by another mpconv"):
-        Ledger.take_up(path)
+        JournalDirectory.take_up(path)
     ledger.close()
     assert not is_used(path)
-    again = Ledger.take_up(path)
+    again = JournalDirectory.take_up(path)
     assert [spec.name for spec in again.plan.jobs] == ["a", "b"]
     assert again.plan.limits == Limits(jobs=3, servers={"nas": 7})
     assert again.plan.jobs[1].sources[0].url == "iscsi://user@10.0.0.1/iqn.x:y/1"
@@ -60,20 +60,20 @@ def test_a_plan_is_kept_without_passwords_and_comes_back(tmp_path):
 
 def test_only_one_that_is_over_is_begun_anew(tmp_path):
     path = str(tmp_path / "journal")
-    Ledger.begin(path, plan("a", "b")).close()
+    JournalDirectory.begin(path, plan("a", "b")).close()
     finish(path, "a")
     with pytest.raises(Fatal, match=r"has an unfinished fan-out: go on with it: mpconv resume .*; or remove it"):
-        Ledger.begin(path, plan("c"))
+        JournalDirectory.begin(path, plan("c"))
     finish(path, "b", State.FAILED)
     with pytest.raises(Fatal, match=r"has an unfinished fan-out: go on with it: mpconv resume .*; or remove it"):
-        Ledger.begin(path, plan("c"))
+        JournalDirectory.begin(path, plan("c"))
     (tmp_path / "journal" / "b.journal").unlink()
     finish(path, "b")
     found = stored(path, "b")
     assert found is not None and found.bytes_done == 10
     assert resume_with(journal_of(path, "b")) == f"mpconv resume {path}"
     (tmp_path / "journal" / "mine").write_text("precious")
-    Ledger.begin(path, plan("c")).close()
+    JournalDirectory.begin(path, plan("c")).close()
     assert (tmp_path / "journal" / "mine").read_text() == "precious"
     assert stored(path, "a") is None
     assert [spec.name for spec in read(path).plan.jobs] == ["c"]
@@ -94,13 +94,13 @@ def test_only_one_that_is_over_is_begun_anew(tmp_path):
 def test_what_is_none_is_refused_in_a_line(tmp_path, content, why):
     (tmp_path / "plan.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(Fatal, match=why):
-        Ledger.take_up(str(tmp_path))
+        JournalDirectory.take_up(str(tmp_path))
 
 
 def test_a_directory_of_other_things_is_left_alone(tmp_path):
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(Fatal, match="is not empty, and no journal"):
-        Ledger.begin(str(tmp_path), plan("a"))
+        JournalDirectory.begin(str(tmp_path), plan("a"))
     assert (tmp_path / "mine").read_text() == "precious"
 
 
@@ -118,7 +118,7 @@ def places_in(value: object, above: tuple[str | int, ...] = ()) -> Iterator[tupl
 def test_a_plan_that_somebody_changed_is_read_or_refused_in_a_line(tmp_path, wrong):
     """Each value of it once as something else, or (...) taken away; none that is read leads to another directory."""
     path = tmp_path / "journal"
-    Ledger.begin(str(path), plan("a", "b")).close()
+    JournalDirectory.begin(str(path), plan("a", "b")).close()
     good = (path / "plan.json").read_text()
     for where in places_in(json.loads(good)):
         changed = json.loads(good)
@@ -142,7 +142,7 @@ def test_a_plan_that_somebody_changed_is_read_or_refused_in_a_line(tmp_path, wro
 @pytest.mark.parametrize("content", ["[" * 100_000, "1" * 5000, "\0", ""], ids=["deep", "digits", "nul", "empty"])
 def test_a_plan_that_is_no_json_of_ours(tmp_path, content):
     path = tmp_path / "journal"
-    Ledger.begin(str(path), plan("a")).close()
+    JournalDirectory.begin(str(path), plan("a")).close()
     (path / "plan.json").write_text(content)
     with pytest.raises(Fatal, match="journal"):
         read(str(path))

@@ -85,7 +85,7 @@ def test_no_job_waits_for_a_process_and_none_is_given_twice(data):
         opening += begun(schedule, now)
         if opening and data.draw(st.booleans()):
             name = opening.pop(data.draw(st.integers(0, len(opening) - 1)))
-            assert division.allot(name, wishes[int(name[3:])], schedule.expected) >= 1
+            assert division.share(name, wishes[int(name[3:])], schedule.expected) >= 1
         elif division.held or opening:
             name = data.draw(st.sampled_from(sorted([*division.held, *opening])))
             opening = [other for other in opening if other != name]
@@ -101,7 +101,7 @@ def test_no_job_waits_for_a_process_and_none_is_given_twice(data):
 
 def test_the_last_one_gets_all_that_it_can_use():
     division = Division(8)
-    assert [division.allot(name, 6, 3) for name in "abc"] == [2, 3, 3]
+    assert [division.share(name, 6, 3) for name in "abc"] == [2, 3, 3]
     division.release("a")
     assert division.more({"b": 1, "c": 2}, expected=3) == {"c": 1}
     assert division.more({"b": 1, "c": 2}, expected=3) == {}
