@@ -38,26 +38,6 @@ ROW_OF = {
 """The row of modules that do not lie in a folder of its name."""
 PLAN = "mpconv.cli.plan"
 """A plan's keys are convert's options: so programs may import this, and nothing else of the command line."""
-NOT_YET = {
-    *(
-        (f"mpconv.cli.commands.{name}", "mpconv.api.copying")
-        for name in ("checksum", "compare", "convert", "deploy", "resume")
-    ),
-}
-"""Arrows that are still to be turned."""
-IN_CIRCLES = {
-    "checksum",
-    "convert",
-    "verify",
-    "verify_source",
-    "live",
-    "progress",
-    "status",
-    "fanout_status",
-    "image_opts",
-    "opening",
-}
-"""Modules that are still to be parted."""
 SHELL = {"os", "socket", "asyncio", "time", "logging", "pathlib", "random", "zmq"}
 """What a module whose docstring says "Pure." does without; and what in it is no more than a function of values."""
 NO_SHELL = {"os.fsdecode", "os.fsencode", "os.strerror"}
@@ -129,7 +109,6 @@ def wrong_arrows(source: str, module: str) -> list[str]:
         top = imported.partition(".")[0]
         if top == "mpconv":
             allowed = row_of(imported) in {row, *MAY_IMPORT[row].split()} or (row, imported) == ("api", PLAN)
-            allowed = allowed or (module, imported) in NOT_YET
         else:
             known = {name: folders for name, folders in ONLY_IN.items() if within(imported, name)}
             allowed = all(any(within(module, folder) for folder in folders) for folders in known.values())
@@ -201,7 +180,7 @@ def test_no_modules_import_each_other():
         module: {name for name in imports(path.read_text(), module) if name in MODULES} - {module}
         for module, path in MODULES.items()
         if module != "mpconv"
-        and module.rpartition(".")[2] not in IN_CIRCLES  # it imports nothing but its version before somebody uses it
+        # it imports nothing but its version before somebody uses it
     }
     while True:
         leaves = {module for module, below in arrows.items() if not below & arrows.keys()}

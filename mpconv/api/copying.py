@@ -7,17 +7,14 @@ a file that was made for it is removed, unless a journal can go on with it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from mpconv.coordination.signals import SignalScope, in_scope
-from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.jobs.collector import Collector
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Name, OnWarning, Place, place_of
@@ -96,13 +93,6 @@ class Listener(Collector):
             self._on_warning(text)
 
 
-def _check_journal(journal: str | None, trusted: bool) -> None:
-    if journal is not None and not trusted:
-        from mpconv.journal import ownership  # noqa: PLC0415  (few need it)
-
-        ownership.check(journal)
-
-
 async def convert(
     sources: Name | Sequence[Name],
     target: Name,
@@ -113,35 +103,23 @@ async def convert(
     trust_journal: bool = False,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
-    local: LocalWorkers | None = None,
-    observer: Collector | None = None,
 ) -> Copied:
     """Copy one image, or several one after the other. `source_format`: raw or qcow2; None: the header tells. `journal`:
-    a file that lets `resume` go on after a crash; `trust_journal`: although others own it, or may write to it. `local`
-    and `observer`: what a command has of its own.
+    a file that lets `resume` go on after a crash; `trust_journal`: although others own it, or may write to it.
     """
-    from mpconv.jobs.copy import convert as job  # noqa: PLC0415  (as the other jobs: who needs one does without the rest)
+    from mpconv import transports  # noqa: PLC0415  (as below: who needs one job does without the rest)
+    from mpconv.jobs.copy import start  # noqa: PLC0415
+    from mpconv.options import validation  # noqa: PLC0415
 
-    _check_journal(journal, trust_journal)
-    chosen = whole(options or Options())
+    chosen = (options or Options()).whole()
     places = [place_of(source, source_format) for source in _several(sources)]
-    if observer is None:
-        from mpconv import transports  # noqa: PLC0415  (the commands do without, here and below)
-        from mpconv.options import validation  # noqa: PLC0415  (the commands do without, here and below)
-
-        local_one = transports.is_local(target.url if isinstance(target, Place) else target)
-        validation.check_copy(chosen, sources=len(places), local=local_one, journaled=journal is not None)
+    local = transports.is_local(target.url if isinstance(target, Place) else target)
+    validation.check_copy(chosen, sources=len(places), local=local, journaled=journal is not None)
     to = target if isinstance(target, Place) else _target(target, chosen)
-    heard = observer or Listener(on_progress, on_warning)
+    heard = Listener(on_progress, on_warning)
     began = time.monotonic()
-    with _workers([*places], to, chosen, local) as workers:
-        if journal is None:
-            copy = job.convert(places, to, chosen, workers, heard, heard.warn)
-        else:
-            from mpconv.jobs.copy import journaled  # noqa: PLC0415  (few need it)
-
-            copy = journaled.convert(places, to, chosen, workers, heard, heard.warn, journal)
-        await _as_asked(copy, observer)
+    with _workers([*places], to, chosen) as workers:
+        await _alone(start.convert(places, to, chosen, workers, heard, journal=journal, trusted=trust_journal))
     return _copied(heard, began)
 
 
@@ -155,37 +133,24 @@ async def deploy(
     trust_journal: bool = False,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
-    local: LocalWorkers | None = None,
-    observer: Collector | None = None,
-    deployment: Deployment | None = None,
 ) -> Deployment:
     """Copy one image to several raw targets, read once. The result has an Outcome for each: `error` is None where it is
-    complete. MpconvError when none can be, or nothing was begun. `deployment`: filled in, for who wants it then too.
+    complete. MpconvError when none can be, or nothing was begun.
     """
-    from mpconv.jobs.copy import deploy as job  # noqa: PLC0415
+    from mpconv.jobs.copy import start  # noqa: PLC0415
+    from mpconv.jobs.copy.deploy import Deployment  # noqa: PLC0415
     from mpconv.jobs.copy.targets import Outcome  # noqa: PLC0415
+    from mpconv.options import validation  # noqa: PLC0415
 
-    _check_journal(journal, trust_journal)
-    chosen = whole(options or Options())
-    if observer is None:
-        from mpconv.options import validation  # noqa: PLC0415
-
-        if not targets:
-            raise UsageError("a deployment needs a target")
-        validation.check_deployment(chosen, journaled=journal is not None)
+    chosen = (options or Options()).whole()
+    if not targets:
+        raise UsageError("a deployment needs a target")
+    validation.check_deployment(chosen, journaled=journal is not None)
     places = [one if isinstance(one, Place) else _target(one, chosen) for one in targets]
-    if deployment is None:
-        outcomes = [Outcome(place) for place in places]
-        deployment = job.Deployment(place_of(source, source_format), outcomes)
-    heard = observer or Listener(on_progress, on_warning)
-    with _workers([deployment.source, *places], None, chosen, local) as workers:
-        if journal is None:
-            copy = job.deploy(deployment, chosen, workers, heard)
-        else:
-            from mpconv.jobs.copy import redeploy  # noqa: PLC0415  (few need it)
-
-            copy = redeploy.deploy(deployment, chosen, workers, heard, journal)
-        await _as_asked(copy, observer)
+    deployment = Deployment(place_of(source, source_format), [Outcome(place) for place in places])
+    heard = Listener(on_progress, on_warning)
+    with _workers([deployment.source, *places], None, chosen) as workers:
+        await _alone(start.deploy(deployment, chosen, workers, heard, journal=journal, trusted=trust_journal))
     return deployment
 
 
@@ -196,41 +161,30 @@ async def resume(
     trust_journal: bool = False,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
-    local: LocalWorkers | None = None,
-    observer: Collector | None = None,
-    deployment: Deployment | None = None,
 ) -> Resumed:
     """Go on with the copy or deployment whose journal it is, with the options it was begun with, but for `effort`.
     Fatal when its images are not what they were. iSCSI passwords: from LIBISCSI_CHAP_PASSWORD.
     """
-    from mpconv.jobs.copy import manifest as courses  # noqa: PLC0415
+    from mpconv.jobs.copy import journaled, redeploy, start  # noqa: PLC0415
+    from mpconv.jobs.copy import manifest as manifests  # noqa: PLC0415
+    from mpconv.options import validation  # noqa: PLC0415
     from mpconv.options.effort import Effort  # noqa: PLC0415
 
     if os.path.isdir(journal):
         raise UsageError(f"the journal '{journal}' is a fan-out's, and not one of a single copy: use resume_fan_out")
-    _check_journal(journal, trust_journal)
-    course, stored = courses.left_in(journal)
+    start.check_journal(journal, trust_journal)
+    manifest, stored = manifests.left_in(journal)
     chosen = effort or Effort()
-    if observer is None:
-        from mpconv.options import validation  # noqa: PLC0415
-
-        idle = chosen.listening is not None
-        validation.check_effort(
-            chosen.requests, chosen.workers, rate=chosen.rate, retry_for=chosen.retry_for, idle=idle
-        )
-    heard = observer or Listener(on_progress, on_warning)
+    idle = chosen.listening is not None
+    validation.check_effort(chosen.requests, chosen.workers, rate=chosen.rate, retry_for=chosen.retry_for, idle=idle)
+    heard = Listener(on_progress, on_warning)
     began = time.monotonic()
-    with _workers(course.opened, course.target, course.options, local) as workers:
-        if course.aims:
-            from mpconv.jobs.copy import redeploy  # noqa: PLC0415  (either is needed)
-
-            deployment = deployment or redeploy.as_it_was_left(course, stored)
-            worked = await _as_asked(redeploy.resume(deployment, journal, chosen, workers, heard), observer)
-            return Resumed(result=deployment, was_finished=not worked)
-        from mpconv.jobs.copy import journaled  # noqa: PLC0415
-
-        worked = await _as_asked(journaled.resume(journal, chosen, workers, heard, heard.warn), observer)
-    if not worked and observer is None:
+    deployment = redeploy.as_it_was_left(manifest, stored) if manifest.aims else None
+    with _workers(manifest.opened, manifest.target, manifest.options) as workers:
+        worked = await _alone(start.resume(journal, chosen, workers, heard, deployment))
+    if deployment is not None:
+        return Resumed(result=deployment, was_finished=not worked)
+    if not worked:
         journaled.tell_of_the_end(stored, heard)
     return Resumed(result=_copied(heard, began), was_finished=not worked)
 
@@ -253,21 +207,17 @@ async def compare(
     *,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
-    local: LocalWorkers | None = None,
-    observer: Collector | None = None,
 ) -> Verdict:
     """Compare what two guests would read. The images are equal when the verdict's `differs_at` is None."""
     from mpconv.jobs import compare as job  # noqa: PLC0415
+    from mpconv.options import validation  # noqa: PLC0415
 
     places = (place_of(first, None), place_of(second, None))
     chosen = options or job.Options()
-    if observer is None:
-        from mpconv.options import validation  # noqa: PLC0415
-
-        validation.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
-    heard = observer or Listener(on_progress, on_warning)
-    with _workers([*places], None, Options(), local) as workers:
-        return await _as_asked(job.compare(places, chosen, workers, heard), observer)
+    validation.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
+    heard = Listener(on_progress, on_warning)
+    with _workers([*places], None, Options()) as workers:
+        return await _alone(job.compare(places, chosen, workers, heard))
 
 
 async def checksum(
@@ -276,21 +226,17 @@ async def checksum(
     *,
     on_progress: OnProgress | None = None,
     on_warning: OnWarning | None = None,
-    local: LocalWorkers | None = None,
-    observer: Collector | None = None,
 ) -> Checksum:
     """The digest of what a guest would read, as docs/digests.md defines it."""
     from mpconv.jobs import checksum as job  # noqa: PLC0415
+    from mpconv.options import validation  # noqa: PLC0415
 
     place = place_of(image, None)
     chosen = options or job.Options()
-    if observer is None:
-        from mpconv.options import validation  # noqa: PLC0415
-
-        validation.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
-    heard = observer or Listener(on_progress, on_warning)
-    with _workers([place], None, Options(digest=True), local) as workers:
-        return await _as_asked(job.checksum(place, chosen, workers, heard), observer)
+    validation.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
+    heard = Listener(on_progress, on_warning)
+    with _workers([place], None, Options(digest=True)) as workers:
+        return await _alone(job.checksum(place, chosen, workers, heard))
 
 
 def _several(sources: Name | Sequence[Name]) -> Sequence[Name]:
@@ -305,31 +251,12 @@ def _target(name: str, options: Options) -> Place:
     return Place(url=name, direct=options.cache.direct, format=options.target_format)
 
 
-def whole(options: Options) -> Options:
-    """A qcow2 target that is made, and of which nothing was said, is made as qemu-img does."""
-    if options.target_format == "qcow2" and options.create and options.qcow2 is None:
-        return replace(options, qcow2=Qcow2Options())
-    return options
-
-
-@contextlib.contextmanager
-def _workers(
-    sources: list[Place], target: Place | None, options: Options, local: LocalWorkers | None
-) -> Iterator[LocalWorkers]:
-    if options.listening is not None:
-        from mpconv.protocol import gate  # noqa: PLC0415  (copies on one host do without)
-
-        gate.check(options.listening)
-    if local is not None:
-        yield local
-        return
-    made = LocalWorkers.preloading(
+def _workers(sources: list[Place], target: Place | None, options: Options) -> LocalWorkers:
+    return LocalWorkers.preloading(
         sources, target, compressing=options.compress, digesting=options.digests, spawned=True
     )
-    with made:
-        yield made
 
 
-async def _as_asked(job: Coroutine[Any, Any, _Result], observer: Collector | None) -> _Result:
-    """Signals reach a command's job, and nobody else's."""
-    return await (job if observer is not None else in_scope(SignalScope(), job))
+async def _alone(job: Coroutine[Any, Any, _Result]) -> _Result:
+    """Signals reach the job, and nobody else's."""
+    return await in_scope(SignalScope(), job)

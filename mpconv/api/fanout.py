@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from mpconv.api.copying import whole
 from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import SignalScope, in_scope
 from mpconv.jobs.fanout.observer import FanoutObserver
@@ -106,7 +105,7 @@ async def resume_fan_out(
 
 def _whole(spec: Spec) -> Spec:
     """With what follows from the rest."""
-    options = whole(spec.options)
+    options = spec.options.whole()
     target = replace(
         spec.target,
         format=spec.target.format or options.target_format,

@@ -13,7 +13,7 @@ from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve
-from mpconv.jobs.copy.convert import held
+from mpconv.jobs.copy.planning import held
 from mpconv.jobs.excerpt import Excerpt
 from mpconv.model.digest import text
 from mpconv.model.errors import StatusWithdrawn

@@ -15,7 +15,7 @@ from mpconv.formats.base import Image
 from mpconv.formats.layers import first_unlike
 from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.formats.qcow2.image import Qcow2Image
-from mpconv.jobs.copy.convert import LEASE, farthest, held
+from mpconv.jobs.copy.planning import LEASE, farthest, held
 from mpconv.jobs.image_pair import Pair
 from mpconv.model.errors import StatusWithdrawn
 from mpconv.model.limits import RETRY_SECONDS

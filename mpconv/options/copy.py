@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.model.limits import DROP_SECONDS, RETRY_SECONDS
@@ -64,3 +65,9 @@ class Options(Struct, frozen=True, kw_only=True):
     def digests(self) -> bool:
         """Whether digests are taken of what passes."""
         return self.digest or self.verify is not None or self.verify_source
+
+    def whole(self) -> Options:
+        """With all that is left open said: a new qcow2 target of which nothing was said is made as qemu-img does."""
+        if self.target_format == "qcow2" and self.create and self.qcow2 is None:
+            return replace(self, qcow2=Qcow2Options())
+        return self

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from mpconv.cli.output.copy import Report
-from mpconv.ui.terminal.progress import make_display
+from mpconv.ui.terminal.display import make_display
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from mpconv.cli.options.command import ImageCommand, image_options, is_json, one_name, show
-from mpconv.cli.qemu.places import RAW, places, probed
+from mpconv.cli.qemu.format_names import RAW
+from mpconv.cli.qemu.places import places, probed
 from mpconv.model.errors import UsageError, one_line
 from mpconv.model.names import readable
 from mpconv.model.place import Place

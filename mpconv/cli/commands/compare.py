@@ -83,12 +83,11 @@ def compare(
     local = click.get_current_context().with_resource(LocalWorkers.preloading([first, second]))
 
     from mpconv import transports  # noqa: PLC0415
-    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.output.copy import Report, display_of, run  # noqa: PLC0415
-    from mpconv.jobs.compare import Options  # noqa: PLC0415
+    from mpconv.jobs import compare as job  # noqa: PLC0415
 
     display = display_of({"progress": progress, "progress_kind": progress_kind, "quiet": quiet})
-    options = Options(
+    options = job.Options(
         strict=strict,
         shared=force_share,
         requests=parallel,
@@ -102,7 +101,7 @@ def compare(
     observer = watched(watch, report, f"{one} and {other}", source=one, target=other, kind="compare")
 
     async def compared() -> tuple[list[str], int]:
-        found = said(await copying.compare(first, second, options, local=local, observer=observer), strict=strict)
+        found = said(await job.compare((first, second), options, local, observer), strict=strict)
         observer.judged(" ".join(found[0]), differs=found[1] == _DIFFERENT)
         return found
 

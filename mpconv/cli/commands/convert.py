@@ -122,23 +122,16 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     local = click.get_current_context().with_resource(workers)
 
     from mpconv import transports  # noqa: PLC0415
-    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.output.copy import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs.copy import start  # noqa: PLC0415
 
     display = display_of(options)
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     chosen = options_of(options, to_place, made, unusable, target, listening)
     source, into = (", ".join(transports.redacted(place.url) for place in some) for some in (from_places, [to_place]))
     observer = watched(watch, report, into, source=source, target=into)
-    copy = copying.convert(
-        from_places,
-        to_place,
-        chosen,
-        journal=options["journal"],
-        trust_journal=options["trust_journal"],
-        local=local,
-        observer=observer,
-    )
+    kept = {"journal": options["journal"], "trusted": options["trust_journal"]}
+    copy = start.convert(from_places, to_place, chosen.whole(), local, observer, **kept)
     with report:
         run(copy, display.dump, verbose=options["verbose"], images=1 + len(sources), placement=placement, watch=watch)
     return 0

@@ -40,7 +40,8 @@ from mpconv.cli.options.copy import (
 from mpconv.cli.options.keys import listen_options, listening_of
 from mpconv.cli.options.monitor import watch_of, watch_options, watched
 from mpconv.cli.options.types import Duration
-from mpconv.cli.qemu.places import RAW, places
+from mpconv.cli.qemu.format_names import RAW
+from mpconv.cli.qemu.places import places
 from mpconv.cli.qemu.refusals import check_protocol
 from mpconv.model.errors import Fatal, MpconvError, UsageError
 from mpconv.model.limits import DROP_SECONDS
@@ -162,9 +163,9 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     local = click.get_current_context().with_resource(workers)
 
     from mpconv import transports  # noqa: PLC0415
-    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.output.copy import Report, display_of, run  # noqa: PLC0415
-    from mpconv.jobs.copy import deploy as job  # noqa: PLC0415
+    from mpconv.jobs.copy import start  # noqa: PLC0415
+    from mpconv.jobs.copy.deploy import Deployment  # noqa: PLC0415
     from mpconv.jobs.copy.targets import Outcome  # noqa: PLC0415
     from mpconv.options.copy import Options  # noqa: PLC0415
 
@@ -192,20 +193,12 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
         hole_map=not options["no_hole_map"],
         allow_same_image=options["allow_same_image"],
     )
-    deployment = job.Deployment(source, [Outcome(place) for place in targets])
+    deployment = Deployment(source, [Outcome(place) for place in targets])
     report = Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement)
     name, into = transports.redacted(source.url), ", ".join(outcome.name for outcome in deployment.outcomes)
     observer = watched(watch, report, name, source=name, target=into, targets=len(targets))
-    copy = copying.deploy(
-        source,
-        targets,
-        chosen,
-        journal=options["journal"],
-        trust_journal=options["trust_journal"],
-        local=local,
-        observer=observer,
-        deployment=deployment,
-    )
+    kept = {"journal": options["journal"], "trusted": options["trust_journal"]}
+    copy = start.deploy(deployment, chosen, local, observer, **kept)
     ended: MpconvError | None = None
     images = 1 + len(targets)
     try:

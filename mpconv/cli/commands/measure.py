@@ -86,7 +86,7 @@ def measure(
 
 def _options(target_format: str, lists: tuple[str, ...], size: int | None) -> Qcow2Options | None:
     """How a qcow2 image is made, None for a raw one. UsageError when there can be none, of `size` bytes."""
-    from mpconv.cli.qemu.places import QCOW2, RAW, unknown_target_format  # noqa: PLC0415
+    from mpconv.cli.qemu.format_names import QCOW2, RAW, unknown_target_format  # noqa: PLC0415
 
     if target_format == QCOW2:
         from mpconv.cli.qemu.qcow2_opts import measured_options  # noqa: PLC0415

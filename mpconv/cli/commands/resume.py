@@ -75,8 +75,8 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     )
     local = click.get_current_context().with_resource(workers)
 
-    from mpconv.api import copying  # noqa: PLC0415
     from mpconv.cli.output.copy import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs.copy import start  # noqa: PLC0415
     from mpconv.options.effort import Effort  # noqa: PLC0415
 
     display = display_of(options)
@@ -96,13 +96,11 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     try:
         with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
             observer = watched(watch, report, name, source=begun.source, target=begun.target, targets=targets)
-            copy = copying.resume(
-                path, effort, trust_journal=trusted, local=local, observer=observer, deployment=deployment
-            )
-            resumed = run(
+            copy = start.resume(path, effort, local, observer, deployment)
+            worked = run(
                 copy, display.dump, verbose=options["verbose"], images=1 + targets, placement=placement, watch=watch
             )
-        if resumed.was_finished and not options["quiet"] and options["progress_kind"] != "json":
+        if not worked and not options["quiet"] and options["progress_kind"] != "json":
             show([f"The copy that the journal '{path}' tells of is finished."])
     except MpconvError as error:
         if deployment is None:

@@ -18,7 +18,8 @@ from mpconv.jobs.collector import Collector
 from mpconv.model.errors import Deserted, one_line
 from mpconv.model.units import duration, human
 from mpconv.protocol import descriptors
-from mpconv.ui.terminal.progress import Display, make_display
+from mpconv.ui.terminal.display import make_display
+from mpconv.ui.terminal.progress import Display
 
 if TYPE_CHECKING:
     from mpconv.ui.monitor.monitor import Monitor

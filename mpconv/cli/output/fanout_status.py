@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mpconv.cli.commands.status import state_of, when
 from mpconv.cli.output.fanout import columns, size_of
+from mpconv.cli.output.status import state_of, when
 from mpconv.inspection.texts import json_text
 from mpconv.jobs.fanout.journal_dir import is_used, read, resume_with, standing
 from mpconv.jobs.fanout.run import outcome_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpconv.cli.options.command import trust_of
-from mpconv.cli.qemu.places import RAW, places, probed
+from mpconv.cli.qemu.format_names import RAW
+from mpconv.cli.qemu.places import places, probed
 from mpconv.cli.qemu.refusals import Made, check_protocol, created_as
 from mpconv.model.errors import MpconvError
 from mpconv.model.place import Place

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from mpconv.cli.qemu.create_opts import pairs, parse_bytes, parse_number, parse_switch
-from mpconv.cli.qemu.places import OTHERS, QCOW2, RAW
+from mpconv.cli.qemu.format_names import OTHERS, QCOW2, RAW
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Place
 from mpconv.model.units import GiB

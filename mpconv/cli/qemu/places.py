@@ -6,14 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mpconv.cli.qemu.format_names import OTHERS, READABLE
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Place
 from mpconv.transports.base import cannot_open
-
-RAW, QCOW2 = "raw", "qcow2"
-READABLE = frozenset((RAW, QCOW2))
-OTHERS = frozenset(("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc"))
-"""What qemu-img knows besides: another word is a slip of the pen."""
 
 
 def places(
@@ -56,8 +52,3 @@ def probed(names: Sequence[str], fmt: str | None, image_opts: bool) -> bool:
     from mpconv.cli.qemu.image_opts import names_format  # noqa: PLC0415 - few need it
 
     return not all(map(names_format, names))
-
-
-def unknown_target_format(fmt: str) -> str:
-    """Why no image of that format, which is neither raw nor qcow2, can be made."""
-    return f"mpconv cannot write {fmt} images yet" if fmt in OTHERS else f"Unknown file format '{fmt}'"

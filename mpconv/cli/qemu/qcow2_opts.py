@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from mpconv.cli.qemu.create_opts import HINT_TOO_LARGE, LARGEST_HINT, OF_FILES, Known, help_of, is_made_as_file, typed
-from mpconv.cli.qemu.places import OTHERS, READABLE
+from mpconv.cli.qemu.format_names import OTHERS, READABLE
 from mpconv.formats.qcow2.options import COMPRESSION_TYPES, PREALLOCATIONS, Qcow2Options
 from mpconv.model.errors import UsageError
 from mpconv.transports import redacted

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from mpconv.cli.qemu.places import QCOW2, RAW, unknown_target_format
+from mpconv.cli.qemu.format_names import QCOW2, RAW, unknown_target_format
 from mpconv.formats.qcow2.options import Qcow2Options
 from mpconv.model.errors import Fatal, MpconvError, UsageError
 from mpconv.model.place import Place

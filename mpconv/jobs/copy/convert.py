@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,17 +15,13 @@ from mpconv.coordination.signals import interruptible
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve, probed
-from mpconv.jobs.copy.portable import anywhere, places_for_all
+from mpconv.jobs.copy.planning import effort_words, give_back, held, plan
+from mpconv.jobs.copy.portable import anywhere
 from mpconv.jobs.copy.target import Left, Target, check_end, check_source, open_raw
-from mpconv.jobs.image_pair import Pair
-from mpconv.model.digest import BLOCK
 from mpconv.model.errors import ImageError, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.model.place import Place
-from mpconv.model.units import MiB, align_down, align_up, human
+from mpconv.model.units import human
 from mpconv.options.copy import Options
-from mpconv.options.tuning import BUFFER, words, workers_for
-from mpconv.protocol.job import Job
-from mpconv.protocol.messages import MAX_CLUSTERS
 from mpconv.transports.base import REMOVED, Transport
 from mpconv.transports.retry import Retry, Tell, Throttled
 from mpconv.workers.launch.provider import WorkerProvider
@@ -37,20 +31,10 @@ if TYPE_CHECKING:
 
 Begin = Callable[[list[Place], Image, Target, OpenOptions], Awaitable["Recorder"]]
 
-LEASE = 16 * MiB
-_LEASE_IN_ORDER = 64 * MiB
-"""Larger: between one lease and the next nothing is written for as long as it takes to say so."""
-_COMPRESSED = 8 * MiB
-"""A twelfth of the time less than with buffers of 2 MiB: fewer leases, and fewer turns between threads."""
-_COMPRESSED_SHARES = 32
-"""Of a small image: the buffers are smaller, so that all cores have work until the end. They stay a multiple of 2 MiB,
-which all clusters and the blocks of digests divide.
-"""
 SETTLE_SECONDS = 2.0
 """A server takes what lies in its socket within moments, once its client is gone; what it takes then are the same bytes
 that others have written there meanwhile, but the target must be nobody else's yet.
 """
-_LARGEST_BUFFER = 16 * MiB
 JOURNAL_SECONDS = 2.0
 """With a journal: so much, and what a flush takes, is done again after a crash."""
 
@@ -209,95 +193,6 @@ async def open_target(
     if options.create and options.qcow2 is not None:
         return await qcow2_target.make(source, place, options, options.qcow2, tell, left, begun=begun)
     return await qcow2_target.existing(source, place, options, tell, begun=begun)
-
-
-def plan(sources: list[Place], source: Image, targets: Sequence[Target], options: Options) -> tuple[Job, int]:
-    """The job of copying to these targets, which are open, and how many workers it takes. Several targets are raw."""
-    alone = options.in_order and all(target.written.ordered for target in targets) and not options.compress
-    alone = alone and options.listening is None
-    places = [target.place for target in targets]
-    if options.listening is not None:
-        sources, places = places_for_all(sources, targets, options.listening)
-    clusters = targets[0].clusters
-    buffer_size = BUFFER
-    lease_size = _LEASE_IN_ORDER if options.in_order else LEASE
-    if clusters is not None:
-        if clusters.compression is not None:
-            share = min(_COMPRESSED, align_up(max(1, source.size // _COMPRESSED_SHARES), BUFFER))
-            buffer_size = min(share, MAX_CLUSTERS * clusters.size)
-        lease_size = buffer_size  # a token tells the places of one buffer
-    else:
-        wish = max(target.written.limits.optimal_write for target in targets)
-        buffer_size = max(BUFFER, min(_LARGEST_BUFFER, wish))
-        if options.digests:
-            buffer_size = align_down(buffer_size, BLOCK)
-    count, requests = workers_for(
-        source.size,
-        len(os.sched_getaffinity(0)),
-        options,
-        alone=alone,
-        compressing=options.compress,
-        round_trips=sum(_round_trips(source, targets)),
-        buffer_size=buffer_size,
-    )
-    if not all(target.divisible for target in targets):
-        count = 1
-    if options.listening is not None and options.workers == 0:
-        count = 0
-    job = Job(
-        id=1,
-        sources=sources,
-        source_sizes=[store.size for store in source.stores],
-        targets=places,
-        size=source.size,
-        in_order=options.in_order,
-        sparse_size=options.sparse_size,
-        zero_initialised=all(target.zero_initialised for target in targets),
-        reads_zeros=[target.zero_initialised for target in targets],
-        requests=requests,
-        durable=options.cache.flushes,
-        write_through=options.cache.through,
-        salvage=options.salvage,
-        offload=options.offload and clusters is None,
-        digest=options.digests,
-        clusters=clusters,
-        retry_for=options.retry_for,
-        drop_after=options.drop_after,
-        buffer_size=buffer_size,
-        lease_size=lease_size,
-    )
-    return job, count
-
-
-def _round_trips(source: Image, targets: Sequence[Target]) -> tuple[float, float]:
-    """Seconds, of the source and of the slowest target."""
-    return farthest(source.stores), farthest([target.written for target in targets])
-
-
-def held(sources: list[Place], source: Image | Pair, targets: Sequence[Target] = ()) -> list[Transport] | None:
-    """What the coordinator has open and can do without while workers copy; None: of what is not raw it reads or writes
-    tables meanwhile.
-    """
-    if any(place.format != "raw" for place in sources) or any(target.writer is not None for target in targets):
-        return None
-    return [*source.stores, *(store for target in targets for store in target.stores)]
-
-
-async def give_back(*stores: Sequence[Transport]) -> None:
-    """Until they are needed again, for who is to open the same."""
-    for store in itertools.chain(*stores):
-        await store.release()
-
-
-def farthest(stores: Sequence[Transport]) -> float:
-    """The longest of their round trips, in seconds."""
-    return max((store.origin.round_trip for store in stores), default=0.0)
-
-
-def effort_words(job: Job, count: int, source: Image, targets: Sequence[Target]) -> str:
-    """How many workers and buffers, and why, for `-v`."""
-    cores = len(os.sched_getaffinity(0))
-    return words(count, job.requests, job.buffer_size, cores, *_round_trips(source, targets))
 
 
 async def run(

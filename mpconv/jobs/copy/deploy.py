@@ -18,7 +18,8 @@ from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.core.digests import Sums
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve
-from mpconv.jobs.copy.convert import JOURNAL_SECONDS, SETTLE_SECONDS, effort_words, give_back, held, plan, without_bytes
+from mpconv.jobs.copy.convert import JOURNAL_SECONDS, SETTLE_SECONDS, without_bytes
+from mpconv.jobs.copy.planning import effort_words, give_back, held, plan
 from mpconv.jobs.copy.portable import anywhere, for_workers
 from mpconv.jobs.copy.target import Target, check_end, check_source
 from mpconv.jobs.copy.targets import Outcome, all_different, check, failed, open_all

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,6 @@ from typing import TextIO
 
 from msgspec import Struct
 
-from mpconv.model.errors import UsageError
 from mpconv.model.names import readable_values
 from mpconv.ui.terminal.speed import Speed
 
@@ -206,20 +204,3 @@ class JsonLines(Display):
 def _json(facts: Mapping[str, object]) -> str:
     """One line."""
     return json.dumps(readable_values(dict(facts)))
-
-
-def make_display(kind: str, stream: TextIO, error_stream: TextIO) -> Display:
-    """The display for `--progress`: "none", "text" (a live bar where `stream` is a terminal that can show one) or
-    "json". UsageError for another.
-    """
-    if kind == "none":
-        return Silent(stream, error_stream)
-    if kind == "json":
-        return JsonLines(stream, error_stream)
-    if kind != "text":
-        raise UsageError(f"Invalid progress kind '{kind}': text or json")
-    if not stream.isatty() or os.environ.get("TERM", "dumb") in {"", "dumb", "unknown"}:
-        return ProgressLine(stream, error_stream)
-    from mpconv.ui.terminal.bar import LiveBar  # noqa: PLC0415  (rich takes a tenth of a second to import)
-
-    return LiveBar(stream, error_stream)

@@ -17,7 +17,7 @@ from tests.support.terminal import screen
 
 SCRIPT = """
 import sys
-from mpconv.ui.terminal.progress import make_display
+from mpconv.ui.terminal.display import make_display
 display = make_display("text", sys.stdout, sys.stderr)
 MiB = 1 << 20
 display.update(0, 1, 0, "open")
@@ -166,7 +166,7 @@ def test_stderr_elsewhere_stays_elsewhere() -> None:
 
 
 def test_a_terminal_is_needed_for_rich_alone() -> None:
-    script = "import sys, io\nfrom mpconv.ui.terminal.progress import make_display\n"
+    script = "import sys, io\nfrom mpconv.ui.terminal.display import make_display\n"
     script += "make_display('text', io.StringIO(), sys.stderr)\n"
     script += "assert not [name for name in sys.modules if name.startswith('rich')]"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)

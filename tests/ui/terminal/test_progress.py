@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mpconv.model.errors import UsageError
-from mpconv.ui.terminal.progress import JsonLines, Progress, ProgressLine, Silent, make_display
+from mpconv.ui.terminal.display import make_display
+from mpconv.ui.terminal.progress import JsonLines, Progress, ProgressLine, Silent
 from mpconv.ui.terminal.speed import Speed
 
 
@@ -225,7 +226,7 @@ def test_the_documented_keys_are_those_that_are_written() -> None:
 @pytest.mark.parametrize("kind", ["text", "json"])
 def test_a_reader_that_goes_away_does_not_stop_the_job(kind: str) -> None:
     script = (
-        "import sys; from mpconv.ui.terminal.progress import make_display\n"
+        "import sys; from mpconv.ui.terminal.display import make_display\n"
         "d = make_display(sys.argv[1], sys.stdout, sys.stderr)\n"
         "for done in range(0, 100000):\n d.update(done, 100000, 0, 'copy' if done % 2 else 'flush')\n"
         "d.finish(); d.dump()"
