@@ -124,15 +124,25 @@ TINY = '''
 """tiny: a sector that begins with TINY, and the guest disk behind it."""
 
 from mpconv.formats.raw import RawImage
+from mpconv.model.extent import Extent
 from mpconv.model.units import SECTOR
-from mpconv.transports.slice import Window
 
 
 class TinyImage(RawImage):
     format = "tiny"
 
-    def __init__(self, store, *, trusting=True):
-        super().__init__(Window(store, SECTOR, None), trusting=trusting)
+    def __init__(self, store):
+        super().__init__(store)
+        self.size -= SECTOR
+
+    async def read_into(self, offset, buffer):
+        await self.transport.read_into(SECTOR + offset, buffer)
+
+    async def block_status(self, offset, length):
+        return [Extent(offset, length)]
+
+    def locate(self, offset, length):
+        return []
 '''
 
 HELLO = '''
@@ -170,7 +180,7 @@ ADDITIONS = {
                     '        if fmt != "qcow2":\n',
                     '        if fmt == "tiny":\n'
                     "            from mpconv.formats.tiny import TinyImage\n\n"
-                    '            return TinyImage(store, trusting=how.trusting), place.resolved("tiny", store.marks)\n'
+                    '            return TinyImage(store), place.resolved("tiny", store.marks)\n'
                     '        if fmt != "qcow2":\n',
                 ),
             ],
