@@ -184,6 +184,7 @@ ADDITIONS = {
                     '        if fmt != "qcow2":\n',
                 ),
             ],
+            "cli/completion.py": [('"FMT": Words("raw", "qcow2")', '"FMT": Words("raw", "qcow2", "tiny")')],
             "cli/qemu/places.py": [("frozenset((RAW, QCOW2))", 'frozenset((RAW, QCOW2, "tiny"))')],
             "inspection/info.py": [
                 (
@@ -247,12 +248,12 @@ def extended(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mpconv(where: Path, *words: str) -> str:
+def mpconv(where: Path, *words: str, **environment: str) -> str:
     """What the command of that copy prints, on both ways."""
     done = subprocess.run(
-        [sys.executable, "-m", "mpconv", *words],
+        [sys.executable, str(Path(sys.executable).with_name("mpconv")), *words],
         cwd=where,
-        env={**os.environ, "PYTHONPATH": str(where)},
+        env={**os.environ, "PYTHONPATH": str(where), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -288,6 +289,8 @@ def test_a_format_can_be_added(extended):
         mpconv(extended, "convert", *words, "disk.tiny", "made.raw")
         assert (extended / "made.raw").read_bytes() == disk
     assert mpconv(extended, "compare", "disk.tiny", "made.raw") == "Images are identical.\n"
+    pressed = {"_MPCONV_COMPLETE": "bash_complete", "COMP_WORDS": "mpconv convert -f t", "COMP_CWORD": "3"}
+    assert mpconv(extended, **pressed) == "plain,tiny\n"
 
 
 @pytest.mark.parametrize("extended", ["A command"], indirect=True)
