@@ -1,4 +1,4 @@
-"""The arrows between the packages run one way (the design's "directions"); the imports are read, nothing is run."""
+"""The arrows between the rooms run one way (docs/architecture.md); the imports are read, nothing is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The command line: options -> a job; errors -> one line on stderr and an exit code."""
+"""The command line: options become a job; errors become one line on stderr and an exit code.
+
+It decides nothing about the copy itself: jobs do that, for programs too.
+"""
 
 from __future__ import annotations
 

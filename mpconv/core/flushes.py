@@ -2,7 +2,7 @@
 
 A flush covers what its worker had reported done when it was asked, and nothing that came later. A worker has one
 flush under way at most, so that its answer cannot be taken for the answer to another one. When a worker dies,
-everything it wrote since its last finished flush is lost and must be written again (rule 3 of the design).
+everything it wrote since its last finished flush is lost and must be written again (PROTOCOL.md, "Who dies when").
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Leases: an extent granted to one worker, with an epoch and a deadline.
 
 Epochs number the grants of a job and are never used twice, so an epoch names one lease for ever and a message
-that carries an old one changes nothing. A lease that ends badly follows rule 2 of the design: without a commit
-token its extent is free again; with one its write may still land, and it stays in doubt until its worker is
-known dead or fenced. A lease that is done has left the book: flushes.py keeps what is not durable yet.
+that carries an old one changes nothing. A lease may end badly (PROTOCOL.md, rules 9 and 16): without a commit token
+its extent is free again; with one its write may still land, and it stays in doubt until its worker is known dead or
+fenced. A lease that is done has left the book: flushes.py keeps what is not durable yet.
 """
 
 from __future__ import annotations

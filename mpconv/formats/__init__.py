@@ -1,1 +1,4 @@
-"""What lies in the bytes: an image is a format over a transport."""
+"""What the bytes of a store mean: an image is a format over one transport or several.
+
+It also decides which other files an image may open. It knows nothing of jobs, leases and workers.
+"""

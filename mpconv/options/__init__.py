@@ -1,1 +1,1 @@
-"""What may be asked for: values, what they are when nobody says, and what is refused. No I/O."""
+"""What a caller may ask for: values, their defaults, and what is refused. It parses no command line and does no I/O."""

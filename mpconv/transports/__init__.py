@@ -1,4 +1,7 @@
-"""Byte stores behind one contract (base.py), chosen by the scheme of a URL."""
+"""Byte stores behind one contract (base.py), chosen by the scheme of a URL.
+
+A store reads, writes, makes zeros and flushes. It knows nothing of formats, leases and workers.
+"""
 
 from __future__ import annotations
 

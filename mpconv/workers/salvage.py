@@ -13,8 +13,8 @@ Lost = dict[str, list[tuple[int, int]]]
 async def read_what_can_be(source: Image, offset: int, buffer: memoryview) -> Lost:
     """Fill `buffer` from guest byte `offset`; what was lost. Raises what is no bad place: a lost connection, say.
 
-    A range that fails is halved until a sector is left: the same sectors are lost as if each was read by itself
-    (convert.md, `--salvage`), and a few requests find them.
+    A range that fails is halved until a sector is left. So few requests find the bad sectors. The lost ones are those
+    that `qemu-img convert --salvage` loses, which reads each sector by itself.
     """
     lost: Lost = {}
     await _read(source, offset, buffer, lost)

@@ -1,4 +1,8 @@
-"""Buffer -> runs of data and zero, by qemu-img's rules (convert.md, "The copy", 5). Pure.
+"""Buffer -> runs of data and zero, by the rules of `qemu-img convert -S`. Pure.
+
+The alignment is `-S`, rounded down to a power of two, or the target's if that is larger. A buffer that is all data or
+all zero stays whole. A run of zeros in front ends at an aligned byte, or counts as data if it reaches none. Behind
+data, runs of zeros shorter than `-S` count as data.
 
 A buffer of mixed content is not looked at byte by byte: a few sampled columns, combined in C, show at once which
 blocks hold data, and memcmp settles the rest. 2 MiB of dense data cost some tens of microseconds.

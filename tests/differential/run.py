@@ -94,7 +94,7 @@ INTENDED_WORDS = (
         r"(Image is not in \w+ format|mpconv cannot read \w+ images yet \(-f raw takes its bytes as they are\))",
         "another format",
     ),
-    Rewrite("mpconv has no cap at 16 (spec/convert.md, -m)", r"(number of coroutines is between 1 and) \d+", r"\1 N"),
+    Rewrite("mpconv has no cap at 16 for -m", r"(number of coroutines is between 1 and) \d+", r"\1 N"),
 )
 
 
@@ -110,7 +110,7 @@ class IntendedExit:
 
 INTENDED_EXITS = (
     IntendedExit(
-        "qemu-img prints the error and exits 0, a bug (spec/convert.md, --target-is-zero)",
+        "qemu-img prints the error of --target-is-zero and exits 0, a bug",
         ("--target-is-zero", "-B"),
         "Cannot use --target-is-zero when the destination image has a backing file",
         (0, 1),

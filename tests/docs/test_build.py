@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
-READ_IN_THE_REPOSITORY = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+READ_IN_THE_REPOSITORY = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/README.md")),
+    *sorted(DOCS.rglob("*.md")),
+]
 
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess:
@@ -54,3 +57,12 @@ def test_what_leads_nowhere_is_an_error(tmp_path, added, said):
 def test_links_lead_to_files_also_where_the_page_lies(page):
     links = LINK.findall(page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "tests/README.md"])
+def test_files_that_are_named_are_there(page):
+    text = (ROOT / page).read_text()
+    named = re.findall(r"`((?:[\w.]+/)+[\w.-]*|\w+\.py)`", text)
+    assert [
+        name for name in named if not any((near / name).exists() for near in (ROOT, ROOT / "tests", ROOT / "mpconv"))
+    ] == []

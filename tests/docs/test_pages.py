@@ -20,7 +20,7 @@ ROOT = files.ROOT
 MANUALS = sorted((ROOT / "share/man/man1").iterdir())
 HEAVY = {"zmq", "rich", "sqlite3", "multiprocessing", "xxhash", "isal", "zstandard", "_cffi_backend"}
 HEAVY |= {"numpy", "distributed", "prometheus_client"}
-HEAVY_OF_OURS = {"mpconv.coordinator", "mpconv.convert", "mpconv.workers", "mpconv.transports.native"}
+HEAVY_OF_OURS = {"mpconv.coordinator", "mpconv.jobs.copy.convert", "mpconv.workers", "mpconv.transports.native"}
 
 
 def test_what_was_made_from_the_commands_is_what_they_say_now():

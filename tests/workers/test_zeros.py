@@ -11,7 +11,7 @@ SECTOR = 512
 
 
 def qemu_runs(zero: list[bool], first: int, shortest: int, alignment: int) -> list[Run]:
-    """convert.md, "The copy", 5, to the letter, a sector at a time. All in sectors; `first`: the buffer's place."""
+    """The rules in zeros.py to the letter, a sector at a time. All in sectors; `first`: the buffer's place."""
 
     def stretch(at: int) -> int:
         """Where the run that begins at `at` ends, by the rules of alignment; negative when it counts as zeros."""

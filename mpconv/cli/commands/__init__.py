@@ -1,1 +1,1 @@
-"""A module for each command."""
+"""A module for each command: its options, and the job that it runs. The jobs do the work."""

@@ -1,1 +1,1 @@
-"""Options that commands share, as click decorators."""
+"""Click options that several commands share. What their values mean for a copy stands in mpconv/options."""

@@ -1,1 +1,1 @@
-"""What commands print of running and finished jobs."""
+"""What commands print about running and finished jobs. Bars and tables for terminals are in mpconv/ui/terminal."""

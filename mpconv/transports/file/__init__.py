@@ -1,1 +1,1 @@
-"""Local files and block devices."""
+"""Local files and block devices, with QEMU's locks. It knows nothing of image formats."""

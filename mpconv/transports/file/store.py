@@ -1,8 +1,7 @@
 """Local files and block devices, by preadv and pwritev in a few threads.
 
 Threads, because a read of a local disk blocks and the event loop also serves network storage; the calls release
-the interpreter's lock. How bytes go past the page cache is in file_io.py, zeros are in file_zero.py, QEMU's locks in
-file_locks.py.
+the interpreter's lock. How bytes go past the page cache is in io.py, zeros are in zeroing.py, QEMU's locks in locks.py.
 """
 
 from __future__ import annotations

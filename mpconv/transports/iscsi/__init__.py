@@ -1,1 +1,1 @@
-"""LUNs of iSCSI targets, by libiscsi, in user space."""
+"""LUNs of iSCSI targets, by libiscsi, in user space. It needs no initiator of the kernel."""

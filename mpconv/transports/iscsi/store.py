@@ -1,7 +1,7 @@
 """iSCSI by libiscsi, in user space: one LUN as a store of bytes.
 
-Commands and their refusals are in iscsi_commands.py, zeros in iscsi_zero.py, its map in iscsi_status.py, copies
-from LUN to LUN in iscsi_copy.py. Ranges that do not end between blocks are padded: reads into a buffer of our own,
+Commands and their refusals are in commands.py, zeros in zeroing.py, its map in block_status.py, copies
+from LUN to LUN in offload.py. Ranges that do not end between blocks are padded: reads into a buffer of our own,
 writes around what is there.
 """
 

@@ -1,4 +1,7 @@
-"""cffi declarations for libnfs and libiscsi, in ABI mode: no compiler on the user's machine."""
+"""libnfs and libiscsi through cffi, in ABI mode: no compiler on the user's machine; and the loop that drives them.
+
+What an answer means for a copy is decided in nfs and iscsi.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Files on NFS servers, by libnfs, in user space."""
+"""Files on NFS servers, by libnfs, in user space. It mounts nothing; holes and DEALLOCATE are in v42."""

@@ -1,1 +1,1 @@
-"""To watch jobs: a record of what happens in each, as metrics, page or report. Imported only when asked for."""
+"""A record of what happens in each job, shown as metrics, page or report. Imported only when monitoring is on."""

@@ -1,1 +1,1 @@
-"""What is shown in a terminal while a job runs."""
+"""Progress in a terminal: qemu-img's text, a live bar, a table of a fan-out, JSON lines."""

@@ -1,1 +1,1 @@
-"""Whether an image's tables and refcounts are what they must be: read, counted, compared."""
+"""Reads an image's tables, counts their references, and compares these with the refcounts. It repairs nothing."""

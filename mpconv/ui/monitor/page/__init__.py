@@ -1,4 +1,7 @@
-"""The page that follows jobs, and the report of one: the same drawing, in an HTML file with nothing from elsewhere."""
+"""The page that follows jobs, and the report of one: the same drawing, in an HTML file with nothing from elsewhere.
+
+It draws what the record tells, and keeps nothing.
+"""
 
 from __future__ import annotations
 
