@@ -185,7 +185,7 @@ ADDITIONS = {
                 ),
             ],
             "cli/completion.py": [('"FMT": Words("raw", "qcow2")', '"FMT": Words("raw", "qcow2", "tiny")')],
-            "cli/qemu/places.py": [("frozenset((RAW, QCOW2))", 'frozenset((RAW, QCOW2, "tiny"))')],
+            "cli/qemu/format_names.py": [("frozenset((RAW, QCOW2))", 'frozenset((RAW, QCOW2, "tiny"))')],
             "inspection/info.py": [
                 (
                     "    qcow2: Qcow2Info | None = None\n",

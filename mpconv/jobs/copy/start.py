@@ -82,8 +82,8 @@ async def deploy(
 async def resume(
     journal: str, effort: Effort, local: LocalWorkers, observer: Observer, deployment: Deployment | None
 ) -> bool:
-    """Go on with the copy of `journal`, or with the `deployment` it tells of; whether anything was left to be done. Raises
-    MpconvError.
+    """Go on with the copy of `journal`, or with the `deployment` it tells of. Whether anything was left to be done.
+    Raises MpconvError.
     """
     if deployment is not None:
         from mpconv.jobs.copy import redeploy  # noqa: PLC0415
