@@ -87,3 +87,53 @@ class Observer:
 
     def warn(self, text: str) -> None:
         """People should know it, though the job goes on."""
+
+
+class ForwardingObserver(Observer):
+    """Tells `inner` all that it hears. Who wants to hear something of it besides overrides that, and calls super()."""
+
+    def __init__(self, inner: Observer) -> None:
+        self._inner = inner
+        self.listener = inner.listener
+
+    def progress(self, done: int, total: int, zeros: int) -> None:
+        self._inner.progress(done, total, zeros)
+
+    def workers(self, count: int) -> None:
+        self._inner.workers(count)
+
+    def skips(self, known: int, passed: int) -> None:
+        self._inner.skips(known, passed)
+
+    def retrying(self, count: int, why: str) -> None:
+        self._inner.retrying(count, why)
+
+    def tick(self) -> None:
+        self._inner.tick()
+
+    def phase(self, name: str) -> None:
+        self._inner.phase(name)
+
+    def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
+        self._inner.lost(ranges, why)
+
+    def digest(self, text: str, image: str) -> None:
+        self._inner.digest(text, image)
+
+    def verified(self, checked: int, size: int) -> None:
+        self._inner.verified(checked, size)
+
+    def judged(self, text: str, *, differs: bool) -> None:
+        self._inner.judged(text, differs=differs)
+
+    def dropped(self, number: int, image: str, why: str) -> None:
+        self._inner.dropped(number, image, why)
+
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
+        self._inner.listens(endpoint, give_up)
+
+    def said(self, text: str) -> None:
+        self._inner.said(text)
+
+    def warn(self, text: str) -> None:
+        self._inner.warn(text)

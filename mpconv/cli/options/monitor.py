@@ -13,7 +13,7 @@ import click
 from mpconv.model.errors import UsageError, one_line
 
 if TYPE_CHECKING:
-    from mpconv.jobs.collector import Collector
+    from mpconv.coordination.observer import Observer
     from mpconv.ui.monitor.monitor import Monitor
     from mpconv.ui.monitor.record import Record
 
@@ -56,14 +56,14 @@ def watch_of(options: dict[str, Any]) -> Monitor | None:
 
 def watched(
     watch: Monitor | None,
-    inner: Collector,
+    inner: Observer,
     name: str,
     *,
     source: str,
     target: str,
     targets: int = 1,
     kind: str = "copy",
-) -> Collector:
+) -> Observer:
     """The observer of a job that is watched, or not. `kind`: as that of what is known of it."""
     if watch is None:
         return inner
@@ -77,7 +77,7 @@ class Part:
         self._record = record
 
     @contextlib.contextmanager
-    def read(self, inner: Collector) -> Iterator[Collector]:
+    def read(self, inner: Observer) -> Iterator[Observer]:
         """Its turn: the observer of the job that reads it. An error is how it ended, and goes on."""
         if self._record is None:
             yield inner

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.coordination.observer import Observer
+from mpconv.coordination.observer import ForwardingObserver, Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve
@@ -21,7 +21,7 @@ from mpconv.jobs.copy.target import Left, Target
 from mpconv.journal.file import Journal
 from mpconv.journal.recorder import Entries, Recorder
 from mpconv.journal.records import Happening, State, Stored
-from mpconv.model.errors import Deserted, Fatal, NoSuchImage, StatusWithdrawn
+from mpconv.model.errors import Fatal, NoSuchImage, StatusWithdrawn
 from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
 from mpconv.options.copy import Options
@@ -209,63 +209,44 @@ def tell_of_the_end(stored: Stored, observer: Observer) -> None:
             observer.verified(int(one.text.partition(" ")[0]), stored.begun.size)
 
 
-class JournalObserver(Observer):
+class JournalObserver(ForwardingObserver):
     """Tells the journal, once there is one, what another observer hears too, as far as it is worth keeping."""
 
     def __init__(self, inner: Observer) -> None:
-        self._inner = inner
-        self.listener = inner.listener
+        super().__init__(inner)
         self._writing = True
         self.recorder: Recorder | None = None
 
     def progress(self, done: int, total: int, zeros: int) -> None:
         if self.recorder is not None and self._writing:
             self.recorder.written = done
-        self._inner.progress(done, total, zeros)
+        super().progress(done, total, zeros)
 
     def phase(self, name: str) -> None:
         self._writing = name in ("copy", "flush")
-        self._inner.phase(name)
+        super().phase(name)
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
         if self.recorder is not None:
             self.recorder.happened("lost", why, ranges)
-        self._inner.lost(ranges, why)
+        super().lost(ranges, why)
 
     def digest(self, text: str, image: str) -> None:
         if self.recorder is not None:
             self.recorder.happened("digest", text)
-        self._inner.digest(text, image)
+        super().digest(text, image)
 
     def verified(self, checked: int, size: int) -> None:
         if self.recorder is not None:
             self.recorder.happened("verified", f"{checked} of {size} bytes")
-        self._inner.verified(checked, size)
+        super().verified(checked, size)
 
     def dropped(self, number: int, image: str, why: str) -> None:
         if self.recorder is not None:
             self.recorder.happened(courses.drop_of(number), why)
-        self._inner.dropped(number, image, why)
-
-    def workers(self, count: int) -> None:
-        self._inner.workers(count)
-
-    def skips(self, known: int, passed: int) -> None:
-        self._inner.skips(known, passed)
-
-    def retrying(self, count: int, why: str) -> None:
-        self._inner.retrying(count, why)
-
-    def tick(self) -> None:
-        self._inner.tick()
-
-    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
-        self._inner.listens(endpoint, give_up)
-
-    def said(self, text: str) -> None:
-        self._inner.said(text)
+        super().dropped(number, image, why)
 
     def warn(self, text: str) -> None:
         if self.recorder is not None:
             self.recorder.happened("warning", text)
-        self._inner.warn(text)
+        super().warn(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mpconv.coordination.observer import Observer
+from mpconv.coordination.observer import ForwardingObserver, Observer
 from mpconv.jobs.fanout.spec import Outcome
 from mpconv.model.errors import Deserted
 from mpconv.model.ranges import Ranges
@@ -33,15 +33,14 @@ class FanoutObserver:
         """People should know it, and it is no job's."""
 
 
-class OutcomeObserver(Observer):
+class OutcomeObserver(ForwardingObserver):
     """Keeps what a job tells in its outcome, and tells another observer. `begun`: its images are open, and its target
     may have been written to.
     """
 
     def __init__(self, outcome: Outcome, inner: Observer) -> None:
+        super().__init__(inner)
         self._outcome = outcome
-        self._inner = inner
-        self.listener = inner.listener
         self._copying = True
         self.begun = False
         self._lost = Ranges()
@@ -50,40 +49,28 @@ class OutcomeObserver(Observer):
         self.begun = True
         if self._copying:
             self._outcome.done, self._outcome.size, self._outcome.zeros = done, total, zeros
-        self._inner.progress(done, total, zeros)
+        super().progress(done, total, zeros)
 
     def phase(self, name: str) -> None:
         self._copying = name in ("copy", "flush")
-        self._inner.phase(name)
+        super().phase(name)
 
     def lost(self, ranges: list[tuple[int, int]], why: str) -> None:
         for start, length in ranges:
             self._lost.add(start, start + length)
         self._outcome.lost = sum(end - start for start, end in self._lost)
-        self._inner.lost(ranges, why)
+        super().lost(ranges, why)
 
     def digest(self, text: str, image: str) -> None:
         self._outcome.digest = text
-        self._inner.digest(text, image)
+        super().digest(text, image)
 
     def verified(self, checked: int, size: int) -> None:
         self._outcome.verified = checked
-        self._inner.verified(checked, size)
+        super().verified(checked, size)
 
-    def dropped(self, number: int, image: str, why: str) -> None:
-        self._inner.dropped(number, image, why)
+    def workers(self, count: int) -> None:
+        """Of the pool, which has them: it tells that itself."""
 
-    def skips(self, known: int, passed: int) -> None:
-        self._inner.skips(known, passed)
-
-    def retrying(self, count: int, why: str) -> None:
-        self._inner.retrying(count, why)
-
-    def tick(self) -> None:
-        self._inner.tick()
-
-    def said(self, text: str) -> None:
-        self._inner.said(text)
-
-    def warn(self, text: str) -> None:
-        self._inner.warn(text)
+    def listens(self, endpoint: str, give_up: Callable[[Deserted], None]) -> None:
+        """As with `workers`."""
