@@ -11,7 +11,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 import zmq
@@ -445,6 +445,8 @@ class Coordinator(LocalGroup, RemoteGroup, SessionLimits):
                 case events.Durable(extents, zeros, digests):
                     if self._recorder is not None:
                         self._recorder.durable(extents, zeros, digests)
+                case events.Undone():
+                    pass  # the recorder knows durable extents only, and the state has lowered `bytes_done` itself
                 case events.AskFlush(name):
                     self._send(name, messages.Flush(self._job.id))
                 case events.LostContact(name):
@@ -461,6 +463,8 @@ class Coordinator(LocalGroup, RemoteGroup, SessionLimits):
                     if self._recorder is not None:
                         self._recorder.at_rest()
                     self._fail(self._interrupted)
+                case _:
+                    assert_never(action)
         if self._state.bytes_done != before:
             self._observer.progress(self._state.bytes_done, self._job.size, self._state.bytes_zero)
         self._walk.known(self._state.cursor.ahead)

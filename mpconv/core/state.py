@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection
+from typing import assert_never
 
 from mpconv.core.cursor import Cursor
 from mpconv.core.digests import Sums
@@ -165,6 +166,8 @@ class CoordinatorState:
             case Tick():
                 actions += self._expire(now)
                 actions += self._checkpoint(now)
+            case _:
+                assert_never(event)
         self._grant(actions, now)
         self._give_token(actions, now)
         self._let_go(actions, now)

@@ -9,6 +9,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from mpconv.core import events
 from mpconv.model.errors import KINDS
 from mpconv.model.extent import Kind
 from mpconv.protocol import codec, messages
@@ -16,6 +17,7 @@ from mpconv.protocol.job import Clusters, Job
 
 TEXT = (Path(messages.__file__).parent / "PROTOCOL.md").read_text()
 FROM_WORKER, FROM_COORDINATOR = get_args(messages.FromWorker), get_args(messages.FromCoordinator)
+EXAMPLES = (Path(__file__).parents[1] / "core" / "test_coordination.py").read_text()
 SECTIONS = {"Messages from a worker": FROM_WORKER, "Messages from the coordinator": FROM_COORDINATOR}
 
 
@@ -81,3 +83,27 @@ def test_the_bounds_are_those_of_the_code():
 @pytest.mark.parametrize("message", [*FROM_WORKER, *FROM_COORDINATOR])
 def test_every_message_carries_its_tag_as_its_type(message):
     assert msgspec.inspect.type_info(message).tag_field == "type"
+
+
+def quoted() -> list[str]:
+    """The examples that the document quotes."""
+    return re.findall("```python\n(.*?)```", section("Examples"), re.DOTALL)
+
+
+def test_examples_are_quoted_from_the_tests_word_for_word_and_whole():
+    tests = {f"{test.strip()}\n" for test in EXAMPLES.split("\n\n\n")}
+    assert len(quoted()) >= 5
+    assert [example for example in quoted() if example not in tests] == []
+
+
+def test_every_message_beside_an_event_or_an_action_is_one():
+    tags = {tag_of(message) for message in (*FROM_WORKER, *FROM_COORDINATOR)}
+    for name, [told] in rows("Examples").items():
+        assert hasattr(events, name)
+        assert told.partition(",")[0].strip("`") in tags
+
+
+def test_every_event_and_action_of_the_examples_is_explained():
+    explained = section("Examples").partition("```")[0]
+    used = {name for name in re.findall("[A-Z][A-Za-z]+", "".join(quoted())) if name in vars(events)}
+    assert used - {"Extent"} == {name for name in re.findall("`([A-Za-z]+)`", explained) if name in vars(events)}
