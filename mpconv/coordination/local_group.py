@@ -28,6 +28,9 @@ class LocalGroup:
     def _over(self) -> bool:
         raise NotImplementedError
 
+    def _handle(self, event: events.Event) -> None:
+        raise NotImplementedError
+
     def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
         raise NotImplementedError
 
@@ -44,7 +47,7 @@ class LocalGroup:
         if not self.hiring:
             return
         self._crew.count += count
-        self._state.workers += count
+        self._handle(events.WorkersExpected(count))
         try:
             self._start(count)
         except WorkerLost as error:

@@ -78,9 +78,8 @@ class RemoteGroup:
         return len(self._guests)
 
     def limit(self, per_second: int, *, refunds: bool) -> None:
-        """As CoordinatorState's."""
-        self._state.limit(per_second, refunds=refunds)
-        self._handle(events.Tick())
+        """As RateLimited says it."""
+        self._handle(events.RateLimited(per_second, refunds))
 
     def reaped(self, host: str, numbers: list[int]) -> None:
         """These workers of that host have ended."""
@@ -168,7 +167,7 @@ class RemoteGroup:
         if again:
             self._lose(events.Restarted(name))
         else:
-            self._state.workers += 1
+            self._handle(events.WorkersExpected(1))
         assert self._listening is not None
         job = msgspec.structs.replace(self._job, requests=_REQUESTS, dropped=sorted(self._dropped))
         self._send(name, messages.Open(job, self._listening.fence, insist=again))
@@ -176,8 +175,8 @@ class RemoteGroup:
     def _part(self, guest: RemoteWorkerEntry) -> None:
         """It has stopped: what it held, and what it did not flush, is done again."""
         self._guests.ended(guest.name)
-        self._state.workers = max(1, self._state.workers - 1)
         self._lose(events.WorkerDead(guest.name))
+        self._handle(events.WorkersExpected(-1))
 
     def _send_to_guest(self, name: str, frame: bytes) -> None:
         if self._gate is not None:

@@ -48,6 +48,9 @@ class SessionLimits:
     def _fail(self, error: MpconvError) -> None:
         raise NotImplementedError
 
+    def _handle(self, event: events.Event) -> None:
+        raise NotImplementedError
+
     def _lose(self, event: events.WorkerDead | events.Restarted) -> None:
         raise NotImplementedError
 
@@ -96,8 +99,8 @@ class SessionLimits:
         else:
             self._send(name, messages.Bye())
             self._crew.turn_away(name)
-        self._state.workers = max(1, self._state.workers - 1)
         self._lose(events.WorkerDead(name))
+        self._handle(events.WorkersExpected(-1))
 
     async def _make_room(self, name: str, holds: Sequence[Transport]) -> None:
         try:

@@ -70,6 +70,19 @@ class Leaving(Struct, frozen=True):
     worker: str
 
 
+class WorkersExpected(Struct, frozen=True):
+    """So many workers more than before will want leases, or fewer: it shapes the size of leases, nothing else."""
+
+    more: int
+
+
+class RateLimited(Struct, frozen=True):
+    """From now on so many bytes a second are written at most, 0 for no limit. `refunds`: as Rate's."""
+
+    per_second: int
+    refunds: bool
+
+
 class Stop(Struct, frozen=True):
     """No more leases: what may be written already is, and made durable."""
 
@@ -88,6 +101,8 @@ Event = (
     | WorkerDead
     | Restarted
     | Leaving
+    | WorkersExpected
+    | RateLimited
     | Stop
     | Tick
 )

@@ -31,6 +31,7 @@ from mpconv.core.events import (
     LetGo,
     LostContact,
     Passed,
+    RateLimited,
     Restarted,
     SignOfLife,
     StatusFound,
@@ -40,6 +41,7 @@ from mpconv.core.events import (
     TokenWanted,
     Undone,
     WorkerDead,
+    WorkersExpected,
 )
 from mpconv.core.flushes import FlushBook
 from mpconv.core.leases import Lease, LeaseBook, LeaseState
@@ -161,6 +163,10 @@ class CoordinatorState:
                 actions += self._lose(worker, now)
             case Leaving(worker):
                 self._leave(worker, now)
+            case WorkersExpected(more):
+                self.workers = max(1, self.workers + more)
+            case RateLimited(per_second, refunds):
+                self._limit_rate(per_second, refunds)
             case Stop():
                 self._stop(now)
             case Tick():
@@ -174,8 +180,7 @@ class CoordinatorState:
         self._finish(actions, now)
         return actions
 
-    def limit(self, per_second: int, *, refunds: bool) -> None:
-        """From now on so many bytes a second at most, 0 for no limit. `refunds`: as Rate's."""
+    def _limit_rate(self, per_second: int, refunds: bool) -> None:
         if not per_second:
             self.rate = None
         elif self.rate is None:

@@ -412,6 +412,10 @@ class CoordinatorMachine(RuleBasedStateMachine):
                 self.wanting.append(worker.name)
             self.send(c.LeaseWanted(worker.name))
 
+    @rule(more=st.integers(-3, 3))
+    def more_workers_are_expected_or_fewer(self, more):
+        self.send(c.WorkersExpected(more))
+
     @precondition(lambda self: self.leases(token=False))
     @rule(pick=picks, again=st.booleans())
     def a_worker_asks_for_its_token(self, pick, again):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mpconv.core.events import Grant, LeaseDone, LeaseWanted, RateLimited, StatusFound, Tick
 from mpconv.core.rate import Rate
 from mpconv.core.sequence import Order
-from mpconv.core.state import CoordinatorState, Grant, LeaseDone, LeaseWanted, StatusFound, Tick
+from mpconv.core.state import CoordinatorState
 from mpconv.model.extent import Extent, Kind
 
 
@@ -46,16 +47,13 @@ def test_a_limit_may_be_set_changed_and_taken_away_meanwhile():
         return sum(isinstance(action, Grant) for event in events for action in made.handle(event, now))
 
     assert granted(0, *[LeaseWanted("w")] * 4) == 4
-    made.limit(1024, refunds=False)
-    assert granted(0, LeaseWanted("w"), LeaseWanted("w")) == 0
+    assert granted(0, RateLimited(1024, False), LeaseWanted("w"), LeaseWanted("w")) == 0
     assert made.wake_at == 1.0
     assert granted(1, Tick()) == 1
-    made.limit(4096, refunds=True)
-    assert granted(1, Tick()) == 0
+    assert granted(1, RateLimited(4096, True)) == 0
     assert made.wake_at == 1.25
     assert granted(1.25, Tick()) == 1
-    made.limit(0, refunds=True)
-    assert granted(1.25, *[LeaseWanted("w")] * 9) == 9
+    assert granted(1.25, RateLimited(0, True), *[LeaseWanted("w")] * 9) == 9
     made.check_invariants()
 
 
