@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from mpconv.coordination.signals import SignalScope, in_scope
 from mpconv.jobs.collector import Collector
+from mpconv.jobs.context import JobContext
 from mpconv.model.errors import UsageError
 from mpconv.model.place import Name, OnWarning, Place, place_of
 from mpconv.options.copy import Options
@@ -119,7 +120,9 @@ async def convert(
     heard = Listener(on_progress, on_warning)
     began = time.monotonic()
     with _workers([*places], to, chosen) as workers:
-        await _alone(start.convert(places, to, chosen, workers, heard, journal=journal, trusted=trust_journal))
+        await _alone(
+            start.convert(places, to, chosen, JobContext(workers, heard), journal=journal, trusted=trust_journal)
+        )
     return _copied(heard, began)
 
 
@@ -150,7 +153,9 @@ async def deploy(
     deployment = Deployment(place_of(source, source_format), [Outcome(place) for place in places])
     heard = Listener(on_progress, on_warning)
     with _workers([deployment.source, *places], None, chosen) as workers:
-        await _alone(start.deploy(deployment, chosen, workers, heard, journal=journal, trusted=trust_journal))
+        await _alone(
+            start.deploy(deployment, chosen, JobContext(workers, heard), journal=journal, trusted=trust_journal)
+        )
     return deployment
 
 
@@ -181,7 +186,7 @@ async def resume(
     began = time.monotonic()
     deployment = redeploy.as_it_was_left(manifest, stored) if manifest.aims else None
     with _workers(manifest.opened, manifest.target, manifest.options) as workers:
-        worked = await _alone(start.resume(journal, chosen, workers, heard, deployment))
+        worked = await _alone(start.resume(journal, chosen, JobContext(workers, heard), deployment))
     if deployment is not None:
         return Resumed(result=deployment, was_finished=not worked)
     if not worked:
@@ -217,7 +222,7 @@ async def compare(
     validation.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
     heard = Listener(on_progress, on_warning)
     with _workers([*places], None, Options()) as workers:
-        return await _alone(job.compare(places, chosen, workers, heard))
+        return await _alone(job.compare(places, chosen, JobContext(workers, heard)))
 
 
 async def checksum(
@@ -236,7 +241,7 @@ async def checksum(
     validation.check_effort(chosen.requests, chosen.workers, retry_for=chosen.retry_for)
     heard = Listener(on_progress, on_warning)
     with _workers([place], None, Options(digest=True)) as workers:
-        return await _alone(job.checksum(place, chosen, workers, heard))
+        return await _alone(job.checksum(place, chosen, JobContext(workers, heard)))
 
 
 def _several(sources: Name | Sequence[Name]) -> Sequence[Name]:

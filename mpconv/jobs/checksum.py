@@ -8,11 +8,11 @@ import msgspec
 from msgspec import Struct
 
 from mpconv import transports
-from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.core.digests import Sums
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy.planning import held
 from mpconv.jobs.excerpt import Excerpt
 from mpconv.model.digest import text
@@ -22,8 +22,6 @@ from mpconv.model.place import NO_TRUST, Place, Trust
 from mpconv.model.units import SECTOR
 from mpconv.options.tuning import CopySettings, workers_for
 from mpconv.protocol.job import Job
-from mpconv.transports.retry import Retry, Throttled
-from mpconv.workers.launch.provider import WorkerProvider
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -48,32 +46,24 @@ class Checksum(Struct, frozen=True):
     size: int
 
 
-async def checksum(place: Place, options: Options, local: WorkerProvider, observer: Observer) -> Checksum:
+async def checksum(place: Place, options: Options, context: JobContext) -> Checksum:
     """Read one image. Raises MpconvError when that cannot be."""
     try:
-        return await _checksum(place, options, local, observer, trusting=options.hole_map)
+        return await _checksum(place, options, context, trusting=options.hole_map)
     except StatusWithdrawn as error:
-        observer.warn(f"{error}: everything is read")
-        return await _checksum(place, options, local, observer, trusting=False)
+        context.observer.warn(f"{error}: everything is read")
+        return await _checksum(place, options, context, trusting=False)
 
 
-async def _checksum(
-    place: Place, options: Options, local: WorkerProvider, observer: Observer, *, trusting: bool
-) -> Checksum:
+async def _checksum(place: Place, options: Options, context: JobContext, *, trusting: bool) -> Checksum:
     wanted = msgspec.structs.replace(
         transports.settled(place), snapshot=options.snapshot, shared=place.shared or options.shared
     )
-    how = OpenOptions(
-        locked=True,
-        trusting=trusting,
-        trust=options.trust,
-        retry=Retry(options.retry_for),
-        tell=Throttled(observer.warn),
-    )
+    how = context.opening(options.retry_for, locked=True, trusting=trusting, trust=options.trust)
     image, places = await open_and_resolve([wanted], how)
     try:
-        observer.phase("read")
-        sums = await read_sums(image, image, places, options, how, local, observer)
+        context.observer.phase("read")
+        sums = await read_sums(image, image, places, options, how, context)
         return Checksum(text(image.size, sums.total), image.size)
     finally:
         await image.close()
@@ -85,8 +75,7 @@ async def read_sums(
     places: list[Place],
     effort: CopySettings,
     how: OpenOptions,
-    local: WorkerProvider,
-    observer: Observer,
+    context: JobContext,
 ) -> Sums:
     """The sums of the blocks of `part`, the image at `places` or an excerpt of it, read by workers. `how`: as it was
     opened.
@@ -109,7 +98,9 @@ async def read_sums(
         retry_for=how.retry.seconds if how.retry is not None else 0.0,
         digest=True,
     )
-    observer.progress(0, part.size, 0)
-    coordinator = Coordinator(job, part, local, count, observer, tell=how.tell, holds=held(places, image))
+    context.observer.progress(0, part.size, 0)
+    coordinator = Coordinator(
+        job, part, context.workers, count, context.observer, tell=how.tell, holds=held(places, image)
+    )
     await coordinator.run()
     return coordinator.digests

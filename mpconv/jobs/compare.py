@@ -9,12 +9,12 @@ import msgspec
 from msgspec import Struct
 
 from mpconv import transports
-from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.base import Image
 from mpconv.formats.layers import first_unlike
 from mpconv.formats.opening import OpenOptions, open_and_resolve
 from mpconv.formats.qcow2.image import Qcow2Image
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy.planning import LEASE, farthest, held
 from mpconv.jobs.image_pair import Pair
 from mpconv.model.errors import StatusWithdrawn
@@ -24,7 +24,6 @@ from mpconv.model.units import SECTOR, align_down
 from mpconv.options.tuning import BUFFER, workers_for
 from mpconv.protocol.job import Job
 from mpconv.transports.retry import Retry, Tell, Throttled
-from mpconv.workers.launch.local import LocalWorkers
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -54,19 +53,17 @@ class Verdict(Struct, frozen=True):
     differs_at: int | None = None
 
 
-async def compare(places: tuple[Place, Place], options: Options, local: LocalWorkers, observer: Observer) -> Verdict:
+async def compare(places: tuple[Place, Place], options: Options, context: JobContext) -> Verdict:
     """Compare two images. Raises MpconvError when one cannot be read."""
     try:
-        return await _compare(places, options, local, observer, trusting=options.hole_map)
+        return await _compare(places, options, context, trusting=options.hole_map)
     except StatusWithdrawn:
-        return await _compare(places, options, local, observer, trusting=False)
+        return await _compare(places, options, context, trusting=False)
 
 
-async def _compare(
-    places: tuple[Place, Place], options: Options, local: LocalWorkers, observer: Observer, *, trusting: bool
-) -> Verdict:
+async def _compare(places: tuple[Place, Place], options: Options, context: JobContext, *, trusting: bool) -> Verdict:
     images: list[Image] = []
-    tell = Throttled(observer.warn)
+    tell = Throttled(context.observer.warn)
     try:
         found: list[Place] = []
         for place in places:
@@ -84,7 +81,7 @@ async def _compare(
         unlike = await first_unlike(first, second, pair.size, trusting=trusting) if options.strict else None
         size = pair.size if unlike is None else unlike
         sizes = [[store.size for store in image.stores] for image in images]
-        at = await _first_difference(found, sizes, Pair(first, second), size, options, local, observer, tell)
+        at = await _first_difference(found, sizes, Pair(first, second), size, options, context, tell)
         if at is not None:
             ends = [size for image in images for size in _raw_ends(image) if size <= at]
             named = max([align_down(at, SECTOR), *ends])
@@ -110,8 +107,7 @@ async def _first_difference(
     pair: Pair,
     size: int,
     options: Options,
-    local: LocalWorkers,
-    observer: Observer,
+    context: JobContext,
     tell: Tell,
 ) -> int | None:
     if not size:
@@ -135,6 +131,6 @@ async def _first_difference(
         buffer_size=BUFFER,
         lease_size=LEASE,
     )
-    coordinator = Coordinator(job, pair, local, count, observer, tell=tell, holds=held(places, pair))
+    coordinator = Coordinator(job, pair, context.workers, count, context.observer, tell=tell, holds=held(places, pair))
     await coordinator.run()
     return coordinator.differs_at

@@ -11,20 +11,19 @@ import msgspec
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.coordination.observer import Observer
 from mpconv.core.digests import Sums
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve, open_source
 from mpconv.formats.trust import with_data_file
 from mpconv.jobs.checksum import read_sums
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy.target import Target
 from mpconv.jobs.excerpt import Excerpt
 from mpconv.model.digest import REGION, regions, text
 from mpconv.model.errors import Fatal, MpconvError, StatusWithdrawn, Unequal, UsageError
 from mpconv.model.place import Place, Trust
 from mpconv.options.copy import Options
-from mpconv.transports.retry import AT_ONCE, Retry, Throttled, keep_trying
-from mpconv.workers.launch.provider import WorkerProvider
+from mpconv.transports.retry import AT_ONCE, keep_trying
 
 EVERYTHING = 1.0
 _MOST_NAMED = 16
@@ -52,15 +51,13 @@ def _trust(place: Place, options: Options) -> Trust:
     return options.trust if made is None else with_data_file(options.trust, place.url, made)
 
 
-async def prove(
-    size: int, sums: Sums, place: Place, target: Target, options: Options, local: WorkerProvider, observer: Observer
-) -> None:
+async def prove(size: int, sums: Sums, place: Place, target: Target, options: Options, context: JobContext) -> None:
     """Everything is written: now what was asked for to believe it. `sums`: of the `size` bytes that were read."""
     if options.verify is not None:
         where = place.resolved("raw" if target.writer is None else "qcow2", target.store.marks)
-        await verify(where, size, sums, options.verify, options, local, observer)
+        await verify(where, size, sums, options.verify, options, context)
     if options.digest:
-        observer.digest(text(size, sums.total), transports.redacted(place.url))
+        context.observer.digest(text(size, sums.total), transports.redacted(place.url))
 
 
 async def verify(
@@ -69,19 +66,18 @@ async def verify(
     source: Sums,
     share: float,
     options: Options,
-    local: WorkerProvider,
-    observer: Observer,
+    context: JobContext,
 ) -> int:
     """Compare the first `size` bytes of the image at `place` with `source`, or a `share` of them, chosen at random; how
     many were compared.
 
     Fatal, with the ranges that differ, when they are not equal.
     """
-    observer.phase("verify")
+    context.observer.phase("verify")
     chosen = sample(source, size, share, random.SystemRandom()) if share < EVERYTHING else None
     wanted = [(0, size)] if chosen is None else joined(chosen, size)
     try:
-        found = await _read_back(place, size, wanted, options, local, observer)
+        found = await _read_back(place, size, wanted, options, context)
     except MpconvError as error:
         error.why += " (everything is written, but it is not verified)"
         raise
@@ -89,7 +85,7 @@ async def verify(
     if wrong:
         raise Unequal(_told(joined(wrong, size), transports.redacted(place.url)))
     compared = sum(end - start for start, end in wanted)
-    observer.verified(compared, size)
+    context.observer.verified(compared, size)
     return compared
 
 
@@ -98,15 +94,14 @@ async def _read_back(
     size: int,
     wanted: list[tuple[int, int]],
     options: Options,
-    local: WorkerProvider,
-    observer: Observer,
+    context: JobContext,
 ) -> Sums:
-    how = OpenOptions(trust=_trust(place, options), retry=Retry(options.retry_for), tell=Throttled(observer.warn))
+    how = context.opening(options.retry_for, trust=_trust(place, options))
     try:
-        return await _read(place, how, size, wanted, options, local, observer)
+        return await _read(place, how, size, wanted, options, context)
     except StatusWithdrawn as error:
-        observer.warn(f"{error}: everything is read back")
-        return await _read(place, replace(how, trusting=False), size, wanted, options, local, observer)
+        context.observer.warn(f"{error}: everything is read back")
+        return await _read(place, replace(how, trusting=False), size, wanted, options, context)
 
 
 async def _read(
@@ -115,8 +110,7 @@ async def _read(
     size: int,
     wanted: list[tuple[int, int]],
     options: Options,
-    local: WorkerProvider,
-    observer: Observer,
+    context: JobContext,
 ) -> Sums:
     # The server was there a moment ago: one that is not may come back.
     image, places = await keep_trying(lambda: _open(place, how), how.retry or AT_ONCE, how.tell)
@@ -124,7 +118,7 @@ async def _read(
         if image.size < size:
             why = f"has only {image.size} of {size} bytes when read back: do not use it, copy again"
             raise Unequal(f"'{transports.redacted(place.url)}' {why}")
-        return await read_sums(image, Excerpt(image, size, wanted), places, options, how, local, observer)
+        return await read_sums(image, Excerpt(image, size, wanted), places, options, how, context)
     finally:
         await image.close()
 

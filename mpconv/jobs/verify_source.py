@@ -5,11 +5,11 @@ what was read with it.
 from __future__ import annotations
 
 from mpconv import transports
-from mpconv.coordination.observer import Observer
 from mpconv.coordinator import Coordinator
 from mpconv.formats.base import Image
-from mpconv.formats.opening import OpenOptions, open_and_resolve
+from mpconv.formats.opening import open_and_resolve
 from mpconv.jobs.checksum import read_sums
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.excerpt import Excerpt
 from mpconv.jobs.verify import unequal
 from mpconv.model.digest import REGION
@@ -17,14 +17,13 @@ from mpconv.model.errors import MpconvError, StatusWithdrawn, Unequal
 from mpconv.model.extent import Kind
 from mpconv.model.place import Place
 from mpconv.options.copy import Options
-from mpconv.transports.retry import AT_ONCE, Retry, Throttled, keep_trying
-from mpconv.workers.launch.provider import WorkerProvider
+from mpconv.transports.retry import AT_ONCE, keep_trying
 
 Ranges = list[tuple[int, int]]
 
 
 async def verify_source(
-    places: list[Place], source: Image, copied: Coordinator, options: Options, local: WorkerProvider, observer: Observer
+    places: list[Place], source: Image, copied: Coordinator, options: Options, context: JobContext
 ) -> None:
     """Unequal, with the first byte, when there is data of the `source`, which lies at `places`, that was not copied.
     What an image's own tables call zeros is so. Of a copy that an earlier run began all of the source is read: how that
@@ -33,16 +32,14 @@ async def verify_source(
     named = copied.named_zero
     if named is not None and not named:
         return
-    observer.phase("verify")
-    how = OpenOptions(
-        locked=not options.shared, trusting=False, retry=Retry(options.retry_for), tell=Throttled(observer.warn)
-    )
+    context.observer.phase("verify")
+    how = context.opening(options.retry_for, locked=not options.shared, trusting=False)
     at: int | None = None
     try:
         image, found = await keep_trying(lambda: open_and_resolve(places, how), how.retry or AT_ONCE, how.tell)
         try:
             part = Excerpt(image, image.size, [(0, image.size)] if named is None else named)
-            sums = await read_sums(image, part, found, options, how, local, observer)
+            sums = await read_sums(image, part, found, options, how, context)
             wrong = next(sums.regions(), None) if named is not None else next(iter(unequal(copied.digests, sums)), None)
             if wrong is not None:
                 told = await _named_now(source, wrong) if named is None else named

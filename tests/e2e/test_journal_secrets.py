@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mpconv.coordination.observer import Observer
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy import journaled, redeploy
 from mpconv.jobs.copy.deploy import Deployment
 from mpconv.jobs.copy.manifest import decoded
@@ -94,10 +95,10 @@ def test_a_restart_in_place_knows_the_backing_file_s_password(tmp_path, monkeypa
     source, target, path = Place(url=str(overlay)), Place(url=str(tmp_path / "b.raw")), str(tmp_path / "j.db")
     workers, observer = LocalWorkers(["mpconv.transports.file.store"]), Lying()
     if command == "convert":
-        asyncio.run(journaled.convert([source], target, options, workers, observer, observer.warn, path))
+        asyncio.run(journaled.convert([source], target, options, JobContext(workers, observer), path))
     else:
         deployment = Deployment(source, [Outcome(target)])
-        asyncio.run(redeploy.deploy(deployment, options, workers, observer, path))
+        asyncio.run(redeploy.deploy(deployment, options, JobContext(workers, observer), path))
         assert deployment.outcomes[0].error is None
     assert any("reads everything" in warning for warning in observer.warnings)
     assert identical(base, tmp_path / "b.raw")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mpconv.coordination.observer import Observer
 from mpconv.core.digests import Sums
 from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy.convert import convert
 from mpconv.jobs.verify import joined, sample, unequal
 from mpconv.model.digest import BLOCK, REGION, packed, regions
@@ -52,7 +53,7 @@ class Saboteur(Observer):
 def copied(source: str, target: str, observer: Observer, **options: object) -> None:
     chosen = Options(**{"verify": 1.0, "workers": 2, **options})
     with LocalWorkers([]) as workers:
-        asyncio.run(convert([Place(url=source)], Place(url=target), chosen, workers, observer, lambda text: None))
+        asyncio.run(convert([Place(url=source)], Place(url=target), chosen, JobContext(workers, observer)))
 
 
 def flip(path: Path, at: int) -> None:

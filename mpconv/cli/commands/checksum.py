@@ -156,10 +156,11 @@ class _OneByOne:
     async def _read(self, image: Place, part: Part) -> Checksum:
         from mpconv.cli.output.copy import Report  # noqa: PLC0415
         from mpconv.jobs import checksum as job  # noqa: PLC0415
+        from mpconv.jobs.context import JobContext  # noqa: PLC0415
         from mpconv.ui.terminal.display import make_display  # noqa: PLC0415
 
         self._display = make_display(self._kind, sys.stdout, sys.stderr)
         with Report(self._display, quiet=False, verbose=False, did="read") as report, part.read(report) as observer:
-            result = await job.checksum(image, self._options, self._local, observer)
+            result = await job.checksum(image, self._options, JobContext(self._local, observer))
             part.found(result.digest)
             return result

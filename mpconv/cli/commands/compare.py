@@ -85,6 +85,7 @@ def compare(
     from mpconv import transports  # noqa: PLC0415
     from mpconv.cli.output.copy import Report, display_of, run  # noqa: PLC0415
     from mpconv.jobs import compare as job  # noqa: PLC0415
+    from mpconv.jobs.context import JobContext  # noqa: PLC0415
 
     display = display_of({"progress": progress, "progress_kind": progress_kind, "quiet": quiet})
     options = job.Options(
@@ -101,7 +102,7 @@ def compare(
     observer = watched(watch, report, f"{one} and {other}", source=one, target=other, kind="compare")
 
     async def compared() -> tuple[list[str], int]:
-        found = said(await job.compare((first, second), options, local, observer), strict=strict)
+        found = said(await job.compare((first, second), options, JobContext(local, observer)), strict=strict)
         observer.judged(" ".join(found[0]), differs=found[1] == _DIFFERENT)
         return found
 

@@ -123,6 +123,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
 
     from mpconv import transports  # noqa: PLC0415
     from mpconv.cli.output.copy import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs.context import JobContext  # noqa: PLC0415
     from mpconv.jobs.copy import start  # noqa: PLC0415
 
     display = display_of(options)
@@ -131,7 +132,7 @@ def _run(sources: list[str], target: str, options: dict[str, Any]) -> int:
     source, into = (", ".join(transports.redacted(place.url) for place in some) for some in (from_places, [to_place]))
     observer = watched(watch, report, into, source=source, target=into)
     kept = {"journal": options["journal"], "trusted": options["trust_journal"]}
-    copy = start.convert(from_places, to_place, chosen.whole(), local, observer, **kept)
+    copy = start.convert(from_places, to_place, chosen.whole(), JobContext(local, observer), **kept)
     with report:
         run(copy, display.dump, verbose=options["verbose"], images=1 + len(sources), placement=placement, watch=watch)
     return 0

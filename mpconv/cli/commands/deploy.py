@@ -164,6 +164,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
 
     from mpconv import transports  # noqa: PLC0415
     from mpconv.cli.output.copy import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs.context import JobContext  # noqa: PLC0415
     from mpconv.jobs.copy import start  # noqa: PLC0415
     from mpconv.jobs.copy.deploy import Deployment  # noqa: PLC0415
     from mpconv.jobs.copy.targets import Outcome  # noqa: PLC0415
@@ -198,7 +199,7 @@ def _run(source: Place, targets: list[Place], options: dict[str, Any], *, as_jso
     name, into = transports.redacted(source.url), ", ".join(outcome.name for outcome in deployment.outcomes)
     observer = watched(watch, report, name, source=name, target=into, targets=len(targets))
     kept = {"journal": options["journal"], "trusted": options["trust_journal"]}
-    copy = start.deploy(deployment, chosen, local, observer, **kept)
+    copy = start.deploy(deployment, chosen, JobContext(local, observer), **kept)
     ended: MpconvError | None = None
     images = 1 + len(targets)
     try:

@@ -76,6 +76,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     local = click.get_current_context().with_resource(workers)
 
     from mpconv.cli.output.copy import Report, display_of, run  # noqa: PLC0415
+    from mpconv.jobs.context import JobContext  # noqa: PLC0415
     from mpconv.jobs.copy import start  # noqa: PLC0415
     from mpconv.options.effort import Effort  # noqa: PLC0415
 
@@ -96,7 +97,7 @@ def resume(names: tuple[str, ...], **options: Any) -> int:
     try:
         with Report(display, quiet=options["quiet"], verbose=options["verbose"], placement=placement) as report:
             observer = watched(watch, report, name, source=begun.source, target=begun.target, targets=targets)
-            copy = start.resume(path, effort, local, observer, deployment)
+            copy = start.resume(path, effort, JobContext(local, observer), deployment)
             worked = run(
                 copy, display.dump, verbose=options["verbose"], images=1 + targets, placement=placement, watch=watch
             )

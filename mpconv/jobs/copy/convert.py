@@ -10,11 +10,11 @@ import msgspec
 from msgspec import structs
 
 from mpconv import transports
-from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve, probed
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy.planning import effort_words, give_back, held, plan
 from mpconv.jobs.copy.portable import anywhere
 from mpconv.jobs.copy.target import Left, Target, check_end, check_source, open_raw
@@ -23,8 +23,7 @@ from mpconv.model.place import Place
 from mpconv.model.units import human
 from mpconv.options.copy import Options
 from mpconv.transports.base import REMOVED, Transport
-from mpconv.transports.retry import Retry, Tell, Throttled
-from mpconv.workers.launch.provider import WorkerProvider
+from mpconv.transports.retry import Tell
 
 if TYPE_CHECKING:
     from mpconv.journal.recorder import Recorder
@@ -43,9 +42,7 @@ async def convert(
     sources: list[Place],
     target: Place,
     options: Options,
-    local: WorkerProvider,
-    observer: Observer,
-    on_warning: Callable[[str], None],
+    context: JobContext,
     *,
     again: bool = False,
 ) -> None:
@@ -53,19 +50,17 @@ async def convert(
     it was only a part. `again`: another attempt may have written a part of it.
     """
     try:
-        await copy_once(sources, target, options, local, observer, on_warning, trusting=True, again=again)
+        await copy_once(sources, target, options, context, trusting=True, again=again)
     except StatusWithdrawn as error:
-        on_warning(f"{error}: the copy begins anew and reads everything")
-        await copy_once(sources, target, options, local, observer, on_warning, trusting=False)
+        context.observer.warn(f"{error}: the copy begins anew and reads everything")
+        await copy_once(sources, target, options, context, trusting=False)
 
 
 async def copy_once(
     sources: list[Place],
     place: Place,
     options: Options,
-    local: WorkerProvider,
-    observer: Observer,
-    on_warning: Callable[[str], None],
+    context: JobContext,
     *,
     trusting: bool,
     again: bool = False,
@@ -78,15 +73,14 @@ async def copy_once(
         for one in (*sources, place):
             anywhere(one, options.listening)
     backed = options.qcow2 is not None and options.qcow2.backing_file is not None
-    tell = Throttled(observer.warn)
-    how = OpenOptions(
+    how = context.opening(
+        options.retry_for,
         locked=not options.shared,
         trusting=trusting and options.hole_map,
         trust=options.trust,
         keeps_backing=backed,
-        retry=Retry(options.retry_for),
-        tell=tell,
     )
+    tell = how.tell
     several = options.snapshot is not None and len(sources) > 1 and not options.snapshot.startswith("snapshot.")
     snapshot = None if several else options.snapshot
     sources, place, options = settled(sources, place, options)
@@ -104,7 +98,7 @@ async def copy_once(
         if empty is not None:
             if options.refuse_empty or options.verify is not None:
                 raise empty
-            on_warning(str(empty))
+            context.observer.warn(str(empty))
         if options.verify is not None:
             from mpconv.jobs.verify import check_readable  # noqa: PLC0415  (few need it)
 
@@ -120,9 +114,9 @@ async def copy_once(
             await target.discard()
             raise
         if options.probe_target and target.writer is None:
-            on_warning(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
+            context.observer.warn(f"Image format was not specified for '{target.store.name}' and probing guessed raw")
         recorder = await _begun(begin, sources, source, target, how)
-        await run(sources, source, place, target, options, local, observer, tell, recorder)
+        await run(sources, source, place, target, options, context, tell, recorder)
     finally:
         await source.close()
         if target is not None:
@@ -201,8 +195,7 @@ async def run(
     place: Place,
     target: Target,
     options: Options,
-    local: WorkerProvider,
-    observer: Observer,
+    context: JobContext,
     tell: Tell,
     recorder: Recorder | None = None,
 ) -> None:
@@ -212,7 +205,7 @@ async def run(
     """
     async with recorder or contextlib.nullcontext():
         try:
-            copied = await _written(sources, source, target, options, local, observer, tell, recorder)
+            copied = await _written(sources, source, target, options, context, tell, recorder)
         except BaseException:
             if recorder is None:
                 await target.discard()
@@ -221,14 +214,14 @@ async def run(
             from mpconv.jobs.verify import prove  # noqa: PLC0415  (few need it)
 
             try:
-                await prove(source.size, copied.digests, place, target, options, local, observer)
+                await prove(source.size, copied.digests, place, target, options, context)
                 if options.verify_source:
                     from mpconv.jobs.verify_source import verify_source  # noqa: PLC0415  (fewer still)
 
-                    await verify_source(sources, source, copied, options, local, observer)
+                    await verify_source(sources, source, copied, options, context)
             except Unequal:
                 if recorder is None and await target.discard():
-                    observer.warn(f"'{target.store.name}' is not equal to the source{REMOVED}")
+                    context.observer.warn(f"'{target.store.name}' is not equal to the source{REMOVED}")
                 raise
 
 
@@ -237,21 +230,20 @@ async def _written(
     source: Image,
     target: Target,
     options: Options,
-    local: WorkerProvider,
-    observer: Observer,
+    context: JobContext,
     tell: Tell,
     recorder: Recorder | None,
 ) -> Coordinator:
     """Who copied, and knows what was read, once the target is complete."""
     job, count = plan(sources, source, [target], options)
-    observer.said(effort_words(job, count, source, [target]))
+    context.observer.said(effort_words(job, count, source, [target]))
     layout = target.writer.layout if target.writer is not None else None
     coordinator = Coordinator(
         job,
         source,
-        local,
+        context.workers,
         count,
-        observer,
+        context.observer,
         tell=tell,
         rate=options.rate,
         block=target.block,
@@ -264,16 +256,16 @@ async def _written(
         keeping=options.verify_source,
     )
     try:
-        observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
+        context.observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
         if coordinator.bytes_done < job.size:
             await coordinator.run()
         if recorder is not None:
             await recorder.settle()
         if options.cache.flushes:
-            observer.phase("flush")
+            context.observer.phase("flush")
         if not target.whole:
             await interruptible(target.finish(durable=options.cache.flushes))
-        await check_end(source, options, observer.warn)
+        await check_end(source, options, context.observer.warn)
     except StatusWithdrawn:
         raise
     except MpconvError as error:

@@ -18,6 +18,7 @@ from mpconv.coordinator import CHECKPOINT_SECONDS, Coordinator
 from mpconv.core.digests import Sums
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy.convert import JOURNAL_SECONDS, SETTLE_SECONDS, without_bytes
 from mpconv.jobs.copy.planning import effort_words, give_back, held, plan
 from mpconv.jobs.copy.portable import anywhere, for_workers
@@ -29,8 +30,7 @@ from mpconv.model.place import Place
 from mpconv.model.units import human
 from mpconv.options.copy import Options
 from mpconv.transports.base import REMOVED, Transport
-from mpconv.transports.retry import Retry, Tell, Throttled
-from mpconv.workers.launch.local import LocalWorkers
+from mpconv.transports.retry import Tell
 
 if TYPE_CHECKING:
     from mpconv.journal.recorder import Recorder
@@ -58,22 +58,21 @@ class Deployment(Struct):
         return any(outcome.error is None and number not in failed for number, outcome in enumerate(self.outcomes))
 
 
-async def deploy(deployment: Deployment, options: Options, local: LocalWorkers, observer: Observer) -> None:
+async def deploy(deployment: Deployment, options: Options, context: JobContext) -> None:
     """Copy the source to all targets; `deployment` says what became of each. Raises MpconvError when all of them are
     left incomplete, or nothing was begun.
     """
     try:
-        await deploy_once(deployment, options, local, observer, trusting=True)
+        await deploy_once(deployment, options, context, trusting=True)
     except StatusWithdrawn as error:
-        observer.warn(f"{error}: the copy begins anew and reads everything")
-        await deploy_once(deployment, options, local, observer, trusting=False)
+        context.observer.warn(f"{error}: the copy begins anew and reads everything")
+        await deploy_once(deployment, options, context, trusting=False)
 
 
 async def deploy_once(
     deployment: Deployment,
     options: Options,
-    local: LocalWorkers,
-    observer: Observer,
+    context: JobContext,
     *,
     trusting: bool,
     begin: Begin | None = None,
@@ -84,14 +83,10 @@ async def deploy_once(
     if options.listening is not None:
         for place in (deployment.source, *(outcome.place for outcome in deployment.outcomes)):
             anywhere(place, options.listening)
-    tell = Throttled(observer.warn)
-    how = OpenOptions(
-        locked=not options.shared,
-        trusting=trusting and options.hole_map,
-        trust=options.trust,
-        retry=Retry(options.retry_for),
-        tell=tell,
+    how = context.opening(
+        options.retry_for, locked=not options.shared, trusting=trusting and options.hole_map, trust=options.trust
     )
+    tell = how.tell
     shared = options.shared or deployment.source.shared
     for outcome in deployment.outcomes:
         outcome.place = transports.settled(outcome.place)
@@ -106,16 +101,16 @@ async def deploy_once(
         empty = without_bytes(source)
         if empty is not None:
             raise empty
-        await check(deployment.outcomes, source, options, observer, looked_at, begun=not trusting)
-        await open_all(deployment.outcomes, source, options, observer, tell, targets, looked_at=looked_at)
+        await check(deployment.outcomes, source, options, context.observer, looked_at, begun=not trusting)
+        await open_all(deployment.outcomes, source, options, context.observer, tell, targets, looked_at=looked_at)
         await all_different(deployment.outcomes, targets, options)
         await check_source(source, [targets[number].store for number in sorted(targets)], options)
         if targets:
             recorder = await begin(sources, source, targets, how) if begin is not None else None
         if targets:
-            await copy(deployment, sources, source, targets, options, local, observer, tell, recorder, complete)
+            await copy(deployment, sources, source, targets, options, context, tell, recorder, complete)
     finally:
-        await _discard(deployment.outcomes, targets, complete, observer, begun=recorder is not None)
+        await _discard(deployment.outcomes, targets, complete, context.observer, begun=recorder is not None)
         await source.close()
         for store in looked_at.values():
             await store.close()
@@ -150,8 +145,7 @@ async def copy(
     source: Image,
     targets: dict[int, Target],
     options: Options,
-    local: LocalWorkers,
-    observer: Observer,
+    context: JobContext,
     tell: Tell,
     recorder: Recorder | None = None,
     complete: set[int] | None = None,
@@ -162,7 +156,7 @@ async def copy(
     complete = set() if complete is None else complete
     opened = [targets[number] for number in sorted(targets)]
     job, count = plan(sources, source, opened, options)
-    observer.said(effort_words(job, count, source, opened))
+    context.observer.said(effort_words(job, count, source, opened))
     outcomes = deployment.outcomes
     places = dict(zip(sorted(targets), job.targets, strict=True))
     job = msgspec.structs.replace(
@@ -177,9 +171,9 @@ async def copy(
     coordinator = Coordinator(
         job,
         source,
-        local,
+        context.workers,
         count,
-        observer,
+        context.observer,
         tell=tell,
         rate=options.rate,
         block=math.lcm(*(target.block for target in targets.values())),
@@ -193,7 +187,7 @@ async def copy(
     with contextlib.suppress(_NoneLeft):
         async with recorder or contextlib.nullcontext():
             try:
-                observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
+                context.observer.progress(coordinator.bytes_done, source.size, coordinator.bytes_zero)
                 if coordinator.bytes_done < source.size:
                     await coordinator.run()
                 if recorder is not None:
@@ -212,9 +206,9 @@ async def copy(
                 for number, why in coordinator.failed.items():
                     outcomes[number].error = why
             if options.cache.flushes:
-                observer.phase("flush")
-                await interruptible(_finish(deployment, targets, observer))
-            await check_end(source, options, observer.warn)
+                context.observer.phase("flush")
+                await interruptible(_finish(deployment, targets, context.observer))
+            await check_end(source, options, context.observer.warn)
             complete.update(number for number, outcome in enumerate(outcomes) if outcome.error is None)
             if (options.verify is not None or options.verify_source) and coordinator.let_go:
                 await give_back(source.stores, [store for target in opened for store in target.stores])
@@ -222,9 +216,7 @@ async def copy(
                 for number, outcome in enumerate(outcomes):
                     if outcome.error is None:
                         where = outcome.place.resolved("raw", targets[number].store.marks)
-                        await _verify(
-                            number, where, outcome, source.size, coordinator.digests, options, local, observer
-                        )
+                        await _verify(number, where, outcome, source.size, coordinator.digests, options, context)
                         if isinstance(outcome.error, Unequal):
                             complete.discard(number)
             if not deployment.left:
@@ -233,7 +225,7 @@ async def copy(
                 from mpconv.jobs.verify_source import verify_source  # noqa: PLC0415  (few need it)
 
                 try:
-                    await verify_source(sources, source, coordinator, options, local, observer)
+                    await verify_source(sources, source, coordinator, options, context)
                 except Unequal:
                     complete.clear()
                     raise
@@ -263,15 +255,14 @@ async def _verify(
     size: int,
     sums: Sums,
     options: Options,
-    local: LocalWorkers,
-    observer: Observer,
+    context: JobContext,
 ) -> None:
     from mpconv.jobs.verify import verify  # noqa: PLC0415  (few need it)
 
     assert options.verify is not None
     try:
-        outcome.verified = await verify(where, size, sums, options.verify, options, local, observer)
+        outcome.verified = await verify(where, size, sums, options.verify, options, context)
     except Interrupted:
         raise
     except MpconvError as error:
-        failed(number, outcome, error, observer)
+        failed(number, outcome, error, context.observer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from msgspec.structs import replace
@@ -14,6 +14,7 @@ from mpconv.coordination.observer import ForwardingObserver, Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy import manifest as courses
 from mpconv.jobs.copy.convert import SETTLE_SECONDS, copy_once, open_target, run, settled
 from mpconv.jobs.copy.manifest import Manifest
@@ -26,24 +27,22 @@ from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
 from mpconv.options.copy import Options
 from mpconv.options.effort import Effort
-from mpconv.transports.retry import Retry, Tell, Throttled
-from mpconv.workers.launch.provider import WorkerProvider
+from mpconv.transports.retry import Tell
 
 
 async def convert(
     sources: list[Place],
     target: Place,
     options: Options,
-    local: WorkerProvider,
-    observer: Observer,
-    on_warning: Callable[[str], None],
+    context: JobContext,
     path: str,
 ) -> None:
     """As convert.convert, with a journal at `path`."""
     sources, target, options = settled(sources, target, options)
     courses.check_journal(path, [*sources, target], options)
     with contextlib.closing(Journal.for_new_copy(path)) as journal:
-        noting = JournalObserver(observer)
+        noting = JournalObserver(context.observer)
+        heard = context.heard_by(noting)
         passwords = courses.passwords_of([*sources, target])
 
         async def begin(found: list[Place], source: Image, made: Target, how: OpenOptions) -> Recorder:
@@ -56,23 +55,21 @@ async def convert(
             return noting.recorder
 
         try:
-            await copy_once(sources, target, options, local, noting, noting.warn, trusting=True, begin=begin)
+            await copy_once(sources, target, options, heard, trusting=True, begin=begin)
         except StatusWithdrawn as error:
-            on_warning(anew(error))
+            context.observer.warn(anew(error))
             stored = journal.load()
             if stored is None:
-                await copy_once(sources, target, options, local, noting, noting.warn, trusting=False, begin=begin)
+                await copy_once(sources, target, options, heard, trusting=False, begin=begin)
             else:
                 effort = Effort(listening=options.listening)
-                await _anew_in_place(journal, stored, effort, local, observer, passwords)
+                await _anew_in_place(journal, stored, effort, context, passwords)
 
 
 async def resume(
     path: str,
     effort: Effort,
-    local: WorkerProvider,
-    observer: Observer,
-    on_warning: Callable[[str], None],
+    context: JobContext,
     passwords: Mapping[str, str] = MappingProxyType({}),
 ) -> bool:
     """Go on with a copy. False: it is finished already. Fatal when its images are not what they were. `passwords`: URLs
@@ -81,13 +78,13 @@ async def resume(
     with contextlib.closing(Journal.of_copy(path)) as journal:
         stored = courses.begun(journal.load(), path)
         if stored.state is State.FINISHED:
-            observer.progress(stored.begun.size, stored.begun.size, stored.zeros)
+            context.observer.progress(stored.begun.size, stored.begun.size, stored.zeros)
             return False
         try:
-            await _go_on(journal, stored, effort, local, observer, passwords)
+            await _go_on(journal, stored, effort, context, passwords)
         except StatusWithdrawn as error:
-            on_warning(anew(error))
-            await _anew_in_place(journal, stored, effort, local, observer, passwords)
+            context.observer.warn(anew(error))
+            await _anew_in_place(journal, stored, effort, context, passwords)
     return True
 
 
@@ -99,8 +96,7 @@ async def _anew_in_place(
     journal: Journal,
     stored: Stored,
     effort: Effort,
-    local: WorkerProvider,
-    observer: Observer,
+    context: JobContext,
     passwords: Mapping[str, str],
 ) -> None:
     """What was done may be wrong, since the source said zeros where it has data. All of it is read and written again,
@@ -108,29 +104,25 @@ async def _anew_in_place(
     """
     course = courses.decoded(stored, journal.path)
     journal.begin_anew(replace(course, trusting=False).encoded())
-    await _go_on(journal, courses.begun(journal.load(), journal.path), effort, local, observer, passwords)
+    await _go_on(journal, courses.begun(journal.load(), journal.path), effort, context, passwords)
 
 
 async def _go_on(
     journal: Journal,
     stored: Stored,
     effort: Effort,
-    local: WorkerProvider,
-    observer: Observer,
+    context: JobContext,
     passwords: Mapping[str, str],
 ) -> None:
     """It ends no sooner than what an earlier run sent can have landed: until then the target is nobody else's."""
     course = courses.with_passwords(courses.decoded(stored, journal.path), passwords)
     options = effort.applied(course.options)
-    noting = JournalObserver(observer)
-    tell = Throttled(noting.warn)
-    how = OpenOptions(
-        locked=not options.shared,
-        trusting=course.trusting,
-        keeps_backing=course.keeps_backing,
-        retry=Retry(options.retry_for),
-        tell=tell,
+    noting = JournalObserver(context.observer)
+    heard = context.heard_by(noting)
+    how = heard.opening(
+        options.retry_for, locked=not options.shared, trusting=course.trusting, keeps_backing=course.keeps_backing
     )
+    tell = how.tell
     source, sources = await open_and_resolve(course.sources, how)
     target: Target | None = None
     try:
@@ -147,10 +139,10 @@ async def _go_on(
             kinds=stored.kinds,
         )
         journal.take_up()
-        tell_again(stored.happened, observer)
+        tell_again(stored.happened, context.observer)
         loop = asyncio.get_running_loop()
         settled_at = loop.time() + (0 if transports.is_local(course.target.url) else SETTLE_SECONDS)
-        await run(sources, source, course.target, target, options, local, noting, tell, recorder)
+        await run(sources, source, course.target, target, options, heard, tell, recorder)
         await interruptible(asyncio.sleep(settled_at - loop.time()))
     finally:
         await source.close()

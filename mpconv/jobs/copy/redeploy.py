@@ -10,10 +10,10 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import interruptible
 from mpconv.formats.base import Image
 from mpconv.formats.opening import OpenOptions, open_and_resolve
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy import manifest as courses
 from mpconv.jobs.copy.convert import SETTLE_SECONDS
 from mpconv.jobs.copy.deploy import Deployment, copy, deploy_once
@@ -29,15 +29,14 @@ from mpconv.model.place import Place
 from mpconv.model.ranges import Ranges
 from mpconv.options.copy import Options
 from mpconv.options.effort import Effort
-from mpconv.transports.retry import Retry, Throttled
-from mpconv.workers.launch.local import LocalWorkers
 
 
-async def deploy(deployment: Deployment, options: Options, local: LocalWorkers, observer: Observer, path: str) -> None:
+async def deploy(deployment: Deployment, options: Options, context: JobContext, path: str) -> None:
     """As deploy.deploy, with a journal at `path`."""
     courses.check_journal(path, [deployment.source, *(outcome.place for outcome in deployment.outcomes)], options)
     with contextlib.closing(Journal.for_new_copy(path)) as journal:
-        noting = JournalObserver(observer)
+        noting = JournalObserver(context.observer)
+        heard = context.heard_by(noting)
         passwords: dict[str, str] = {}
 
         async def begin(sources: list[Place], source: Image, targets: dict[int, Target], how: OpenOptions) -> Recorder:
@@ -55,15 +54,15 @@ async def deploy(deployment: Deployment, options: Options, local: LocalWorkers, 
             return noting.recorder
 
         try:
-            await deploy_once(deployment, options, local, noting, trusting=True, begin=begin)
+            await deploy_once(deployment, options, heard, trusting=True, begin=begin)
         except StatusWithdrawn as error:
-            observer.warn(anew(error))
+            context.observer.warn(anew(error))
             stored = journal.load()
             if stored is None:
-                await deploy_once(deployment, options, local, noting, trusting=False, begin=begin)
+                await deploy_once(deployment, options, heard, trusting=False, begin=begin)
             else:
                 effort = Effort(listening=options.listening)
-                await _anew_in_place(journal, stored, deployment, effort, local, observer, passwords)
+                await _anew_in_place(journal, stored, deployment, effort, context, passwords)
 
 
 async def _described(
@@ -115,20 +114,20 @@ def as_it_was_left(course: Manifest, stored: Stored) -> Deployment:
     return Deployment(course.sources[0], outcomes, stored.begun.size)
 
 
-async def resume(deployment: Deployment, path: str, effort: Effort, local: LocalWorkers, observer: Observer) -> bool:
+async def resume(deployment: Deployment, path: str, effort: Effort, context: JobContext) -> bool:
     """Go on with a deployment that is as it was left. False: it is finished already. Fatal when its source is not what
     it was; a target that is not is dropped.
     """
     with contextlib.closing(Journal.of_copy(path)) as journal:
         stored = courses.begun(journal.load(), path)
         if stored.state is State.FINISHED:
-            observer.progress(stored.begun.size, stored.begun.size, stored.zeros)
+            context.observer.progress(stored.begun.size, stored.begun.size, stored.zeros)
             return False
         try:
-            await _go_on(journal, stored, deployment, effort, local, observer)
+            await _go_on(journal, stored, deployment, effort, context)
         except StatusWithdrawn as error:
-            observer.warn(anew(error))
-            await _anew_in_place(journal, stored, deployment, effort, local, observer)
+            context.observer.warn(anew(error))
+            await _anew_in_place(journal, stored, deployment, effort, context)
     return True
 
 
@@ -137,15 +136,14 @@ async def _anew_in_place(
     stored: Stored,
     deployment: Deployment,
     effort: Effort,
-    local: LocalWorkers,
-    observer: Observer,
+    context: JobContext,
     passwords: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """As journaled's."""
     course = courses.decoded(stored, journal.path)
     journal.begin_anew(replace(course, trusting=False).encoded())
     begun = courses.begun(journal.load(), journal.path)
-    await _go_on(journal, begun, deployment, effort, local, observer, passwords)
+    await _go_on(journal, begun, deployment, effort, context, passwords)
 
 
 async def _go_on(
@@ -153,16 +151,16 @@ async def _go_on(
     stored: Stored,
     deployment: Deployment,
     effort: Effort,
-    local: LocalWorkers,
-    observer: Observer,
+    context: JobContext,
     passwords: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """It ends no sooner than what an earlier run sent can have landed: until then the targets are nobody else's."""
     course = courses.with_passwords(courses.decoded(stored, journal.path), passwords)
     options = effort.applied(course.options)
-    noting = JournalObserver(observer)
-    tell = Throttled(noting.warn)
-    how = OpenOptions(locked=not options.shared, trusting=course.trusting, retry=Retry(options.retry_for), tell=tell)
+    noting = JournalObserver(context.observer)
+    heard = context.heard_by(noting)
+    how = heard.opening(options.retry_for, locked=not options.shared, trusting=course.trusting)
+    tell = how.tell
     source, sources = await open_and_resolve(course.sources, how)
     targets: dict[int, Target] = {}
     try:
@@ -171,7 +169,7 @@ async def _go_on(
             journal, source.size, done=stored.done, zeros=stored.zeros, digests=journal.digests(), kinds=stored.kinds
         )
         journal.take_up()
-        tell_again(stored.happened, observer)
+        tell_again(stored.happened, context.observer)
         left = {
             number: Left(zero_initialised=aim.zero_initialised, done=stored.done, places=0, parts={})
             for number, aim in enumerate(course.aims)
@@ -188,7 +186,7 @@ async def _go_on(
         loop = asyncio.get_running_loop()
         local_ones = all(transports.is_local(aim.place.url) for aim in course.aims)
         settled_at = loop.time() + (0 if local_ones else SETTLE_SECONDS)
-        await copy(deployment, sources, source, targets, options, local, noting, tell, recorder)
+        await copy(deployment, sources, source, targets, options, heard, tell, recorder)
         await interruptible(asyncio.sleep(settled_at - loop.time()))
     finally:
         await source.close()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpconv.coordination.observer import Observer
+from mpconv.jobs.context import JobContext
 from mpconv.model.place import Place
 from mpconv.options.copy import Options
-from mpconv.workers.launch.local import LocalWorkers
 
 if TYPE_CHECKING:
     from mpconv.jobs.copy.deploy import Deployment
@@ -36,8 +35,7 @@ async def convert(
     sources: list[Place],
     target: Place,
     options: Options,
-    local: LocalWorkers,
-    observer: Observer,
+    context: JobContext,
     *,
     journal: str | None = None,
     trusted: bool = False,
@@ -50,18 +48,17 @@ async def convert(
     if journal is None:
         from mpconv.jobs.copy import convert as plain  # noqa: PLC0415
 
-        await plain.convert(sources, target, options, local, observer, observer.warn)
+        await plain.convert(sources, target, options, context)
     else:
         from mpconv.jobs.copy import journaled  # noqa: PLC0415
 
-        await journaled.convert(sources, target, options, local, observer, observer.warn, journal)
+        await journaled.convert(sources, target, options, context, journal)
 
 
 async def deploy(
     deployment: Deployment,
     options: Options,
-    local: LocalWorkers,
-    observer: Observer,
+    context: JobContext,
     *,
     journal: str | None = None,
     trusted: bool = False,
@@ -72,23 +69,21 @@ async def deploy(
     if journal is None:
         from mpconv.jobs.copy import deploy as plain  # noqa: PLC0415
 
-        await plain.deploy(deployment, options, local, observer)
+        await plain.deploy(deployment, options, context)
     else:
         from mpconv.jobs.copy import redeploy  # noqa: PLC0415
 
-        await redeploy.deploy(deployment, options, local, observer, journal)
+        await redeploy.deploy(deployment, options, context, journal)
 
 
-async def resume(
-    journal: str, effort: Effort, local: LocalWorkers, observer: Observer, deployment: Deployment | None
-) -> bool:
+async def resume(journal: str, effort: Effort, context: JobContext, deployment: Deployment | None) -> bool:
     """Go on with the copy of `journal`, or with the `deployment` it tells of. Whether anything was left to be done.
     Raises MpconvError.
     """
     if deployment is not None:
         from mpconv.jobs.copy import redeploy  # noqa: PLC0415
 
-        return await redeploy.resume(deployment, journal, effort, local, observer)
+        return await redeploy.resume(deployment, journal, effort, context)
     from mpconv.jobs.copy import journaled  # noqa: PLC0415
 
-    return await journaled.resume(journal, effort, local, observer, observer.warn)
+    return await journaled.resume(journal, effort, context)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from mpconv import transports
-from mpconv.coordination.observer import Observer
 from mpconv.coordination.signals import SignalScope, in_scope, on_signal
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy import convert, journaled
 from mpconv.jobs.fanout.encounters import Encounters
 from mpconv.jobs.fanout.journal_dir import JournalDirectory
@@ -172,7 +172,7 @@ class Run:
     async def _copy_alone(self, spec: Spec, lot: JobShare) -> None:
         """UsageError when what it writes turns out to be another job's too."""
         await self._meet(spec, done=False)
-        await self._copy(spec, lot, self._observers[spec.name])
+        await self._copy(spec, JobContext(lot, self._observers[spec.name]))
         await self._meet(spec, done=True)
 
     async def _meet(self, spec: Spec, *, done: bool) -> None:
@@ -185,18 +185,18 @@ class Run:
         outcome = self._by_name[spec.name]
         return outcome.attempts > 0 or outcome.result is Result.WRITTEN
 
-    async def _copy(self, spec: Spec, lot: JobShare, observer: Observer) -> None:
+    async def _copy(self, spec: Spec, context: JobContext) -> None:
         options = replace(spec.options, listening=self._listening, refuse_empty=True)
         if self._ledger is None:
             again = self._observers[spec.name].begun
-            await convert.convert(spec.sources, spec.target, options, lot, observer, observer.warn, again=again)
+            await convert.convert(spec.sources, spec.target, options, context, again=again)
             return
         path = self._ledger.journal_of(spec.name)
         if self._ledger.stored(spec.name) is None:
-            await journaled.convert(spec.sources, spec.target, options, lot, observer, observer.warn, path)
+            await journaled.convert(spec.sources, spec.target, options, context, path)
             return
         effort = Effort(listening=self._listening, allow_same_image=spec.options.allow_same_image or None)
-        await journaled.resume(path, effort, lot, observer, observer.warn, self._ledger.passwords)
+        await journaled.resume(path, effort, context, self._ledger.passwords)
 
     def _ended(self, spec: Spec, outcome: Outcome, error: MpconvError | None) -> None:
         again = error is not None and self._interrupted is None and not isinstance(error, _WILL_NOT_PASS)

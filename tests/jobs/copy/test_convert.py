@@ -9,6 +9,7 @@ import pytest
 
 from mpconv.coordination.observer import Observer
 from mpconv.formats.qcow2.options import Qcow2Options
+from mpconv.jobs.context import JobContext
 from mpconv.jobs.copy import journaled
 from mpconv.jobs.copy.convert import convert
 from mpconv.jobs.copy.manifest import decoded
@@ -25,6 +26,16 @@ from tests.conftest import identical, make_image
 MiB = 1 << 20
 
 
+class Warned(Observer):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
 @pytest.mark.parametrize("create", [True, False])
 def test_holes_that_were_a_lie_are_read_after_all(tmp_path, monkeypatch, create):
     """The source first names a hole where there is data, and is caught at it later."""
@@ -39,14 +50,18 @@ def test_holes_that_were_a_lie_are_read_after_all(tmp_path, monkeypatch, create)
         raise StatusWithdrawn("the holes were none", operation="reading block status", image=self.name, offset=offset)
 
     monkeypatch.setattr(FileTransport, "block_status", block_status)
-    warnings: list[str] = []
+    observer = Warned()
     workers = LocalWorkers(["mpconv.transports.file.store"])
     options = Options(create=create, workers=2)
     source, target = str(tmp_path / "a.raw"), str(tmp_path / "b.raw")
-    asyncio.run(convert([Place(url=source)], Place(url=target), options, workers, Observer(), warnings.append))
+    asyncio.run(convert([Place(url=source)], Place(url=target), options, JobContext(workers, observer)))
     assert identical(source, target)
     assert asked == [0, 4 * MiB]
-    assert len(warnings) == 1 and "the holes were none" in warnings[0] and "reads everything" in warnings[0]
+    assert (
+        len(observer.warnings) == 1
+        and "the holes were none" in observer.warnings[0]
+        and "reads everything" in observer.warnings[0]
+    )
 
 
 @pytest.mark.parametrize("qcow2", [False, True])
@@ -65,19 +80,16 @@ def test_with_a_journal_the_copy_begins_anew_in_the_same_target(tmp_path, monkey
         raise StatusWithdrawn("the holes were none", operation="reading block status", image=self.name, offset=offset)
 
     monkeypatch.setattr(FileTransport, "block_status", block_status)
-    warnings: list[str] = []
+    observer = Warned()
     workers = LocalWorkers(["mpconv.transports.file.store"])
     made = Qcow2Options() if qcow2 else None
     options = Options(workers=2, target_format="qcow2" if qcow2 else "raw", qcow2=made)
     source, target, path = (str(tmp_path / name) for name in ("a.raw", "b.img", "j.db"))
-    copy = journaled.convert(
-        [Place(url=source)], Place(url=target), options, workers, Observer(), warnings.append, path
-    )
-    asyncio.run(copy)
+    asyncio.run(journaled.convert([Place(url=source)], Place(url=target), options, JobContext(workers, observer), path))
     command = ["qemu-img", "compare", "-f", "raw", "-F", "qcow2" if qcow2 else "raw", source, target]
     assert subprocess.run(command, check=False).returncode == 0
     assert lies == [0, 4 * MiB]
-    assert len(warnings) == 1 and "the holes were none" in warnings[0]
+    assert len(observer.warnings) == 1 and "the holes were none" in observer.warnings[0]
     stored, _ = peek(path)
     assert stored is not None and stored.state is State.FINISHED
     assert not decoded(stored, path).trusting
