@@ -159,17 +159,18 @@ def test_a_copy_between_servers_survives_a_worker_that_dies(own_nfs, own_iscsi, 
 def test_a_comparison_survives_a_worker_that_dies(tmp_path):
     other = tmp_path / "b.raw"
     with other.open("wb") as file:
-        file.truncate(2 * GiB)
-        file.seek(GiB + 512)
+        file.truncate(4 * GiB)
+        file.seek(3 * GiB + 512)
         file.write(b"\x02")
-    copy = Running("--workers", 2, "null:?size=2G", other, command="compare")  # null: names no holes: all is read
+    copy = Running("--workers", 2, "null:?size=4G", other, command="compare")  # null: names no holes: all is read
+    while len(workers := copy.workers()) < 2:  # looked for early: it is over within seconds
+        assert copy.process.poll() is None
     copy.until_it_moves()
-    workers = copy.workers()
     os.kill(workers[0], signal.SIGKILL)
     code, words = copy.end(30)
     assert code == 1
     warned(words, workers[:1])
-    assert f"Content mismatch at offset {GiB + 512}!".encode() in copy.shown
+    assert f"Content mismatch at offset {3 * GiB + 512}!".encode() in copy.shown
 
 
 @pytest.mark.parametrize("order", [(), ("-W",)])

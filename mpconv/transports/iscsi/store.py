@@ -155,9 +155,9 @@ class IscsiTransport(Transport):
         elif (was.blocks, was.block_size) != (now.blocks, now.block_size):
             sizes = f"{was.blocks * was.block_size} to {now.blocks * now.block_size} bytes"
             why = f"the LUN has changed its size from {sizes}, in blocks of {now.block_size}"
-        elif was != now or _promises_zeros(was, self.traits.provisioning) != _promises_zeros(
-            now, scsi.parse_provisioning(told_provisioning)
-        ):
+        elif not _promises_zeros(now, scsi.parse_provisioning(told_provisioning)) and (
+            was != now or _promises_zeros(was, self.traits.provisioning)
+        ):  # that it promises them now, and did not before, is no harm: tgt is told so after it has made the LUN
             why = "the LUN has changed what it promises of zeros"
         elif access is Access.WRITE and scsi.parse_write_protected(mode):
             why = "the LUN has been write protected"

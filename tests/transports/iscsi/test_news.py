@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mpconv.model.errors import Gone, MpconvError, Unreachable
+from mpconv.model.extent import Kind
 from mpconv.model.units import KiB, MiB
 from mpconv.transports.base import Access, Opening
 from mpconv.transports.iscsi import store as iscsi_transport
@@ -209,6 +210,36 @@ def test_a_lun_that_is_not_what_it_was(
 
     with FaultyTarget(path=disk, lbpu=False, on_command=changing(change, told, at, 1)) as target:
         use(target, work)
+
+
+def thinned(target: FaultyTarget) -> None:
+    target.lbprz = True
+
+
+def thinned_on_the_page_only(target: FaultyTarget) -> None:
+    target.page_lbprz = True
+
+
+@pytest.mark.parametrize(("change", "told"), [(thinned, CAPACITY), (thinned_on_the_page_only, INQUIRY_DATA)])
+def test_a_lun_that_promises_more_than_before_goes_on(
+    change: Callable[[FaultyTarget], None], told: tuple[int, int], disk: Path
+) -> None:
+    """tgt is told that a LUN is thin after it has made it, also when it was started again. What was promised before is
+    all that is relied on.
+    """
+
+    async def work(store: IscsiTransport) -> None:
+        assert (await store.block_status(0, store.size))[0].kind is Kind.DATA
+        await store.read_into(0, memoryview(bytearray(64 * KiB)))
+        await store.zero(0, 128 * KiB)
+        await store.flush()
+        assert (await store.block_status(0, store.size))[0].kind is Kind.DATA
+
+    with FaultyTarget(path=disk, lbpu=False, lbprz=False, on_command=changing(change, told, "READ16", 1)) as target:
+        target.page_lbprz = False if change is thinned_on_the_page_only else target.page_lbprz
+        target.lbprz = change is thinned_on_the_page_only
+        use(target, work)
+        assert target.lbprz and target.page_lbprz is not False
 
 
 def test_news_while_it_is_opened_is_no_reason_to_refuse(disk: Path) -> None:
