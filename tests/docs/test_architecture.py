@@ -231,7 +231,7 @@ ADDITIONS = {
             "jobs/copy/convert.py": [
                 (
                     "    backed = options.qcow2 is not None",
-                    "    if options.greeting is not None:\n        observer.warn(options.greeting)\n"
+                    "    if options.greeting is not None:\n        context.observer.warn(options.greeting)\n"
                     "    backed = options.qcow2 is not None",
                 )
             ],
